@@ -1,0 +1,328 @@
+//! The broker as a value: start it, talk to it, stop it. Several may live in one process.
+
+use crate::background;
+use crate::clock::Clock;
+use crate::config::{BrokerConfig, Settings};
+use crate::connection::Budget;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::disk::{Disk, RealDisk};
+use crate::dispatch::{self, APIS};
+use crate::flush::{FlushQueue, Flusher};
+use crate::group::{GroupCoordinator, OpenGroupsError};
+use crate::handler::{Advertised, Node};
+use crate::http::{self, Pages};
+use crate::metrics::Metrics;
+use crate::partition::PartitionEnv;
+use crate::server;
+use crate::topic::{OpenError, Topics};
+use kappa_protocol::{Context, Reply, Request, Service};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use tokio::runtime::Runtime;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Threads that may wait for the disk at a time.
+const BLOCKING_THREADS_MAX: usize = 4;
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory is not ours, not free, or not readable.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The topics cannot be opened.
+    #[error(transparent)]
+    Topics(#[from] OpenError),
+    /// The groups cannot be loaded.
+    #[error(transparent)]
+    Groups(#[from] OpenGroupsError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another address with {flag}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--advertise` is not an address.
+    #[error("cannot advertise {0:?}: expected HOST:PORT")]
+    Advertise(String),
+    /// A thread or a runtime could not be started.
+    #[error("cannot start {what}: {source}")]
+    Thread {
+        /// Its name.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a broker did not stop cleanly. Nothing acknowledged is lost; the next start checks the log.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped, but not cleanly: {0}")]
+pub struct StopError(String);
+
+/// Why a folded state cannot be shown.
+#[derive(Debug, thiserror::Error)]
+#[error("no dump: {0}")]
+pub struct DumpError(String);
+
+/// A running broker.
+///
+/// Dropping it without [`Broker::stop`] is like killing it: what was acknowledged is kept, and the next start recovers.
+#[derive(Debug)]
+pub struct Broker {
+    node: Arc<Node>,
+    address: SocketAddr,
+    http_address: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    running: Option<Running>,
+}
+
+/// What has to be ended, in this order.
+#[derive(Debug)]
+struct Running {
+    io: JoinHandle<()>,
+    tasks: JoinSet<()>,
+    flusher: Flusher,
+    runtime: Runtime,
+    data_dir: DataDir,
+}
+
+impl Broker {
+    /// Starts a broker: opens the data directory, recovers what a crash left, and serves.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running then.
+    pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
+        let (started, outcome) = oneshot::channel();
+        // Recovery waits for the disk for as long as it takes, which no async runtime should.
+        let thread = std::thread::Builder::new().name("kappa-start".into());
+        thread
+            .spawn(move || {
+                let _ = started.send(Broker::start_blocking(&config));
+            })
+            .map_err(|source| StartError::Thread { what: "kappa-start", source })?;
+        match outcome.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StartError::Thread {
+                what: "kappa-start",
+                source: io::Error::other("it panicked: see the log"),
+            }),
+        }
+    }
+
+    /// The same for a thread that may block.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_blocking(config: &BrokerConfig) -> Result<Broker, StartError> {
+        let layers = config.layers();
+        let settings = Settings::new(&layers);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let (listener, address) = listen(&config.listen, "--listen")?;
+        let http = config.http.as_deref().map(|address| listen(address, "--http")).transpose()?;
+        let data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
+        let advertised = advertised(config.advertise.as_deref(), &config.listen, address)?;
+        let runtime = background_runtime()?;
+
+        let clock = Clock::System;
+        let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
+        let flush = FlushQueue::new(clock.clone());
+        let observer = metrics.clone();
+        flush.observe(move |took| observer.flushed(took));
+        let flusher = Flusher::start(flush.clone())
+            .map_err(|source| StartError::Thread { what: "kappa-flush", source })?;
+        let env = PartitionEnv { disk, clock: clock.clone(), flush };
+        let topics = Topics::open(env, &config.data_dir, &layers.fixed, &settings, runtime.handle().clone())?;
+        let topics = Arc::new(topics);
+        let groups = GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?;
+        let node = Arc::new(Node {
+            cluster_id: data_dir.cluster_id.clone(),
+            topics,
+            groups: Arc::new(groups),
+            metrics,
+            background: runtime.handle().clone(),
+            advertised: OnceLock::from(advertised),
+            settings,
+        });
+
+        let (stopping, stop) = watch::channel(false);
+        let budget = Arc::new(Budget::new(node.settings.in_flight_bytes_max));
+        let mut tasks = JoinSet::new();
+        background::start(&node, &stop, &mut tasks);
+        let mut http_address = None;
+        if let Some((listener, address)) = http {
+            let listener = into_tokio(listener, &runtime)?;
+            let pages = Pages { node: node.clone(), budget: budget.clone(), stopping: stop.clone() };
+            tasks.spawn_on(http::serve(listener, pages), runtime.handle());
+            http_address = Some(address);
+        }
+        let io = start_io(node.clone(), listener, budget, stop)?;
+        let running = Running { io, tasks, flusher, runtime, data_dir };
+        Ok(Broker { node, address, http_address, stopping, running: Some(running) })
+    }
+
+    /// Where clients are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where health and metrics are served, if they are.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// An ordered lane into this broker with no socket and no codec. Batches are shared as they are.
+    pub fn lane(&self) -> Arc<dyn Service> {
+        Arc::new(Lane { node: self.node.clone() })
+    }
+
+    /// The catalog's folded state as text, the same for the same state: what replaying its topic must give again.
+    ///
+    /// # Errors
+    /// The catalog cannot be read, or the broker is stopping.
+    pub fn catalog_dump(&self) -> Result<String, DumpError> {
+        let dump = self.node.topics.dump();
+        dump.map_err(|error| DumpError(error.to_string()))
+    }
+
+    /// The groups' folded state as text, as [`Broker::catalog_dump`].
+    ///
+    /// # Errors
+    /// The offsets' topic cannot be read.
+    pub fn group_dump(&self) -> Result<String, DumpError> {
+        self.node.groups.dump().map_err(|error| DumpError(error.to_string()))
+    }
+
+    /// Long polls and acknowledgements that wait on some partition now.
+    pub fn parked(&self) -> usize {
+        let topics = self.node.topics.all();
+        let partitions =
+            topics.iter().flat_map(|topic| topic.partitions().iter().cloned().collect::<Vec<_>>());
+        partitions.map(|partition| partition.waiter_counts()).map(|(syncs, records)| syncs + records).sum()
+    }
+
+    /// Answers what is in line, syncs everything, and leaves the mark of a clean stop.
+    ///
+    /// # Errors
+    /// The disk failed on the way: the broker has stopped all the same, and the next start will check the log.
+    pub async fn stop(mut self) -> Result<(), StopError> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let (node, stopping) = (self.node.clone(), self.stopping.clone());
+        let (stopped, outcome) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("kappa-stop".into());
+        thread
+            .spawn(move || {
+                let _ = stopped.send(running.stop(&node, &stopping));
+            })
+            .map_err(|error| StopError(error.to_string()))?;
+        outcome.await.unwrap_or_else(|_| Err(StopError("the stopping thread panicked".into())))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(Running { runtime, .. }) = self.running.take() {
+            self.stopping.send_replace(true);
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Running {
+    fn stop(self, node: &Node, stopping: &watch::Sender<bool>) -> Result<(), StopError> {
+        let Running { io, mut tasks, flusher, runtime, data_dir } = self;
+        stopping.send_replace(true);
+        node.groups.stop();
+        let served = io.join();
+        runtime.block_on(async { while tasks.join_next().await.is_some() {} });
+        let closed = node.topics.close();
+        flusher.stop();
+        runtime.shutdown_background();
+        drop(data_dir);
+        closed.map_err(|error| StopError(error.to_string()))?;
+        served.map_err(|_| StopError("the I/O thread panicked".into()))
+    }
+}
+
+/// A lane of an application that embeds the broker.
+#[derive(Debug)]
+struct Lane {
+    node: Arc<Node>,
+}
+
+impl Service for Lane {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        let key = request.api_key();
+        if let Some(metrics) = self.node.metrics.api(key) {
+            metrics.requests.inc();
+        }
+        dispatch::call(&self.node, cx, request)
+    }
+}
+
+fn background_runtime() -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("kappa-background")
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Thread { what: "kappa-background", source })
+}
+
+fn listen(address: &str, flag: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address: address.to_owned(), flag, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn into_tokio(listener: TcpListener, runtime: &Runtime) -> Result<tokio::net::TcpListener, StartError> {
+    let _entered = runtime.enter();
+    tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Thread { what: "http", source })
+}
+
+/// What clients are told: `--advertise`, else the name in `--listen` with the port that was bound.
+fn advertised(advertise: Option<&str>, listen: &str, bound: SocketAddr) -> Result<Advertised, StartError> {
+    if let Some(text) = advertise {
+        let wrong = || StartError::Advertise(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        return Ok(Advertised { host: unbracketed(host).into(), port });
+    }
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    let host = match bound.ip() {
+        // No client can connect to "any address".
+        ip if ip.is_unspecified() => "127.0.0.1".into(),
+        _ => unbracketed(host).into(),
+    };
+    Ok(Advertised { host, port: bound.port() })
+}
+
+fn unbracketed(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// The one thread that serves all clients.
+fn start_io(
+    node: Arc<Node>,
+    listener: TcpListener,
+    budget: Arc<Budget>,
+    stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, StartError> {
+    let failed = |source| StartError::Thread { what: "kappa-io", source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let listener = into_tokio(listener, &runtime)?;
+    std::thread::Builder::new()
+        .name("kappa-io".into())
+        .spawn(move || runtime.block_on(server::serve(node, listener, budget, stop)))
+        .map_err(failed)
+}

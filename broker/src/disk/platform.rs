@@ -1,0 +1,58 @@
+//! What only some systems can do, each with a portable fallback that means the same.
+//!
+//! Invariant: nothing outside this file asks which operating system it is on.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes between two probes of [`is_cached`]: a range is read ahead and evicted in runs at least this long.
+#[cfg(target_os = "linux")]
+const PROBE_STRIDE: u64 = 64 * 1024;
+
+/// Whether the range is in the page cache, judged by its first byte, its last byte and one in every 64 KiB.
+#[cfg(target_os = "linux")]
+pub(super) fn is_cached(file: &File, position: u64, len: usize) -> bool {
+    let probe = |at: u64| {
+        let mut byte = [0];
+        let mut buffers = [io::IoSliceMut::new(&mut byte)];
+        // At the end of the file nothing is read and nothing is waited for.
+        match rustix::io::preadv2(file, &mut buffers, at, rustix::io::ReadWriteFlags::NOWAIT) {
+            Ok(_) => true,
+            // A file system that cannot tell must be read the ordinary way.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => true,
+            Err(_) => false,
+        }
+    };
+    let Some(last) = (len as u64).checked_sub(1).map(|ahead| position + ahead) else { return true };
+    (position..last).step_by(PROBE_STRIDE as usize).all(probe) && probe(last)
+}
+
+/// Elsewhere there is no probe: every read is taken for a quick one.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_cached(_file: &File, _position: u64, _len: usize) -> bool {
+    true
+}
+
+/// Writes both parts at `position`, by one system call unless the kernel takes fewer bytes.
+#[cfg(target_os = "linux")]
+pub(super) fn write_at(file: &File, position: u64, [first, second]: [&[u8]; 2]) -> io::Result<()> {
+    let written = loop {
+        match rustix::io::pwritev(file, &[io::IoSlice::new(first), io::IoSlice::new(second)], position) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => break result?,
+        }
+    };
+    let rest_of_first = first.get(written..).unwrap_or_default();
+    let rest_of_second = second.get(written.saturating_sub(first.len())..).unwrap_or_default();
+    let position = position + written as u64;
+    file.write_all_at(rest_of_first, position)?;
+    file.write_all_at(rest_of_second, position + rest_of_first.len() as u64)
+}
+
+/// Writes both parts at `position`, one after the other.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn write_at(file: &File, position: u64, [first, second]: [&[u8]; 2]) -> io::Result<()> {
+    file.write_all_at(first, position)?;
+    file.write_all_at(second, position + first.len() as u64)
+}

@@ -1,0 +1,130 @@
+//! The tree of names of a simulated disk, and what becomes of changes to it when the power goes.
+//!
+//! Invariant: a name is only there if its directory is. A change survives a power cut or does not, whole; one that
+//! builds on a lost change is lost too.
+
+use super::{Entry, Random};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Node {
+    Dir,
+    /// The number of the inode that has the bytes.
+    File(u64),
+}
+
+/// One change to the names of a directory.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Link(PathBuf, Node),
+    Unlink(PathBuf),
+    /// From one name to another; what lies below a directory moves along.
+    Move(PathBuf, PathBuf),
+}
+
+impl Change {
+    /// Whether syncing `dir` makes the change durable.
+    pub(super) fn is_in(&self, dir: &Path) -> bool {
+        self.paths().iter().any(|path| path.parent() == Some(dir))
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Link(path, _) | Self::Unlink(path) => vec![path],
+            Self::Move(from, to) => vec![from, to],
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    nodes: BTreeMap<PathBuf, Node>,
+}
+
+impl Names {
+    pub(super) fn root() -> Self {
+        Self { nodes: BTreeMap::from([(PathBuf::from("/"), Node::Dir)]) }
+    }
+
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Link(path, node) => {
+                self.nodes.insert(path.clone(), *node);
+            }
+            Change::Unlink(path) => {
+                self.nodes.remove(path);
+            }
+            Change::Move(from, to) => {
+                let moved: Vec<_> =
+                    self.nodes.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                for path in moved {
+                    let below = path.strip_prefix(from).unwrap_or(Path::new("")).to_path_buf();
+                    let target = if below.as_os_str().is_empty() { to.clone() } else { to.join(below) };
+                    if let Some(node) = self.nodes.remove(&path) {
+                        self.nodes.insert(target, node);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The names that are there when each of `changes` was lost or survived as chance has it.
+    pub(super) fn after_power_cut(&self, changes: Vec<Change>, random: &mut Random) -> Self {
+        let mut names = self.clone();
+        let mut lost = BTreeSet::new();
+        for change in changes {
+            let builds_on_lost =
+                change.paths().iter().any(|path| lost.iter().any(|lost: &PathBuf| path.starts_with(lost)));
+            if builds_on_lost || random.flip() {
+                lost.extend(change.paths().into_iter().map(Path::to_path_buf));
+            } else {
+                names.apply(&change);
+            }
+        }
+        let reachable =
+            |path: &PathBuf| path.ancestors().skip(1).all(|above| names.nodes.get(above) == Some(&Node::Dir));
+        let nodes = names.nodes.iter().filter(|(path, _)| reachable(path));
+        Self { nodes: nodes.map(|(path, node)| (path.clone(), *node)).collect() }
+    }
+
+    pub(super) fn has_file(&self, inode: u64) -> bool {
+        self.nodes.values().any(|node| *node == Node::File(inode))
+    }
+
+    pub(super) fn file(&self, path: &Path) -> io::Result<u64> {
+        match self.nodes.get(path) {
+            Some(Node::File(inode)) => Ok(*inode),
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(super) fn is_dir(&self, path: &Path) -> bool {
+        self.nodes.get(path) == Some(&Node::Dir)
+    }
+
+    pub(super) fn check_there(&self, path: &Path) -> io::Result<()> {
+        if self.nodes.contains_key(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    pub(super) fn check_parent(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(parent) if self.is_dir(parent) => Ok(()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        if !self.is_dir(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = self.nodes.iter().filter(|(path, _)| path.parent() == Some(dir));
+        let entry = |(path, node): (&PathBuf, &Node)| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some(Entry { name, is_dir: *node == Node::Dir })
+        };
+        Ok(inside.filter_map(entry).collect())
+    }
+}

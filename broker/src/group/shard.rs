@@ -1,0 +1,489 @@
+//! The groups whose records are in one partition of `__consumer_offsets`.
+//!
+//! Joins the pure machines ([`Group`]) with the log: appends what they wish to have written, and hands their answers
+//! to those who wait. One lock guards the machines, held for a step and the append that it asks for, so the log has
+//! commits and generations in the order in which they were allowed. Invariant: nothing waits under the lock.
+
+use super::offsets::{CommittedOffset, OffsetsError, OffsetsState};
+use super::records::{self, Encoded};
+use super::state::{
+    Action, Caller, Group, GroupLimits, JoinGroup, Joined, SyncGroup, Synced, Ticket, WriteId,
+};
+use super::view::OffsetsDeletion;
+use super::waiting::Waiting;
+use super::{GroupError, GroupId};
+use crate::clock::Clock;
+use crate::partition::{AppendError, Durable, Fold, FoldError, Partition};
+use kappa_protocol::EncodeError;
+use kappa_protocol::record::{BatchBuilder, BatchOptions};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// A write of a group that is in the log and not yet on disk.
+#[derive(Debug)]
+pub(super) struct PendingWrite {
+    pub(super) shard: Arc<Shard>,
+    pub(super) group: GroupId,
+    pub(super) write: WriteId,
+    pub(super) durable: Durable,
+}
+
+/// What a shard tells the coordinator's task.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A write to be waited for. A group has few at a time: one for its generation and one per takeover.
+    Written(PendingWrite),
+    /// A deadline is now earlier than any before.
+    Earlier,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Shard {
+    partition: Arc<Partition>,
+    fold: Fold<OffsetsState>,
+    live: Mutex<LiveGroups>,
+    limits: GroupLimits,
+    clock: Clock,
+    notices: mpsc::UnboundedSender<Notice>,
+}
+
+#[derive(Debug, Default)]
+struct LiveGroups {
+    groups: HashMap<GroupId, LiveGroup>,
+    /// The next deadline of each group that has one.
+    deadlines: BTreeSet<(i64, GroupId)>,
+    tickets: u64,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct LiveGroup {
+    group: Group,
+    deadline_ms: Option<i64>,
+    joins: HashMap<Ticket, oneshot::Sender<Result<Joined, GroupError>>>,
+    syncs: HashMap<Ticket, oneshot::Sender<Result<Synced, GroupError>>>,
+}
+
+impl LiveGroup {
+    fn new(group: Group) -> Self {
+        Self { group, deadline_ms: None, joins: HashMap::new(), syncs: HashMap::new() }
+    }
+}
+
+impl Shard {
+    /// Replays the partition. Members are as last written, and just heard of.
+    pub(super) fn new(
+        partition: Arc<Partition>,
+        limits: GroupLimits,
+        clock: Clock,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Result<Self, FoldError<OffsetsError>> {
+        let fold = Fold::new(partition.clone(), OffsetsState::default());
+        fold.with(|_| ())?;
+        let metadata = fold.with(|state| {
+            let known =
+                state.groups().filter_map(|(id, group)| Some((GroupId::from(id), group.metadata.clone()?)));
+            known.collect::<Vec<_>>()
+        })?;
+        let shard = Self { partition, fold, live: Mutex::default(), limits, clock, notices };
+        let now_ms = shard.clock.steady_ms();
+        let mut live = shard.live.lock();
+        for (id, metadata) in metadata {
+            live.groups.insert(id.clone(), LiveGroup::new(Group::restored(limits, metadata, now_ms)));
+            live.schedule(&id);
+        }
+        drop(live);
+        Ok(shard)
+    }
+
+    /// A join. Its answer may be there at once.
+    pub(super) fn join(self: &Arc<Self>, id: &str, join: JoinGroup) -> Result<Waiting<Joined>, GroupError> {
+        let (answer, answered) = oneshot::channel();
+        let id = GroupId::from(id);
+        let ticket = self.step_or_create(&id, |live, ticket, now_ms| {
+            live.joins.insert(ticket, answer);
+            live.group.join(join, ticket, now_ms);
+        })?;
+        Ok(Waiting::new(answered, self.clone(), id, ticket))
+    }
+
+    /// A sync. Its answer may be there at once.
+    pub(super) fn sync(
+        self: &Arc<Self>,
+        id: &str,
+        sync: SyncGroup<'_>,
+    ) -> Result<Waiting<Synced>, GroupError> {
+        let (answer, answered) = oneshot::channel();
+        let id = GroupId::from(id);
+        let ticket = self.step(&id, |live, ticket, now_ms| {
+            live.syncs.insert(ticket, answer);
+            live.group.sync(sync, ticket, now_ms);
+            ticket
+        });
+        let ticket = ticket.ok_or(GroupError::UnknownMember)?;
+        Ok(Waiting::new(answered, self.clone(), id, ticket))
+    }
+
+    pub(super) fn heartbeat(&self, id: &str, caller: Caller<'_>, generation: i32) -> Result<(), GroupError> {
+        let mut live = self.live.lock();
+        let now_ms = self.clock.steady_ms();
+        // Nothing comes of a heartbeat but a later deadline, which the earlier one finds out when it comes.
+        live.groups.get_mut(id).ok_or(GroupError::UnknownMember)?.group.heartbeat(caller, generation, now_ms)
+    }
+
+    pub(super) fn leave(self: &Arc<Self>, id: &str, callers: &[Caller<'_>]) -> Vec<Result<(), GroupError>> {
+        let id = GroupId::from(id);
+        let answers = self.step(&id, |live, _, now_ms| live.group.leave(callers, now_ms));
+        answers.unwrap_or_else(|| callers.iter().map(|_| Err(GroupError::UnknownMember)).collect())
+    }
+
+    pub(super) fn cancel(self: &Arc<Self>, id: &GroupId, ticket: Ticket) {
+        self.step(id, |live, _, now_ms| {
+            live.joins.remove(&ticket);
+            live.syncs.remove(&ticket);
+            live.group.cancel(ticket, now_ms);
+        });
+    }
+
+    pub(super) fn written(self: &Arc<Self>, id: &GroupId, write: WriteId, result: Result<(), GroupError>) {
+        self.step(id, |live, _, now_ms| live.group.written(write, result, now_ms));
+    }
+
+    /// Appends offsets in one batch if the group allows it; what is returned waits for the disk.
+    pub(super) fn commit(
+        &self,
+        id: &str,
+        caller: Caller<'_>,
+        generation: i32,
+        offsets: &[(String, i32, CommittedOffset)],
+    ) -> Result<Durable, GroupError> {
+        let encoded: Result<Vec<Encoded>, EncodeError> = offsets
+            .iter()
+            .map(|(topic, partition, committed)| records::offset(id, topic, *partition, Some(committed)))
+            .collect();
+        let encoded = encoded.map_err(|_| too_long(id))?;
+        let mut live = self.live.lock();
+        match live.groups.get_mut(id) {
+            Some(live) => live.group.check_commit(caller, generation, self.clock.steady_ms())?,
+            None if generation < 0 => {}
+            None => return Err(GroupError::IllegalGeneration { current: -1, got: generation }),
+        }
+        self.append(&encoded)
+    }
+
+    /// Takes back committed offsets of a group, those that `wanted` picks of the ones there are and that no member
+    /// reads; per pick, whether it may be.
+    pub(super) fn delete_offsets(
+        &self,
+        id: &str,
+        wanted: &[(String, i32)],
+    ) -> Result<OffsetsDeletion, GroupError> {
+        let live = self.live.lock();
+        let group = live.groups.get(id).map(|live| &live.group);
+        let known = self.read(|state| state.group(id).is_some())?;
+        if !known && group.is_none() {
+            return Err(GroupError::NotFound);
+        }
+        let subscribed = match group.filter(|group| !group.is_empty()) {
+            Some(group) => group.subscribed_topics().ok_or(GroupError::NotEmpty)?,
+            None => BTreeSet::new(),
+        };
+        let verdict = |topic: &String| {
+            if subscribed.contains(topic) { Err(GroupError::Subscribed) } else { Ok(()) }
+        };
+        let verdicts = wanted.iter().map(|(topic, _)| verdict(topic)).collect();
+        let tombstones = self.read(|state| {
+            let Some(folded) = state.group(id) else { return Vec::new() };
+            wanted
+                .iter()
+                .filter(|(topic, partition)| {
+                    verdict(topic).is_ok() && folded.offset(topic, *partition).is_some()
+                })
+                .filter_map(|(topic, partition)| records::offset(id, topic, *partition, None).ok())
+                .collect()
+        })?;
+        let durable = if tombstones.is_empty() { None } else { Some(self.append_all(&tombstones)?) };
+        Ok(OffsetsDeletion { verdicts, durable })
+    }
+
+    /// Removes a group that has no members, with all it committed; what is returned waits for the disk.
+    pub(super) fn delete_group(&self, id: &str) -> Result<Durable, GroupError> {
+        let mut live = self.live.lock();
+        if live.groups.get(id).is_some_and(|live| !live.group.is_empty()) {
+            return Err(GroupError::NotEmpty);
+        }
+        let tombstones = self.read(|state| {
+            let folded = state.group(id)?;
+            let offsets = folded.offsets.iter().flat_map(|(topic, partitions)| {
+                partitions.keys().filter_map(|partition| records::offset(id, topic, *partition, None).ok())
+            });
+            Some(offsets.chain(records::metadata(id, None)).collect::<Vec<_>>())
+        })?;
+        let tombstones = tombstones.ok_or(GroupError::NotFound)?;
+        let durable = self.append_all(&tombstones)?;
+        live.forget(id);
+        Ok(durable)
+    }
+
+    /// Drops the committed offsets of topics that are no more.
+    pub(super) fn topics_deleted(&self, deleted: &BTreeSet<&str>) -> Result<(), GroupError> {
+        let _live = self.live.lock();
+        let tombstones = self.read(|state| {
+            let mut tombstones = Vec::new();
+            for (id, folded) in state.groups() {
+                for (topic, partitions) in &folded.offsets {
+                    if deleted.contains(topic.as_str()) {
+                        let records =
+                            partitions.keys().map(|partition| records::offset(id, topic, *partition, None));
+                        tombstones.extend(records.flatten());
+                    }
+                }
+            }
+            tombstones
+        })?;
+        if !tombstones.is_empty() {
+            self.append_all(&tombstones).map(drop)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what has expired by now, and removes groups of which nothing is left.
+    pub(super) fn expire(&self, retention_ms: i64) -> Result<(), GroupError> {
+        let wall_ms = self.clock.now_ms();
+        let mut live = self.live.lock();
+        let live = &mut *live;
+        let (tombstones, gone) = self.read(|state| {
+            let (mut tombstones, mut gone) = (Vec::new(), Vec::new());
+            for (id, folded) in state.groups() {
+                let group = live.groups.get(id).map(|live| &live.group);
+                let expired = super::expiry::expired(folded, group, wall_ms, retention_ms);
+                let kept = folded.offsets.values().map(std::collections::BTreeMap::len).sum::<usize>()
+                    - expired.len();
+                let records =
+                    expired.iter().map(|(topic, partition)| records::offset(id, topic, *partition, None));
+                tombstones.extend(records.flatten());
+                if kept == 0 && group.is_none_or(Group::is_idle) {
+                    tombstones
+                        .extend(folded.metadata.as_ref().and_then(|_| records::metadata(id, None).ok()));
+                    gone.push(GroupId::from(id));
+                }
+            }
+            (tombstones, gone)
+        })?;
+        if !tombstones.is_empty() {
+            tracing::debug!(records = tombstones.len(), groups = gone.len(), "committed offsets expired");
+            self.append_all(&tombstones).map(drop)?;
+        }
+        gone.iter().for_each(|id| live.forget(id));
+        Ok(())
+    }
+
+    /// Moves every group on whose deadline has come; the next deadline of all.
+    pub(super) fn tick(self: &Arc<Self>) -> Option<i64> {
+        let now_ms = self.clock.steady_ms();
+        loop {
+            let due = {
+                let live = self.live.lock();
+                let (deadline_ms, id) = live.deadlines.first()?;
+                if *deadline_ms > now_ms {
+                    return Some(*deadline_ms);
+                }
+                id.clone()
+            };
+            self.step(&due, |live, _, _| live.group.tick(now_ms));
+        }
+    }
+
+    /// Answers everyone who waits, and accepts no more.
+    pub(super) fn stop(&self) {
+        let mut live = self.live.lock();
+        live.stopped = true;
+        for live in live.groups.values_mut() {
+            live.joins.clear();
+            live.syncs.clear();
+        }
+    }
+
+    /// Reads what is durable.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&OffsetsState) -> R) -> Result<R, GroupError> {
+        self.fold.with(read).map_err(unreadable)
+    }
+
+    /// Folds what has become durable.
+    pub(super) fn catch_up(&self) {
+        // What is wrong was logged, and whoever asks next is told.
+        let _ = self.read(|_| ());
+    }
+
+    /// Looks at a group's present state, if it has one.
+    pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&Group>) -> R) -> R {
+        look(self.live.lock().groups.get(id).map(|live| &live.group))
+    }
+
+    /// Looks at every group that has more than committed offsets.
+    pub(super) fn look_at_all(&self, mut look: impl FnMut(&str, &Group)) {
+        for (id, live) in &self.live.lock().groups {
+            look(id, &live.group);
+        }
+    }
+
+    fn step_or_create(
+        self: &Arc<Self>,
+        id: &GroupId,
+        step: impl FnOnce(&mut LiveGroup, Ticket, i64),
+    ) -> Result<Ticket, GroupError> {
+        {
+            let mut live = self.live.lock();
+            if live.stopped {
+                return Err(GroupError::NotAvailable);
+            }
+            live.groups.entry(id.clone()).or_insert_with(|| LiveGroup::new(Group::new(self.limits)));
+        }
+        let ticket = self.step(id, |live, ticket, now_ms| {
+            step(live, ticket, now_ms);
+            ticket
+        });
+        ticket.ok_or(GroupError::NotAvailable)
+    }
+
+    /// One step of a group, and everything that comes of it. `None` if there is no such group.
+    fn step<R>(
+        self: &Arc<Self>,
+        id: &GroupId,
+        step: impl FnOnce(&mut LiveGroup, Ticket, i64) -> R,
+    ) -> Option<R> {
+        let mut live = self.live.lock();
+        live.tickets += 1;
+        let (ticket, now_ms) = (Ticket(live.tickets), self.clock.steady_ms());
+        let group = live.groups.get_mut(id)?;
+        let result = step(group, ticket, now_ms);
+        self.execute(id, group, now_ms);
+        let earlier = live.schedule(id);
+        drop(live);
+        if earlier {
+            let _ = self.notices.send(Notice::Earlier);
+        }
+        Some(result)
+    }
+
+    fn execute(self: &Arc<Self>, id: &GroupId, live: &mut LiveGroup, now_ms: i64) {
+        // What could not even be appended leads to further actions.
+        loop {
+            let actions = live.group.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                match action {
+                    Action::AnswerJoin(ticket, answer) => {
+                        live.joins.remove(&ticket).map(|waits| waits.send(answer).is_ok());
+                    }
+                    Action::AnswerSync(ticket, answer) => {
+                        live.syncs.remove(&ticket).map(|waits| waits.send(answer).is_ok());
+                    }
+                    Action::Write(write) => {
+                        if let Err(error) = self.write(id, &live.group, write) {
+                            tracing::warn!(group = %id, %error, "group not written");
+                            live.group.written(write, Err(error), now_ms);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn write(self: &Arc<Self>, id: &GroupId, group: &Group, write: WriteId) -> Result<(), GroupError> {
+        let metadata = group.metadata(self.clock.now_ms());
+        let record = records::metadata(id, Some(&metadata)).map_err(|_| too_long(id))?;
+        let durable = self.append(&[record])?;
+        let pending = PendingWrite { shard: self.clone(), group: id.clone(), write, durable };
+        self.notices.send(Notice::Written(pending)).map_err(|_| GroupError::NotAvailable)
+    }
+
+    /// Appends in batches that a partition takes; the wait is for the last.
+    fn append_all(&self, records: &[Encoded]) -> Result<Durable, GroupError> {
+        let size = |record: &Encoded| record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
+        let mut rest = records;
+        loop {
+            let mut bytes = 0;
+            let fits = |record: &&Encoded| {
+                bytes += size(record);
+                bytes <= BATCH_BYTES
+            };
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (batch, later) = rest.split_at(count);
+            let durable = self.append(batch)?;
+            if later.is_empty() {
+                return Ok(durable);
+            }
+            rest = later;
+        }
+    }
+
+    fn append(&self, records: &[Encoded]) -> Result<Durable, GroupError> {
+        let now_ms = self.clock.now_ms();
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        for Encoded { key, value } in records {
+            batch.push(now_ms, Some(key), value.as_deref(), std::iter::empty());
+        }
+        let appended = self.partition.append(batch.finish(0))?;
+        Ok(self.partition.synced(appended.mark))
+    }
+}
+
+impl LiveGroups {
+    /// Notes a group's next deadline; whether it is now the earliest of all. A group of which nothing is left to
+    /// remember is forgotten.
+    fn schedule(&mut self, id: &GroupId) -> bool {
+        let Some(live) = self.groups.get_mut(id) else { return false };
+        if live.group.is_blank() {
+            self.forget(id);
+            return false;
+        }
+        let next = live.group.next_deadline();
+        if next == live.deadline_ms {
+            return false;
+        }
+        if let Some(deadline_ms) = live.deadline_ms {
+            self.deadlines.remove(&(deadline_ms, id.clone()));
+        }
+        live.deadline_ms = next;
+        let Some(next) = next else { return false };
+        self.deadlines.insert((next, id.clone()));
+        self.deadlines.first().is_some_and(|(first, group)| *first == next && group == id)
+    }
+
+    fn forget(&mut self, id: &str) {
+        let Some(live) = self.groups.remove(id) else { return };
+        if let Some(deadline_ms) = live.deadline_ms {
+            self.deadlines.remove(&(deadline_ms, GroupId::from(id)));
+        }
+    }
+}
+
+/// Bytes of keys and values at which a batch of tombstones ends: far below what the partition takes.
+const BATCH_BYTES: usize = 256 * 1024;
+
+impl From<AppendError> for GroupError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::TooLarge { .. } | AppendError::LargerThanSegment { .. } => Self::RecordTooLarge,
+            error => {
+                tracing::warn!(%error, "group records not stored");
+                Self::NotStored
+            }
+        }
+    }
+}
+
+fn unreadable(error: impl std::error::Error) -> GroupError {
+    tracing::error!(%error, "group records cannot be read");
+    GroupError::NotStored
+}
+
+fn too_long(id: &str) -> GroupError {
+    GroupError::TooLarge { what: "a text of the group", len: id.len(), max: i16::MAX as usize }
+}

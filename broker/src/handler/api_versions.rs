@@ -1,0 +1,39 @@
+//! ApiVersions: what this broker answers.
+
+use super::Node;
+use crate::dispatch::APIS;
+use kappa_protocol::messages::api_versions_response::ApiVersion;
+use kappa_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kappa_protocol::{ApiKey, Context, ErrorCode, Reply};
+use std::sync::Arc;
+
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ApiVersionsRequest) -> Reply {
+    let named = |text: &str| is_software_name(text);
+    if cx.version >= 3 && !(named(&request.client_software_name) && named(&request.client_software_version)) {
+        let error_code = node.error(ErrorCode::InvalidRequest);
+        return Reply::Now(ApiVersionsResponse { error_code, ..Default::default() }.into());
+    }
+    let api_keys = APIS.iter().map(|api| version_range(api.key)).collect();
+    // No feature is finalized: those of Apache Kafka stand for things this broker does not have.
+    Reply::Now(ApiVersionsResponse { api_keys, finalized_features_epoch: 0, ..Default::default() }.into())
+}
+
+/// The answer to a version that is not served: readable in version 0, and naming the versions that are.
+pub(crate) fn unsupported(node: &Node) -> ApiVersionsResponse {
+    let error_code = node.error(ErrorCode::UnsupportedVersion);
+    let api_keys = vec![version_range(ApiKey::ApiVersions)];
+    ApiVersionsResponse { error_code, api_keys, ..Default::default() }
+}
+
+fn version_range(key: ApiKey) -> ApiVersion {
+    let range = APIS.iter().find(|api| api.key == key).map_or(0..=0, |api| api.versions.clone());
+    ApiVersion { api_key: key as i16, min_version: *range.start(), max_version: *range.end() }
+}
+
+/// Letters, digits, `-` and `.`, beginning and ending with a letter or digit (KIP-511).
+fn is_software_name(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    text.chars().all(inner)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}

@@ -1,0 +1,68 @@
+//! DeleteRecords: moves the log start of partitions forward.
+
+use super::{Node, Refusal, delete_records_error_code};
+use crate::topic::is_internal;
+use kappa_protocol::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
+};
+use kappa_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
+use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::sync::Arc;
+
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteRecordsRequest) -> Reply {
+    let (task_node, cx) = (node.clone(), cx.clone());
+    // A deletion counts once the new log start is on disk.
+    let work = node.background.spawn_blocking(move || answer(&task_node, &cx, request));
+    Reply::later(async move { work.await.unwrap_or_default().into() })
+}
+
+fn answer(node: &Node, cx: &Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let topics = request
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let partitions = topic
+                .partitions
+                .into_iter()
+                .map(|wanted| {
+                    let partition_index = wanted.partition_index;
+                    match delete(node, cx, &topic.name, partition_index, wanted.offset) {
+                        Ok(low_watermark) => {
+                            DeleteRecordsPartitionResult { partition_index, low_watermark, error_code: 0 }
+                        }
+                        Err(refusal) => DeleteRecordsPartitionResult {
+                            partition_index,
+                            low_watermark: -1,
+                            error_code: node.error(refusal.code),
+                        },
+                    }
+                })
+                .collect();
+            DeleteRecordsTopicResult { name: topic.name, partitions }
+        })
+        .collect();
+    if let Err(error) = node.topics.write_checkpoints() {
+        tracing::warn!(%error, "checkpoints not written after a deletion of records");
+    }
+    DeleteRecordsResponse { topics, ..Default::default() }
+}
+
+fn delete(node: &Node, cx: &Context, topic: &str, index: i32, before: i64) -> Result<i64, Refusal> {
+    if !cx.allows(Operation::Delete, Resource::Topic(topic)) {
+        let message = format!("not allowed to delete records of topic {topic}");
+        return Err(Refusal::new(ErrorCode::TopicAuthorizationFailed, message));
+    }
+    if is_internal(topic) {
+        let message = format!("records of {topic} are the broker's own");
+        return Err(Refusal::new(ErrorCode::InvalidTopicException, message));
+    }
+    let partition = node.topics.partition(topic, index).ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::UnknownTopicOrPartition,
+            format!("there is no partition {index} of topic {topic}"),
+        )
+    })?;
+    partition
+        .delete_records(before)
+        .map_err(|error| Refusal::new(delete_records_error_code(&error), error.to_string()))
+}

@@ -1,0 +1,58 @@
+//! DescribeLogDirs: the data directory, the sizes of its partitions, and the room that is left.
+
+use super::Node;
+use crate::topic::Topic;
+use kappa_protocol::messages::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
+use kappa_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::sync::Arc;
+
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeLogDirsRequest) -> Reply {
+    if !cx.allows(Operation::Describe, Resource::Cluster) {
+        let error_code = node.error(ErrorCode::ClusterAuthorizationFailed);
+        return Reply::Now(DescribeLogDirsResponse { error_code, ..Default::default() }.into());
+    }
+    let task_node = node.clone();
+    let work = node.background.spawn_blocking(move || answer(&task_node, request));
+    Reply::later(async move { work.await.unwrap_or_default().into() })
+}
+
+fn answer(node: &Node, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+    let topics = match request.topics {
+        None => node.topics.all().iter().map(|topic| describe(topic, None)).collect(),
+        Some(wanted) => wanted
+            .into_iter()
+            .filter_map(|wanted| {
+                Some(describe(&*node.topics.topic(&wanted.topic)?, Some(&wanted.partitions)))
+            })
+            .collect(),
+    };
+    let dir = node.topics.data_dir();
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let usable = node.topics.env().disk.available_bytes(dir).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the room that is left in the data directory is not known");
+        u64::MAX
+    });
+    let result = DescribeLogDirsResult {
+        log_dir: absolute.display().to_string(),
+        topics,
+        usable_bytes: usable.cast_signed(),
+        ..Default::default()
+    };
+    DescribeLogDirsResponse { results: vec![result], ..Default::default() }
+}
+
+fn describe(topic: &Topic, wanted: Option<&[i32]>) -> DescribeLogDirsTopic {
+    let partitions = (0i32..)
+        .zip(topic.partitions().iter())
+        .filter(|(index, _)| wanted.is_none_or(|wanted| wanted.contains(index)))
+        .map(|(partition_index, partition)| DescribeLogDirsPartition {
+            partition_index,
+            partition_size: partition.size_bytes().cast_signed(),
+            ..Default::default()
+        })
+        .collect();
+    DescribeLogDirsTopic { name: topic.name.to_string(), partitions }
+}

@@ -1,0 +1,160 @@
+//! One file per API: wire to domain and back, nothing else.
+//!
+//! Every handler is `fn handle(node: &Arc<Node>, cx: &Context, request: …Request) -> Reply`. It runs where the frame was
+//! read, so it never blocks: what has to wait is in the [`Reply`]. What it keeps of a request's bytes it copies, since a
+//! frame shares its buffer with its neighbours. Only this file turns the domain's errors into error codes.
+
+pub(crate) mod api_versions;
+pub(crate) mod configs;
+pub(crate) mod create_partitions;
+pub(crate) mod create_topics;
+pub(crate) mod delete_records;
+pub(crate) mod delete_topics;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_topic_partitions;
+pub(crate) mod fetch;
+pub(crate) mod group;
+pub(crate) mod init_producer_id;
+pub(crate) mod list_config_resources;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod produce;
+
+use crate::config::Settings;
+use crate::group::GroupCoordinator;
+use crate::log::SliceError;
+use crate::metrics::Metrics;
+use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
+use crate::topic::{TopicError, Topics};
+use kappa_protocol::ErrorCode;
+use kappa_protocol::record::BatchError;
+use std::sync::{Arc, OnceLock};
+
+/// What handlers work on: one broker.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The broker's own settings.
+    pub(crate) settings: Settings,
+    /// Id of the cluster, kept in the data directory.
+    pub(crate) cluster_id: Arc<str>,
+    /// All topics.
+    pub(crate) topics: Arc<Topics>,
+    /// All consumer groups.
+    pub(crate) groups: Arc<GroupCoordinator>,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where work that blocks is handed to.
+    pub(crate) background: tokio::runtime::Handle,
+    /// Where clients find this broker; known once it listens.
+    pub(crate) advertised: OnceLock<Advertised>,
+}
+
+/// Where clients find a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Advertised {
+    /// Name or address of the machine.
+    pub(crate) host: Arc<str>,
+    /// TCP port.
+    pub(crate) port: u16,
+}
+
+impl Node {
+    /// The broker's number.
+    pub(crate) fn id(&self) -> i32 {
+        self.settings.node_id
+    }
+
+    /// Where clients find this broker.
+    pub(crate) fn advertised(&self) -> Advertised {
+        self.advertised.get().cloned().unwrap_or(Advertised { host: "127.0.0.1".into(), port: 0 })
+    }
+
+    /// Counts an error that is answered, and returns its number on the wire.
+    pub(crate) fn error(&self, code: ErrorCode) -> i16 {
+        self.metrics.error(code)
+    }
+}
+
+/// An error code with the message that goes with it where the answer has room for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The code.
+    pub(crate) code: ErrorCode,
+    /// What is wrong, and how it is cured.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// A code and its message.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Nothing has this name, or this id.
+    pub(crate) fn unknown_topic(name: &str, id: uuid::Uuid) -> Self {
+        if name.is_empty() {
+            Self::new(ErrorCode::UnknownTopicId, format!("no topic has the id {id}"))
+        } else {
+            Self::new(ErrorCode::UnknownTopicOrPartition, format!("topic {name} does not exist"))
+        }
+    }
+}
+
+impl From<TopicError> for Refusal {
+    fn from(error: TopicError) -> Self {
+        let code = match &error {
+            TopicError::Name(_) | TopicError::Collision { .. } => ErrorCode::InvalidTopicException,
+            TopicError::Exists(_) => ErrorCode::TopicAlreadyExists,
+            TopicError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
+            TopicError::UnknownId(_) => ErrorCode::UnknownTopicId,
+            TopicError::Internal(_) => ErrorCode::InvalidTopicException,
+            TopicError::Partitions { .. } | TopicError::NotAnIncrease { .. } => ErrorCode::InvalidPartitions,
+            TopicError::BrokerFull { .. } => ErrorCode::PolicyViolation,
+            TopicError::ReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
+            TopicError::Assignment(_) => ErrorCode::InvalidReplicaAssignment,
+            TopicError::DeletionDisabled => ErrorCode::TopicDeletionDisabled,
+            TopicError::Property(_) | TopicError::Config(_) => ErrorCode::InvalidConfig,
+            TopicError::Storage(_) => ErrorCode::KafkaStorageError,
+            TopicError::Busy => ErrorCode::RequestTimedOut,
+            TopicError::Stopping => ErrorCode::BrokerNotAvailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The code of an append that was refused.
+pub(crate) fn append_error_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::Batch(BatchError::UnsupportedMagic { .. }) => ErrorCode::UnsupportedForMessageFormat,
+        AppendError::Batch(_) => ErrorCode::CorruptMessage,
+        AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        AppendError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+        AppendError::Timestamp { .. } | AppendError::TimestampType => ErrorCode::InvalidTimestamp,
+        AppendError::Transactional { .. } => ErrorCode::InvalidTxnState,
+        AppendError::Producer(ProducerError::InvalidEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
+        AppendError::Producer(_) => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::Closed => ErrorCode::NotLeaderOrFollower,
+        AppendError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+/// The code of a read that was refused.
+pub(crate) fn read_error_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Slice(SliceError::Storage(_)) => ErrorCode::KafkaStorageError,
+        ReadError::Slice(_) => ErrorCode::CorruptMessage,
+        ReadError::Closed => ErrorCode::NotLeaderOrFollower,
+    }
+}
+
+/// The code of a deletion of records that was refused.
+pub(crate) fn delete_records_error_code(error: &DeleteRecordsError) -> ErrorCode {
+    match error {
+        DeleteRecordsError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        DeleteRecordsError::Closed => ErrorCode::NotLeaderOrFollower,
+    }
+}

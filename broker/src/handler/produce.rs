@@ -1,0 +1,188 @@
+//! Produce: one batch per partition is checked and appended at once; acks=all answers when it is durable.
+
+use super::{Node, Refusal, append_error_code};
+use crate::partition::{Appended, Partition};
+use crate::topic::{Topic, is_internal};
+use bytes::Bytes;
+use kappa_protocol::messages::produce_request::PartitionProduceData;
+use kappa_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kappa_protocol::messages::{ProduceRequest, ProduceResponse};
+use kappa_protocol::record::Batch;
+use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What a produce request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acks {
+    /// Nothing: there is no answer.
+    None,
+    /// The write.
+    Leader,
+    /// What the topic's `kappa.flush` promises.
+    All,
+}
+
+/// An append that is to be durable before the answer goes: where in the answer it stands, and what to wait for.
+struct Pending {
+    topic: usize,
+    partition: usize,
+    log: Arc<Partition>,
+    appended: Appended,
+}
+
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) -> Reply {
+    let acks = match request.acks {
+        0 => Some(Acks::None),
+        1 => Some(Acks::Leader),
+        -1 => Some(Acks::All),
+        _ => None,
+    };
+    let mut response = ProduceResponse::default();
+    let mut pending = Vec::new();
+    for (index, data) in request.topic_data.into_iter().enumerate() {
+        let topic = match data.topic_id.is_nil() {
+            true => node.topics.topic(&data.name),
+            false => node.topics.by_id(data.topic_id),
+        };
+        let target = Target {
+            acks,
+            transactional: request.transactional_id.is_some(),
+            topic: writable(cx, topic, &data.name, data.topic_id),
+        };
+        let mut partition_responses = Vec::with_capacity(data.partition_data.len());
+        for (position, partition) in data.partition_data.into_iter().enumerate() {
+            let (answer, appended) = target.append(node, partition);
+            partition_responses.push(answer);
+            if let Some((log, appended)) = appended.filter(|_| acks == Some(Acks::All)) {
+                pending.push(Pending { topic: index, partition: position, log, appended });
+            }
+        }
+        response.responses.push(TopicProduceResponse {
+            name: data.name,
+            topic_id: data.topic_id,
+            partition_responses,
+        });
+    }
+    match acks {
+        Some(Acks::None) => Reply::None,
+        _ if pending.is_empty() => Reply::Now(response.into()),
+        _ => when_durable(node, response, pending),
+    }
+}
+
+/// Answers once everything appended is as durable as the topics' settings promise.
+///
+/// There is no timer here: a sync ends, well or badly, and the client's own timeout covers a disk that hangs.
+fn when_durable(node: &Arc<Node>, mut response: ProduceResponse, pending: Vec<Pending>) -> Reply {
+    let waits: Vec<_> = pending
+        .into_iter()
+        .map(|Pending { topic, partition, log, appended }| (topic, partition, log.durable(appended.mark)))
+        .filter(|(_, _, durable)| !durable.is_ready())
+        .collect();
+    if waits.is_empty() {
+        return Reply::Now(response.into());
+    }
+    let node = node.clone();
+    Reply::later(async move {
+        for (topic, partition, durable) in waits {
+            if let Err(error) = durable.await {
+                let answers = response.responses.get_mut(topic);
+                if let Some(answer) = answers.and_then(|topic| topic.partition_responses.get_mut(partition)) {
+                    let refusal = Refusal::new(ErrorCode::KafkaStorageError, error.to_string());
+                    *answer = refused(&node, answer.index, refusal);
+                }
+            }
+        }
+        response.into()
+    })
+}
+
+fn writable(cx: &Context, topic: Option<Arc<Topic>>, name: &str, id: Uuid) -> Result<Arc<Topic>, Refusal> {
+    let topic = topic.ok_or_else(|| Refusal::unknown_topic(name, id))?;
+    if !cx.allows(Operation::Write, Resource::Topic(&topic.name)) {
+        let message = format!("not allowed to write to topic {}", topic.name);
+        return Err(Refusal::new(ErrorCode::TopicAuthorizationFailed, message));
+    }
+    if is_internal(&topic.name) {
+        let message = format!("{} is written by the broker alone", topic.name);
+        return Err(Refusal::new(ErrorCode::InvalidTopicException, message));
+    }
+    Ok(topic)
+}
+
+/// Where the batches of one topic of a request go, or why they do not.
+struct Target {
+    acks: Option<Acks>,
+    transactional: bool,
+    topic: Result<Arc<Topic>, Refusal>,
+}
+
+type Outcome = (PartitionProduceResponse, Option<(Arc<Partition>, Appended)>);
+
+impl Target {
+    fn append(&self, node: &Node, data: PartitionProduceData) -> Outcome {
+        let index = data.index;
+        match self.try_append(node, data) {
+            Ok((log, appended)) => {
+                let answer = PartitionProduceResponse {
+                    index,
+                    base_offset: appended.base_offset,
+                    log_append_time_ms: appended.log_append_time.unwrap_or(-1),
+                    log_start_offset: appended.log_start,
+                    ..Default::default()
+                };
+                (answer, Some((log, appended)))
+            }
+            Err(refusal) => (refused(node, index, refusal), None),
+        }
+    }
+
+    fn try_append(
+        &self,
+        node: &Node,
+        data: PartitionProduceData,
+    ) -> Result<(Arc<Partition>, Appended), Refusal> {
+        let topic = self.topic.as_ref().map_err(Clone::clone)?;
+        if self.acks.is_none() {
+            return Err(Refusal::new(ErrorCode::InvalidRequiredAcks, "acks must be -1 (all), 0 or 1"));
+        }
+        if self.transactional {
+            let message = "transactions are not supported: produce without a transactional id";
+            return Err(Refusal::new(ErrorCode::InvalidTxnState, message));
+        }
+        let partition = topic.partition(data.index).ok_or_else(|| {
+            let message = format!("topic {} has no partition {}", topic.name, data.index);
+            Refusal::new(ErrorCode::UnknownTopicOrPartition, message)
+        })?;
+        let batch = data.records.map(|records| records.to_bytes()).unwrap_or_default();
+        if batch.is_empty() {
+            return Err(Refusal::new(
+                ErrorCode::InvalidRecord,
+                "a produce request carries one batch per partition",
+            ));
+        }
+        let appended = partition
+            .append(batch.clone())
+            .map_err(|error| Refusal::new(append_error_code(&error), error.to_string()))?;
+        count(node, &batch);
+        Ok((partition, appended))
+    }
+}
+
+fn count(node: &Node, batch: &Bytes) {
+    node.metrics.appended_bytes.inc_by(batch.len() as u64);
+    if let Ok(header) = Batch::header(batch) {
+        node.metrics.appended_records.inc_by(u64::from(header.count().unsigned_abs()));
+    }
+}
+
+fn refused(node: &Node, index: i32, refusal: Refusal) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        error_code: node.error(refusal.code),
+        base_offset: -1,
+        error_message: Some(refusal.message),
+        ..Default::default()
+    }
+}

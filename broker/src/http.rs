@@ -1,0 +1,170 @@
+//! Health and metrics over HTTP, on a port and a runtime of their own, so that a scrape never delays a client.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 while the process runs |
+//! | `/readyz` | 200 while clients are served and every partition takes writes, else 503 with the reason |
+//! | `/metrics` | OpenMetrics text |
+//!
+//! What is a state rather than a count (sizes, offsets, lags) is read here, at each scrape.
+
+use crate::connection::Budget;
+use crate::handler::Node;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// What the pages are made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Pages {
+    /// The broker.
+    pub(crate) node: Arc<Node>,
+    /// What its connections hold.
+    pub(crate) budget: Arc<Budget>,
+    /// Whether it is about to stop.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Serves until `stopping` turns true.
+pub(crate) async fn serve(listener: TcpListener, pages: Pages) {
+    let mut stopping = pages.stopping.clone();
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(pages);
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, router) => {
+            if let Err(error) = served {
+                tracing::error!(%error, "HTTP ended");
+            }
+        }
+        () = stopped => {}
+    }
+}
+
+async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
+    if *pages.stopping.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
+    let broken: Vec<String> = pages
+        .node
+        .topics
+        .all()
+        .iter()
+        .flat_map(|topic| {
+            let partitions = topic.partitions();
+            let broken = (0..).zip(partitions.iter()).filter(|(_, partition)| partition.is_broken());
+            broken.map(|(index, _)| format!("{}-{index}", topic.name)).collect::<Vec<_>>()
+        })
+        .collect();
+    match broken.as_slice() {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        broken => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("partitions that refuse writes: {}\n", broken.join(", ")),
+        ),
+    }
+}
+
+async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
+    let Pages { node, budget, .. } = pages;
+    node.metrics.in_flight_bytes.set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+    let mut text = String::new();
+    let mut states = Registry::with_prefix("kappa");
+    states.register_collector(Box::new(States { node: node.clone() }));
+    let written =
+        encode_registry(&mut text, node.metrics.registry()).and_then(|()| encode(&mut text, &states));
+    match written {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Sizes, offsets and lags as they are at a scrape.
+#[derive(Debug)]
+struct States {
+    node: Arc<Node>,
+}
+
+impl Collector for States {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.partitions(&mut encoder)?;
+        self.groups(&mut encoder)?;
+        let flush = self.node.topics.env().flush.stats();
+        let counts = [
+            ("flushes", "Syncs of the log", flush.syncs),
+            ("flush_failures", "Syncs of the log that failed", flush.failures),
+            ("flushed_bytes", "Bytes made durable by syncs of the log", flush.bytes),
+        ];
+        for (name, help, value) in counts {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        let topics = i64::try_from(self.node.topics.all().len()).unwrap_or(i64::MAX);
+        let metric = encoder.encode_descriptor("topics", "Topics", None, MetricType::Gauge)?;
+        ConstGauge::new(topics).encode(metric)
+    }
+}
+
+type PartitionValue = fn(&crate::partition::Partition) -> i64;
+
+impl States {
+    fn partitions(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let values: [(&str, &str, PartitionValue); 5] = [
+            ("log_size_bytes", "Bytes of a partition's segments", |p| p.size_bytes().cast_signed()),
+            ("log_segments", "Segments of a partition", |p| {
+                i64::try_from(p.segment_count()).unwrap_or(i64::MAX)
+            }),
+            ("log_start_offset", "First offset that can be read", |p| p.offsets().log_start),
+            ("high_watermark", "First offset that is not shown yet", |p| p.offsets().high_watermark),
+            ("log_end_offset", "Next offset to be assigned", |p| p.offsets().log_end),
+        ];
+        let topics = self.node.topics.all();
+        for (name, help, value) in values {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for topic in &topics {
+                for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
+                    let labels = [("topic", topic.name.to_string()), ("partition", index.to_string())];
+                    let metric = family.encode_family(&labels)?;
+                    ConstGauge::new(value(partition)).encode(metric)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn groups(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Records between a group's committed offset and the high watermark";
+        let mut family = encoder.encode_descriptor("group_lag", help, None, MetricType::Gauge)?;
+        for lag in self.node.groups.lags() {
+            let labels = [
+                ("group", lag.group.to_string()),
+                ("topic", lag.topic.to_string()),
+                ("partition", lag.partition.to_string()),
+            ];
+            let metric = family.encode_family(&labels)?;
+            ConstGauge::new(lag.lag).encode(metric)?;
+        }
+        Ok(())
+    }
+}

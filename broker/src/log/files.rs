@@ -1,0 +1,115 @@
+//! The names of a log's files, which are Kafka's, and the directory they are in.
+//!
+//! Invariant: every path that a log touches is made here.
+
+use super::StorageError;
+use crate::disk::{Disk, File};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Suffix of a segment's batches.
+pub(super) const LOG: &str = "log";
+/// Suffix of a segment's offset index.
+pub(super) const OFFSET_INDEX: &str = "index";
+/// Suffix of a segment's time index.
+pub(super) const TIME_INDEX: &str = "timeindex";
+/// Suffix of a segment's index of aborted transactions.
+pub(super) const TRANSACTION_INDEX: &str = "txnindex";
+/// Suffix of a producer snapshot, named after the offset it is complete up to.
+pub(super) const SNAPSHOT: &str = "snapshot";
+/// Added to the names of files that are about to be removed.
+pub(super) const DELETED: &str = "deleted";
+/// Added to the names of files that recovery set aside for a person to look at.
+pub(super) const CORRUPT: &str = "corrupt";
+
+/// A log's directory on its disk.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+}
+
+/// What a listing of the directory found.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Base offsets of segments.
+    pub(super) segments: BTreeSet<i64>,
+    /// Base offsets of offset indexes.
+    pub(super) offset_indexes: BTreeSet<i64>,
+    /// Offsets of producer snapshots.
+    pub(super) snapshots: BTreeSet<i64>,
+    /// Files of an unfinished write or removal.
+    pub(super) leftovers: Vec<PathBuf>,
+}
+
+impl Files {
+    pub(super) fn path(&self, offset: i64, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{offset:020}.{suffix}"))
+    }
+
+    pub(super) fn open(&self, path: &Path) -> Result<Arc<dyn File>, StorageError> {
+        self.disk.open(path).map_err(StorageError::on("open", path))
+    }
+
+    pub(super) fn sync_names(&self) -> Result<(), StorageError> {
+        self.disk.sync_dir(&self.dir).map_err(StorageError::on("sync the directory", &self.dir))
+    }
+
+    /// Replaces a small file durably, see [`Disk`].
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        self.disk.replace(path, bytes).map_err(StorageError::on("replace", path))
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        self.disk.remove_file_if_there(path).map_err(StorageError::on("remove", path))
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
+        self.disk.rename(from, to).map_err(StorageError::on("rename", from))
+    }
+
+    pub(super) fn list(&self) -> Result<Listing, StorageError> {
+        let mut listing = Listing::default();
+        for entry in self.disk.list(&self.dir).map_err(StorageError::on("list", &self.dir))? {
+            let Some((stem, suffix)) = entry.name.split_once('.') else { continue };
+            if suffix.ends_with(DELETED) || suffix.ends_with("tmp") {
+                listing.leftovers.push(self.dir.join(&entry.name));
+            }
+            let Some(offset) = parse_offset(stem) else { continue };
+            match suffix {
+                LOG => listing.segments.insert(offset),
+                OFFSET_INDEX => listing.offset_indexes.insert(offset),
+                SNAPSHOT => listing.snapshots.insert(offset),
+                _ => false,
+            };
+        }
+        Ok(listing)
+    }
+}
+
+/// The offset of a 20-digit name.
+fn parse_offset(stem: &str) -> Option<i64> {
+    if stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()) { stem.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    #[test]
+    fn names_are_kafkas_and_strangers_are_left_alone() {
+        let files = Files { disk: Arc::new(SimulatedDisk::new(1)), dir: "/".into() };
+        assert_eq!(files.path(42, LOG), Path::new("/00000000000000000042.log"));
+        for name in ["00000000000000000042.log", "42.log", "notes.txt", "00000000000000000007.snapshot", "x"]
+        {
+            files.disk.create(&files.dir.join(name)).unwrap();
+        }
+        files.disk.create(&files.path(3, "index.deleted")).unwrap();
+        let listing = files.list().unwrap();
+        assert_eq!(listing.segments, BTreeSet::from([42]));
+        assert_eq!(listing.snapshots, BTreeSet::from([7]));
+        assert_eq!(listing.leftovers, [files.path(3, "index.deleted")]);
+    }
+}

@@ -1,0 +1,149 @@
+//! Which leader epoch began at which offset, kept in Kafka's `leader-epoch-checkpoint`.
+//!
+//! ```text
+//! 0                 version
+//! 2                 number of entries
+//! 0 0               epoch, its first offset
+//! 3 1250
+//! ```
+//! Invariant: epochs and offsets ascend, and the last entry is the epoch that batches are appended under. An epoch is
+//! begun anew whenever offsets that a consumer may have seen were cut off, so that it can tell. As in Kafka, the first
+//! offset follows the deletion of old segments; here it is written before any of their names changes, so that a
+//! deletion that a crash interrupted, in whatever order its renames reached the disk, is finished and not repaired.
+
+use super::StorageError;
+use super::files::Files;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+const FILE_NAME: &str = "leader-epoch-checkpoint";
+
+/// One epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EpochStart {
+    /// The epoch.
+    pub(super) epoch: i32,
+    /// Offset of its first record, or of the record to come.
+    pub(super) start_offset: i64,
+}
+
+/// The epochs of one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LeaderEpochs {
+    entries: Vec<EpochStart>,
+}
+
+impl LeaderEpochs {
+    pub(super) fn new(start_offset: i64) -> Self {
+        Self { entries: vec![EpochStart { epoch: 0, start_offset }] }
+    }
+
+    /// Reads the checkpoint; one that is missing or makes no sense gives `None`.
+    pub(super) fn load(files: &Files) -> Option<Self> {
+        parse(&files.disk.read(&path(files)).ok()?).map(|entries| Self { entries })
+    }
+
+    pub(super) fn save(&self, files: &Files) -> Result<(), StorageError> {
+        let mut text = format!("0\n{}\n", self.entries.len());
+        for EpochStart { epoch, start_offset } in &self.entries {
+            let _ = writeln!(text, "{epoch} {start_offset}");
+        }
+        files.replace(&path(files), text.as_bytes())
+    }
+
+    pub(super) fn current(&self) -> i32 {
+        self.entries.last().map_or(0, |entry| entry.epoch)
+    }
+
+    /// Offset before which everything was deleted.
+    pub(super) fn start(&self) -> i64 {
+        self.entries.first().map_or(0, |entry| entry.start_offset)
+    }
+
+    /// Whether the current epoch begins after `offset`.
+    pub(super) fn begins_after(&self, offset: i64) -> bool {
+        self.entries.last().is_some_and(|entry| entry.start_offset > offset)
+    }
+
+    /// Forgets what is before `start_offset`, at most the log's end.
+    pub(super) fn trim(&mut self, start_offset: i64) {
+        let ended =
+            self.entries.partition_point(|entry| entry.start_offset <= start_offset).saturating_sub(1);
+        self.entries.drain(..ended);
+        if let Some(first) = self.entries.first_mut() {
+            first.start_offset = first.start_offset.max(start_offset);
+        }
+    }
+
+    /// Begins the next epoch at `start_offset`, which the log was just cut to.
+    pub(super) fn begin_next(&mut self, start_offset: i64) {
+        let epoch = self.current() + 1;
+        self.entries.retain(|entry| entry.start_offset < start_offset);
+        self.entries.push(EpochStart { epoch, start_offset });
+    }
+
+    /// The largest epoch that is at most `epoch`, and the offset after its last record; `None` if there is none.
+    pub(super) fn end_of(&self, epoch: i32, log_end: i64) -> Option<(i32, i64)> {
+        let after = self.entries.partition_point(|entry| entry.epoch <= epoch);
+        let found = self.entries.get(after.checked_sub(1)?)?;
+        Some((found.epoch, self.entries.get(after).map_or(log_end, |next| next.start_offset)))
+    }
+}
+
+fn path(files: &Files) -> PathBuf {
+    files.dir.join(FILE_NAME)
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<EpochStart>> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    let (version, count): (u32, usize) = (lines.next()?.parse().ok()?, lines.next()?.parse().ok()?);
+    let entries: Option<Vec<_>> = lines
+        .map(|line| {
+            let (epoch, start_offset) = line.split_once(' ')?;
+            Some(EpochStart { epoch: epoch.parse().ok()?, start_offset: start_offset.parse().ok()? })
+        })
+        .collect();
+    let entries = entries?;
+    let ascend = entries.is_sorted_by(|a, b| a.epoch < b.epoch && a.start_offset <= b.start_offset);
+    (version == 0 && count == entries.len() && count > 0 && ascend).then_some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+    use std::sync::Arc;
+
+    #[test]
+    fn epochs_answer_where_they_end_and_survive_a_reload() {
+        let files = Files { disk: Arc::new(SimulatedDisk::new(1)), dir: "/".into() };
+        assert_eq!(LeaderEpochs::load(&files), None);
+        let mut epochs = LeaderEpochs::new(0);
+        epochs.begin_next(100);
+        epochs.begin_next(250);
+        epochs.save(&files).unwrap();
+        assert_eq!(LeaderEpochs::load(&files).unwrap(), epochs);
+        let text = files.disk.read(&path(&files)).unwrap();
+        assert_eq!(text, b"0\n3\n0 0\n1 100\n2 250\n");
+        assert_eq!(epochs.end_of(0, 300), Some((0, 100)));
+        assert_eq!(epochs.end_of(2, 300), Some((2, 300)));
+        assert_eq!(epochs.end_of(9, 300), Some((2, 300)));
+        assert_eq!(epochs.end_of(-1, 300), None);
+        epochs.trim(120);
+        assert_eq!(
+            (epochs.start(), epochs.end_of(0, 300), epochs.end_of(1, 300)),
+            (120, None, Some((1, 250)))
+        );
+        epochs = LeaderEpochs::load(&files).unwrap();
+        assert!(epochs.begins_after(249) && !epochs.begins_after(250));
+        epochs.begin_next(90);
+        assert_eq!((epochs.current(), epochs.end_of(0, 300)), (3, Some((0, 90))));
+    }
+
+    #[test]
+    fn a_checkpoint_that_makes_no_sense_is_not_used() {
+        for text in ["", "0\n2\n0 0\n", "1\n1\n0 0\n", "0\n1\n0\n", "0\n2\n1 0\n0 5\n", "0\n0\n"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

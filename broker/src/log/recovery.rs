@@ -1,0 +1,223 @@
+//! Finding the end of a log that was not closed, and telling damage from an unfinished write.
+//!
+//! Every batch from the segment of the recovery point on is checked, with memory for one window. Past the recovery
+//! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside. Before
+//! it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
+//! it is. Invariant: what survives is synced before anyone can see it, and nothing is ever deleted.
+
+use super::files::{Files, LOG};
+use super::index::{IndexBuilder, Indexed};
+use super::scan::{Check, Scan, Step};
+use super::segment::{ActiveSegment, SealedSegment};
+use super::{LogConfig, LogPosition, StorageError, set_aside};
+use crate::disk::File;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What recovery found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Segments that were looked at, batch by batch.
+    pub scanned_segments: usize,
+    /// Bytes of them.
+    pub scanned_bytes: u64,
+    /// Damage before the recovery point. It is still there; reads of these offsets fail.
+    pub damage: Vec<Damage>,
+    /// What was taken out of the log behind its new end.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// Bytes before the recovery point that are no valid batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Base offset of the segment.
+    pub segment: i64,
+    /// Where it begins, in bytes.
+    pub position: u64,
+    /// Bytes up to the next valid batch, or to the end of the segment; 0 if bytes are missing there.
+    pub bytes: u64,
+    /// First offset that should be there.
+    pub offset: i64,
+}
+
+/// Bytes that were taken out of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// The file that has them now.
+    pub path: PathBuf,
+    /// How many.
+    pub bytes: u64,
+    /// The offset at which the log ended instead.
+    pub from_offset: i64,
+}
+
+/// The segments of a recovered log.
+#[derive(Debug)]
+pub(super) struct RecoveredSegments {
+    pub(super) sealed: Vec<Arc<SealedSegment>>,
+    pub(super) active: ActiveSegment,
+    pub(super) next_offset: i64,
+}
+
+/// One scanned segment.
+struct Scanned {
+    base_offset: i64,
+    file: Arc<dyn File>,
+    size: u64,
+    next_offset: i64,
+    index: IndexBuilder,
+    first_timestamp: Option<i64>,
+    /// Whether bytes follow that end the log.
+    ends_log: bool,
+}
+
+/// A recovery under way.
+pub(super) struct Recovery<'a> {
+    pub(super) files: &'a Files,
+    pub(super) config: &'a LogConfig,
+    pub(super) recovery_point: i64,
+    pub(super) now_ms: i64,
+    pub(super) report: RecoveryReport,
+}
+
+impl Recovery<'_> {
+    /// Recovers the log whose segments have these base offsets, at least one.
+    pub(super) fn run(&mut self, segments: &BTreeSet<i64>) -> Result<RecoveredSegments, StorageError> {
+        let bases: Vec<i64> = segments.iter().copied().collect();
+        let first = bases.partition_point(|base| *base <= self.recovery_point).saturating_sub(1);
+        let mut sealed = Vec::new();
+        for (base, end) in bases.iter().zip(bases.iter().skip(1)).take(first) {
+            let path = self.files.path(*base, LOG);
+            let size = self.files.disk.len(&path).map_err(StorageError::on("measure", &path))?;
+            sealed.push(Arc::new(SealedSegment::found(*base, *end, size)));
+        }
+
+        let mut last: Option<Scanned> = None;
+        let mut remaining = bases.iter().skip(first);
+        for base in remaining.by_ref() {
+            if let Some(previous) = last.take_if(|previous| previous.next_offset == *base) {
+                sealed.push(self.seal(previous)?);
+            } else if last.is_some() {
+                self.set_aside_segment(*base)?;
+                break;
+            }
+            let scanned = self.scan(*base)?;
+            let ends_log = scanned.ends_log;
+            last = Some(scanned);
+            if ends_log {
+                break;
+            }
+        }
+        for base in remaining {
+            self.set_aside_segment(*base)?;
+        }
+        let last = last.expect("there is at least one segment");
+        let next_offset = last.next_offset;
+        let is_damaged_to_the_end = self.report.damage.last().is_some_and(|damage| {
+            damage.segment == last.base_offset && damage.position + damage.bytes == last.size
+        });
+        let active = if is_damaged_to_the_end {
+            sealed.push(self.seal(last)?);
+            let interval = self.config.index_interval_bytes;
+            ActiveSegment::create(self.files, next_offset, interval, self.now_ms)?
+        } else {
+            self.activate(last)?
+        };
+        self.files.sync_names()?;
+        Ok(RecoveredSegments { sealed, active, next_offset })
+    }
+
+    fn scan(&mut self, base_offset: i64) -> Result<Scanned, StorageError> {
+        let path = self.files.path(base_offset, LOG);
+        let file = self.files.open(&path)?;
+        let on_read = |source: io::Error| StorageError::on("read", &path)(source);
+        let file_size = file.size().map_err(on_read)?;
+        self.report.scanned_segments += 1;
+        self.report.scanned_bytes += file_size;
+
+        let mut index = IndexBuilder::new(base_offset, self.config.index_interval_bytes);
+        let mut scan = Scan::new(&*file, Check::Checksums, 0, file_size);
+        let (mut size, mut next_offset, mut first_timestamp) = (0, base_offset, None);
+        let mut ends_log = false;
+        loop {
+            let invalid_at = match scan.next().map_err(on_read)? {
+                Step::End => break,
+                Step::Invalid { position } => position,
+                Step::Batch { position, batch } if self.follows(batch.base_offset(), next_offset) => {
+                    if position == 0 {
+                        first_timestamp = Some(batch.max_timestamp()).filter(|timestamp| *timestamp >= 0);
+                    }
+                    index.add(position, Indexed::from(&batch));
+                    next_offset = batch.next_offset();
+                    size = position + batch.size() as u64;
+                    continue;
+                }
+                Step::Batch { position, .. } => position,
+            };
+            if next_offset >= self.recovery_point {
+                ends_log = true;
+                break;
+            }
+            scan.back_to(invalid_at);
+            let found = scan.skip_damage(next_offset..=self.recovery_point).map_err(on_read)?;
+            size = found.unwrap_or(file_size);
+            let (position, bytes) = (invalid_at, size - invalid_at);
+            self.report.damage.push(Damage { segment: base_offset, position, bytes, offset: next_offset });
+            if found.is_none() {
+                next_offset = self.recovery_point;
+            }
+        }
+        if next_offset < self.recovery_point {
+            // The file ends before what had been synced does: those offsets are not given out again.
+            let missing = Damage { segment: base_offset, position: size, bytes: 0, offset: next_offset };
+            self.report.damage.push(missing);
+            next_offset = self.recovery_point;
+        }
+        Ok(Scanned { base_offset, file, size, next_offset, index, first_timestamp, ends_log })
+    }
+
+    /// Whether a batch may come where `next_offset` is expected. Only what is before the recovery point may have gaps.
+    fn follows(&self, base_offset: i64, next_offset: i64) -> bool {
+        base_offset == next_offset || (next_offset..=self.recovery_point).contains(&base_offset)
+    }
+
+    fn set_aside_segment(&mut self, base_offset: i64) -> Result<(), StorageError> {
+        self.report.set_aside.push(set_aside::segment(self.files, base_offset)?);
+        Ok(())
+    }
+
+    /// Makes a scanned segment durable, indexes included.
+    fn seal(&self, scanned: Scanned) -> Result<Arc<SealedSegment>, StorageError> {
+        let Scanned { base_offset, file, size, next_offset, index, .. } = scanned;
+        self.sync(base_offset, &*file)?;
+        let segment = SealedSegment::built(base_offset, next_offset, size, file, index);
+        segment.save_indexes(self.files, self.config.index_interval_bytes)?;
+        Ok(Arc::new(segment))
+    }
+
+    /// Cuts a scanned segment at its last valid batch and makes it durable.
+    fn activate(&mut self, scanned: Scanned) -> Result<ActiveSegment, StorageError> {
+        let Scanned { base_offset, file, size, next_offset, index, first_timestamp, ends_log } = scanned;
+        if ends_log {
+            let end = LogPosition { offset: next_offset, segment: base_offset, position: size };
+            self.report.set_aside.push(set_aside::tail(self.files, &*file, end)?);
+        }
+        self.sync(base_offset, &*file)?;
+        Ok(ActiveSegment {
+            base_offset,
+            file,
+            size,
+            index,
+            first_timestamp,
+            created_ms: self.now_ms,
+            was_cut: false,
+        })
+    }
+
+    fn sync(&self, base_offset: i64, file: &dyn File) -> Result<(), StorageError> {
+        file.sync_data()
+            .map_err(|source| StorageError::on("sync", &self.files.path(base_offset, LOG))(source))
+    }
+}

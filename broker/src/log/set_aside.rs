@@ -1,0 +1,60 @@
+//! Keeping what recovery takes out of a log, for a person to look at.
+//!
+//! Invariant: bytes leave a log's files only after they are durable in a file of their own, under a name that nothing
+//! else uses.
+
+use super::files::{CORRUPT, Files, LOG, OFFSET_INDEX, TIME_INDEX};
+use super::recovery::SetAside;
+use super::{LogPosition, StorageError};
+use crate::disk::File;
+use std::path::PathBuf;
+
+/// Bytes copied at once.
+const COPY_BYTES: usize = 1024 * 1024;
+
+/// Copies what a segment's file has from `end` on to a file of its own and cuts it off.
+pub(super) fn tail(files: &Files, file: &dyn File, end: LogPosition) -> Result<SetAside, StorageError> {
+    let source = files.path(end.segment, LOG);
+    let size = file.size().map_err(StorageError::on("measure", &source))?;
+    let path = free_name(files, &format!("{:020}.log.{}", end.segment, end.position));
+    let copy = files.disk.create(&path).map_err(StorageError::on("create", &path))?;
+    let mut buffer = Vec::new();
+    let mut position = end.position;
+    while position < size {
+        buffer.clear();
+        let len = COPY_BYTES.min((size - position) as usize);
+        let read = file.read_at(position, len, &mut buffer).map_err(StorageError::on("read", &source))?;
+        if read == 0 {
+            break;
+        }
+        let copied = copy.write_at(position - end.position, [&buffer, &[]]);
+        copied.map_err(StorageError::on("write to", &path))?;
+        position += read as u64;
+    }
+    copy.sync_data().map_err(StorageError::on("sync", &path))?;
+    files.sync_names()?;
+    file.set_len(end.position).map_err(StorageError::on("cut", &source))?;
+    file.sync_data().map_err(StorageError::on("sync", &source))?;
+    Ok(SetAside { path, bytes: size - end.position, from_offset: end.offset })
+}
+
+/// Renames the whole file of a segment and removes its indexes.
+pub(super) fn segment(files: &Files, base_offset: i64) -> Result<SetAside, StorageError> {
+    let source = files.path(base_offset, LOG);
+    let bytes = files.disk.len(&source).map_err(StorageError::on("measure", &source))?;
+    let path = free_name(files, &format!("{base_offset:020}.log"));
+    files.rename(&source, &path)?;
+    files.remove(&files.path(base_offset, OFFSET_INDEX))?;
+    files.remove(&files.path(base_offset, TIME_INDEX))?;
+    files.sync_names()?;
+    Ok(SetAside { path, bytes, from_offset: base_offset })
+}
+
+fn free_name(files: &Files, stem: &str) -> PathBuf {
+    let names = (0_u32..).map(|number| match number {
+        0 => files.dir.join(format!("{stem}.{CORRUPT}")),
+        _ => files.dir.join(format!("{stem}.{number}.{CORRUPT}")),
+    });
+    let mut unused = names.filter(|path| files.disk.len(path).is_err());
+    unused.next().expect("a directory has fewer files than there are numbers")
+}

@@ -1,0 +1,199 @@
+//! What of a log is durable, and the work that makes more of it so.
+//!
+//! Invariant: the synced position is contiguous. It only moves to where the log ended when a [`SyncJob`] was made,
+//! after the job synced the names of new files and then every file from the oldest unsynced one on, in order. The
+//! recovery point follows it, but stays before segments whose indexes and snapshot are not durable yet.
+
+use super::files::{Files, LOG, SNAPSHOT};
+use super::segment::SealedSegment;
+use super::{Log, LogPosition, StorageError};
+use crate::disk::File;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(super) struct SyncState {
+    pub(super) synced: LogPosition,
+    /// Sealed segments that no sync has covered since they were last written to, oldest first.
+    unsynced: Vec<(i64, Arc<dyn File>)>,
+    /// Sealed segments whose indexes are in memory only, oldest first.
+    unsaved: VecDeque<Unsaved>,
+    names_changed: u64,
+    names_synced: u64,
+}
+
+/// A rolled segment, and the producers' state at its end.
+#[derive(Clone, Debug)]
+struct Unsaved {
+    segment: Arc<SealedSegment>,
+    snapshot: Arc<(i64, Vec<u8>)>,
+}
+
+/// Files to sync so that a log is durable up to a position.
+#[derive(Debug)]
+pub struct SyncJob {
+    files: Arc<Files>,
+    names: Option<u64>,
+    data: Vec<(i64, Arc<dyn File>)>,
+    up_to: LogPosition,
+}
+
+/// Indexes and snapshots of rolled segments to write.
+#[derive(Debug)]
+pub struct SaveJob {
+    files: Arc<Files>,
+    interval: u32,
+    segments: Vec<Unsaved>,
+}
+
+impl SyncState {
+    /// The state of a log that was just opened or created and is durable up to `synced`.
+    pub(super) fn new(synced: LogPosition) -> Self {
+        Self { synced, unsynced: Vec::new(), unsaved: VecDeque::new(), names_changed: 0, names_synced: 0 }
+    }
+
+    /// Has the next sync cover a file that is sealed now.
+    pub(super) fn leave_unsynced(&mut self, base_offset: i64, file: Arc<dyn File>) {
+        self.unsynced.push((base_offset, file));
+    }
+
+    /// Counts a roll: the new segment has a new name, and the old one's indexes are in memory.
+    pub(super) fn sealed(&mut self, segment: Arc<SealedSegment>, snapshot: (i64, Vec<u8>)) {
+        self.unsaved.push_back(Unsaved { segment, snapshot: Arc::new(snapshot) });
+        self.names_changed += 1;
+    }
+
+    /// Forgets what lay beyond `end`, whose segment is the active one now.
+    pub(super) fn cut(&mut self, end: LogPosition) {
+        self.unsynced.retain(|(base_offset, _)| *base_offset < end.segment);
+        self.unsaved.retain(|unsaved| unsaved.segment.base_offset < end.segment);
+        if self.synced.offset > end.offset {
+            self.synced = end;
+        }
+        self.names_changed += 1;
+    }
+
+    /// Offsets of the snapshots that are not known to be on the disk.
+    pub(super) fn unsaved_snapshots(&self) -> impl Iterator<Item = i64> {
+        self.unsaved.iter().map(|unsaved| unsaved.snapshot.0)
+    }
+
+    pub(super) fn unsaved_snapshot(&self, offset: i64) -> Option<(i64, &[u8])> {
+        let unsaved = self.unsaved.iter().rev().find(|unsaved| unsaved.snapshot.0 <= offset)?;
+        Some((unsaved.snapshot.0, &unsaved.snapshot.1))
+    }
+}
+
+impl Log {
+    /// The position up to which the log is durable.
+    pub fn synced(&self) -> LogPosition {
+        self.sync.synced
+    }
+
+    /// Whether a sync would make more durable.
+    pub fn is_dirty(&self) -> bool {
+        self.sync.synced.offset < self.next_offset
+    }
+
+    /// Everything before this offset is durable, its indexes included: recovery starts here.
+    pub fn recovery_point(&self) -> i64 {
+        let synced = self.sync.synced.offset;
+        self.sync.unsaved.front().map_or(synced, |unsaved| synced.min(unsaved.segment.base_offset))
+    }
+
+    /// The work that makes the log durable up to its present end; `None` if it is. To be run without the lock, one at
+    /// a time, and then given to [`Log::finish_sync`].
+    pub fn begin_sync(&self) -> Option<SyncJob> {
+        if !self.is_dirty() {
+            return None;
+        }
+        let mut data = self.sync.unsynced.clone();
+        if self.active.size > 0 {
+            data.push((self.active.base_offset, self.active.file.clone()));
+        }
+        let names = (self.sync.names_synced < self.sync.names_changed).then_some(self.sync.names_changed);
+        Some(SyncJob { files: self.files.clone(), names, data, up_to: self.end() })
+    }
+
+    /// Takes note that the job was run with success.
+    pub fn finish_sync(&mut self, job: &SyncJob) {
+        // The segment that was active then may have been written to and sealed since.
+        self.sync.unsynced.retain(|(base_offset, _)| *base_offset >= job.up_to.segment);
+        self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
+        self.sync.synced = job.up_to;
+    }
+
+    /// Whether a segment was rolled and its sync and save are still to come.
+    pub fn has_unsaved_roll(&self) -> bool {
+        !self.sync.unsaved.is_empty()
+    }
+
+    /// The work that writes the indexes and snapshots of rolled segments that are synced; `None` if there is none. To
+    /// be run like a [`SyncJob`].
+    pub fn begin_save(&self) -> Option<SaveJob> {
+        let synced = self.sync.synced.offset;
+        let is_synced = |unsaved: &&Unsaved| unsaved.segment.end_offset <= synced;
+        let segments: Vec<_> = self.sync.unsaved.iter().take_while(is_synced).cloned().collect();
+        let interval = self.config.index_interval_bytes;
+        (!segments.is_empty()).then(|| SaveJob { files: self.files.clone(), interval, segments })
+    }
+
+    /// Takes note that the job was run with success.
+    pub fn finish_save(&mut self, job: SaveJob) {
+        for saved in job.segments {
+            self.snapshots.insert(saved.snapshot.0);
+            self.sync.unsaved.retain(|unsaved| unsaved.segment.base_offset != saved.segment.base_offset);
+        }
+    }
+
+    /// Writes what a clean start needs: the indexes of the active segment and the producers' state at the log's end.
+    /// Everything must be synced and saved before.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the log must then not be taken for cleanly closed.
+    pub fn write_closing(&mut self, snapshot: &[u8]) -> Result<(), StorageError> {
+        let base_offset = self.active.base_offset;
+        let (offsets, times) = self.active.index.clone().finish();
+        self.files.replace(&self.files.path(base_offset, super::files::OFFSET_INDEX), &offsets)?;
+        self.files.replace(&self.files.path(base_offset, super::files::TIME_INDEX), &times)?;
+        self.files.replace(&self.files.path(self.next_offset, SNAPSHOT), snapshot)?;
+        self.snapshots.insert(self.next_offset);
+        Ok(())
+    }
+}
+
+impl SyncJob {
+    /// Syncs, waiting for the device.
+    ///
+    /// # Errors
+    /// The first failure; nothing that the job should have made durable may then be counted on.
+    pub fn run(&self) -> Result<(), StorageError> {
+        if self.names.is_some() {
+            self.files.sync_names()?;
+        }
+        for (base_offset, file) in &self.data {
+            file.sync_data()
+                .map_err(|source| StorageError::on("sync", &self.files.path(*base_offset, LOG))(source))?;
+        }
+        Ok(())
+    }
+
+    /// Where the log ended when the job was made.
+    pub fn up_to(&self) -> LogPosition {
+        self.up_to
+    }
+}
+
+impl SaveJob {
+    /// Writes, waiting for the device.
+    ///
+    /// # Errors
+    /// The first failure; the job may be made and run again.
+    pub fn run(&self) -> Result<(), StorageError> {
+        for Unsaved { segment, snapshot } in &self.segments {
+            segment.save_indexes(&self.files, self.interval)?;
+            self.files.replace(&self.files.path(snapshot.0, SNAPSHOT), &snapshot.1)?;
+        }
+        Ok(())
+    }
+}

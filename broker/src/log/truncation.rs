@@ -1,0 +1,195 @@
+//! Cutting off the end of a log.
+//!
+//! A cut takes hold in memory at once; what it has to do on the disk is a list of repairs that is worked off at once if
+//! the disk allows, else before the next append. Invariant: nothing is appended while a repair is pending, so that no
+//! file of the old end can be taken for part of the new one.
+
+use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
+use super::index::{IndexBuilder, Indexed, floor_offset};
+use super::scan::{Check, Scan, Step};
+use super::segment::ActiveSegment;
+use super::{Log, StorageError};
+use crate::disk::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Something left to do on the disk before the log may grow again.
+#[derive(Debug)]
+pub(super) enum Repair {
+    /// The active file may hold bytes beyond the log's end.
+    CutActive,
+    /// A file of what was cut off may still be there.
+    Remove(PathBuf),
+    /// The names removed may come back until the directory is synced.
+    SyncNames,
+}
+
+/// Where a segment is cut.
+struct Cut {
+    position: u64,
+    next_offset: i64,
+}
+
+impl Log {
+    /// Cuts off every batch that holds `offset` or a later one.
+    ///
+    /// # Errors
+    /// [`StorageError`] if what stays cannot be read; the log is then as before. Writes that fail make the log need a
+    /// repair, but the cut holds.
+    pub fn truncate_to(&mut self, offset: i64, now_ms: i64) -> Result<(), StorageError> {
+        if offset >= self.next_offset {
+            return Ok(());
+        }
+        let old_base = self.active.base_offset;
+        let (target, cut, kept) = self.find_segment_to_cut(offset, now_ms)?;
+
+        for dropped in self.sealed.iter().skip(kept).map(|segment| segment.base_offset).chain([old_base]) {
+            let suffixes: &[&str] = if dropped == target.base_offset {
+                &[OFFSET_INDEX, TIME_INDEX]
+            } else {
+                &[LOG, OFFSET_INDEX, TIME_INDEX]
+            };
+            self.repairs
+                .extend(suffixes.iter().map(|suffix| Repair::Remove(self.files.path(dropped, suffix))));
+        }
+        // A snapshot that is not saved yet may have got as far as the disk.
+        let unsaved = self.sync.unsaved_snapshots().filter(|offset| *offset > cut.next_offset);
+        self.snapshots.extend(unsaved);
+        for snapshot in self.snapshots.split_off(&(cut.next_offset + 1)) {
+            self.repairs.push(Repair::Remove(self.files.path(snapshot, SNAPSHOT)));
+        }
+        Arc::make_mut(&mut self.sealed).truncate(kept);
+        self.active = target;
+        self.next_offset = cut.next_offset;
+        self.log_start = self.log_start.min(cut.next_offset);
+        self.sync.cut(self.end());
+        self.repairs.extend([Repair::CutActive, Repair::SyncNames]);
+        if let Err(error) = self.repair() {
+            tracing::warn!(%error, "the end of the log is cut off, but not on the disk yet");
+        }
+        Ok(())
+    }
+
+    /// Whether [`Log::repair`] must succeed before the next append.
+    pub fn needs_repair(&self) -> bool {
+        !self.repairs.is_empty()
+    }
+
+    /// Does on the disk what failed writes and cuts left to do.
+    ///
+    /// # Errors
+    /// The first failure; the rest stays to be done.
+    pub fn repair(&mut self) -> Result<(), StorageError> {
+        while let Some(repair) = self.repairs.first() {
+            match repair {
+                // Not synced here: were that to fail, it would take unsynced batches along that are still good.
+                Repair::CutActive => {
+                    let cut = self.active.file.set_len(self.active.size);
+                    cut.map_err(StorageError::on("cut", &self.active_path()))?;
+                    self.active.was_cut = true;
+                }
+                Repair::Remove(path) => self.files.remove(path)?,
+                Repair::SyncNames => self.files.sync_names()?,
+            }
+            self.repairs.remove(0);
+        }
+        Ok(())
+    }
+
+    /// The segment that is active after the cut, where it is cut, and how many sealed segments come before it.
+    fn find_segment_to_cut(
+        &self,
+        offset: i64,
+        now_ms: i64,
+    ) -> Result<(ActiveSegment, Cut, usize), StorageError> {
+        let interval = self.config.index_interval_bytes;
+        if offset >= self.active.base_offset || self.sealed.is_empty() {
+            let (offsets, times) = (self.active.index.offsets(), self.active.index.times());
+            let parts = (self.active.base_offset, self.active.file.clone(), self.active.size);
+            let (segment, cut) = cut_segment(&self.files, parts, (offsets, times), interval, offset, now_ms)?;
+            return Ok((segment, cut, self.sealed.len()));
+        }
+        let kept = self.sealed.partition_point(|segment| segment.end_offset <= offset);
+        let segment = self.sealed.get(kept).expect("the offset is before the active segment");
+        let content = segment.content(&self.files, interval)?;
+        let parts = (segment.base_offset, content.file.clone(), segment.size);
+        let indexes: (&[u8], &[u8]) = (&content.offsets, &content.times);
+        let (segment, cut) = cut_segment(&self.files, parts, indexes, interval, offset, now_ms)?;
+        Ok((segment, cut, kept))
+    }
+}
+
+/// What remains of a segment (base offset, file, size) with its indexes when it is cut at `offset`.
+fn cut_segment(
+    files: &Files,
+    (base_offset, file, size): (i64, Arc<dyn File>, u64),
+    (offsets, times): (&[u8], &[u8]),
+    interval: u32,
+    offset: i64,
+    now_ms: i64,
+) -> Result<(ActiveSegment, Cut), StorageError> {
+    let path = files.path(base_offset, LOG);
+    let on_read = |source| StorageError::on("read", &path)(source);
+    let relative = u32::try_from(offset.saturating_sub(base_offset)).unwrap_or(0);
+    let floor = floor_offset(offsets, relative).map_or(0, |entry| u64::from(entry.position));
+    let cut = find_cut(&*file, floor..size, base_offset, offset).map_err(on_read)?;
+    let (mut index, from) = IndexBuilder::resume(base_offset, interval, offsets, times, cut.position);
+    add_batches(&*file, from..cut.position, &mut index, cut.next_offset).map_err(on_read)?;
+    let first_timestamp = first_timestamp(&*file, cut.position).map_err(on_read)?;
+    let segment = ActiveSegment {
+        base_offset,
+        file,
+        size: cut.position,
+        index,
+        first_timestamp,
+        created_ms: now_ms,
+        was_cut: true,
+    };
+    Ok((segment, cut))
+}
+
+fn find_cut(file: &dyn File, range: std::ops::Range<u64>, base_offset: i64, offset: i64) -> io::Result<Cut> {
+    let mut scan = Scan::new(file, Check::Headers, range.start, range.end);
+    let mut next_offset = base_offset;
+    loop {
+        match scan.next()? {
+            Step::Batch { position, batch } if batch.last_offset() >= offset => {
+                // Offsets between two batches may be missing; those within a batch go with it.
+                return Ok(Cut { position, next_offset: offset.min(batch.base_offset()).max(next_offset) });
+            }
+            Step::Batch { batch, .. } => next_offset = batch.next_offset(),
+            Step::Invalid { .. } => {
+                scan.skip_damage(next_offset..=i64::MAX)?;
+            }
+            Step::End => return Ok(Cut { position: range.end, next_offset: offset }),
+        }
+    }
+}
+
+/// Adds the batches of a range of a segment to its indexes.
+pub(super) fn add_batches(
+    file: &dyn File,
+    range: std::ops::Range<u64>,
+    index: &mut IndexBuilder,
+    end_offset: i64,
+) -> io::Result<()> {
+    let mut scan = Scan::new(file, Check::Headers, range.start, range.end);
+    loop {
+        match scan.next()? {
+            Step::Batch { position, batch } => index.add(position, Indexed::from(&batch)),
+            Step::Invalid { .. } => {
+                scan.skip_damage(0..=end_offset)?;
+            }
+            Step::End => return Ok(()),
+        }
+    }
+}
+
+/// The largest timestamp of the first batch of a segment of `size` bytes.
+pub(super) fn first_timestamp(file: &dyn File, size: u64) -> io::Result<Option<i64>> {
+    match Scan::new(file, Check::Headers, 0, size).next()? {
+        Step::Batch { batch, .. } => Ok(Some(batch.max_timestamp()).filter(|timestamp| *timestamp >= 0)),
+        Step::Invalid { .. } | Step::End => Ok(None),
+    }
+}

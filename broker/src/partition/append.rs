@@ -1,0 +1,215 @@
+//! Appending: everything that decides whether a batch is stored, and the one place where it is.
+//!
+//! Invariant: offsets, indexes, producers and the flush queue follow every stored batch under the same lock, so that
+//! when [`Partition::append`] returns, later calls see all of it.
+
+use super::durability::DurableMark;
+use super::offsets::Advance;
+use super::producers::Sequenced;
+use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers, snapshot};
+use crate::flush::{FlushMode, is_too_dirty};
+use bytes::Bytes;
+use kappa_protocol::record::{Batch, TimestampType, crc32c};
+
+/// Time after a failure of the disk in which appends are refused without trying, in ms.
+const RETRY_AFTER_MS: i64 = 200;
+
+/// A batch that is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Offset after its last.
+    pub next_offset: i64,
+    /// The timestamp that the broker gave it, in ms; `None` if it kept its producer's.
+    pub log_append_time: Option<i64>,
+    /// First offset of the log.
+    pub log_start: i64,
+    /// Whether it had been stored before, by an earlier try of its producer.
+    pub is_duplicate: bool,
+    /// What to wait for until it is durable.
+    pub mark: DurableMark,
+}
+
+/// What an append asks of the flush queue.
+enum Flush {
+    No,
+    Now,
+    At(i64),
+}
+
+impl Partition {
+    /// Appends one batch as a producer sent it. Under [`FlushMode::Commit`] it is visible once synced, see
+    /// [`Partition::durable`], else at once.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was stored then, except by an earlier try of which this is the duplicate.
+    pub fn append(&self, batch: Bytes) -> Result<Appended, AppendError> {
+        let view = Batch::produced(&batch)?;
+        if view.is_transactional() {
+            return Err(AppendError::Transactional { producer_id: view.producer_id() });
+        }
+        let now_ms = self.env.clock.now_ms();
+        let mut wakers = Wakers::default();
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(AppendError::Closed);
+        }
+        let restamped = check_config(&view, &state.config, now_ms)?;
+        let stored = match &restamped {
+            Some(bytes) => Batch::produced(bytes)?,
+            None => view,
+        };
+        let appended = state.append(&stored, now_ms, &mut wakers)?;
+        let log_append_time = restamped.is_some().then_some(now_ms);
+        let mut flush = Flush::No;
+        if !appended.is_duplicate {
+            let dirty_bytes = self.env.flush.count_dirty(stored.size() as u64);
+            flush = state.flush_after(&stored, now_ms, dirty_bytes);
+        }
+        drop(state);
+        wakers.wake();
+        match flush {
+            Flush::No => {}
+            Flush::Now => self.push_to_queue(),
+            Flush::At(due_ms) => {
+                if let Some(me) = self.me.upgrade() {
+                    self.env.flush.push_at(due_ms, me);
+                }
+            }
+        }
+        Ok(Appended { log_append_time, ..appended })
+    }
+}
+
+impl State {
+    fn append(
+        &mut self,
+        batch: &Batch<'_>,
+        now_ms: i64,
+        wakers: &mut Wakers,
+    ) -> Result<Appended, AppendError> {
+        self.heal(now_ms)?;
+        let log_start = self.offsets.log_start;
+        if let Sequenced::Duplicate(stamp) = self.producers.check(batch)? {
+            let next_offset = stamp.last_offset + 1;
+            return Ok(Appended {
+                base_offset: stamp.base_offset(),
+                next_offset,
+                log_append_time: None,
+                log_start,
+                is_duplicate: true,
+                mark: DurableMark { next_offset, cuts: self.cuts.len() },
+            });
+        }
+        let base_offset = match self.write(batch, now_ms) {
+            Ok(base_offset) => base_offset,
+            Err(error) => {
+                tracing::error!(%error, cause = %error.source, "an append failed, the partition refuses writes");
+                let retry_ms = now_ms.saturating_add(RETRY_AFTER_MS);
+                self.health = Health::Broken { error: error.clone(), retry_ms, cut_pending: false };
+                return Err(error.into());
+            }
+        };
+        if let Health::Broken { .. } = self.health {
+            tracing::info!(base_offset, "an append succeeded again, the partition has healed");
+            self.health = Health::Sound;
+        }
+        self.producers.add(batch, base_offset, now_ms);
+        let next_offset = self.log.next_offset();
+        self.offsets.advance(Advance::Appended { log_end: next_offset });
+        if !self.is_commit() {
+            self.make_safe(self.log.end(), wakers);
+        }
+        let mark = DurableMark { next_offset, cuts: self.cuts.len() };
+        Ok(Appended { base_offset, next_offset, log_append_time: None, log_start, is_duplicate: false, mark })
+    }
+
+    fn write(&mut self, batch: &Batch<'_>, now_ms: i64) -> Result<i64, crate::log::StorageError> {
+        if self.log.needs_roll(batch, now_ms) {
+            self.log.roll(now_ms, snapshot::encode(&self.producers))?;
+        }
+        self.log.append(batch)
+    }
+
+    /// Makes a broken partition ready for an append, if it is time to try.
+    fn heal(&mut self, now_ms: i64) -> Result<(), AppendError> {
+        if let Health::Broken { error, retry_ms, .. } = &mut self.health {
+            if now_ms < *retry_ms {
+                return Err(error.clone().into());
+            }
+            *retry_ms = now_ms.saturating_add(RETRY_AFTER_MS);
+        }
+        if let Health::Broken { cut_pending: true, .. } = self.health {
+            self.cut_back(now_ms)?;
+        }
+        if self.log.needs_repair() {
+            self.log.repair()?;
+        }
+        Ok(())
+    }
+
+    /// What the flush policy wants after an append, with so many dirty bytes in all partitions together.
+    fn flush_after(&mut self, batch: &Batch<'_>, now_ms: i64, dirty_bytes: u64) -> Flush {
+        let policy = self.config.flush;
+        let flush = &mut self.flush;
+        flush.unsynced_records += i64::from(batch.count());
+        flush.unsynced_bytes += batch.size() as u64;
+        let is_due = policy.mode() == FlushMode::Commit
+            || flush.unsynced_records >= policy.messages
+            || is_too_dirty(flush.unsynced_bytes, dirty_bytes)
+            || self.log.has_unsaved_roll();
+        if is_due {
+            return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };
+        }
+        match policy.interval_ms() {
+            Some(interval_ms) if !std::mem::replace(&mut flush.is_timed, true) => {
+                Flush::At(now_ms.saturating_add(interval_ms))
+            }
+            _ => Flush::No,
+        }
+    }
+}
+
+/// Checks a batch against the topic's settings. Returns it with the broker's time in it if they ask for that.
+fn check_config(
+    batch: &Batch<'_>,
+    config: &PartitionConfig,
+    now_ms: i64,
+) -> Result<Option<Vec<u8>>, AppendError> {
+    let size = batch.size();
+    if size > config.max_message_bytes {
+        return Err(AppendError::TooLarge { size, max: config.max_message_bytes });
+    }
+    let segment_bytes = config.log.segment_bytes;
+    if size as u64 > u64::from(segment_bytes) {
+        return Err(AppendError::LargerThanSegment { size, segment_bytes });
+    }
+    if config.timestamp_type == TimestampType::LogAppendTime {
+        return Ok(Some(restamp(batch, now_ms)));
+    }
+    if batch.timestamp_type() == TimestampType::LogAppendTime {
+        return Err(AppendError::TimestampType);
+    }
+    // The header has the first and the largest timestamp; the records are not looked into for the others.
+    for timestamp in [batch.base_timestamp(), batch.max_timestamp()] {
+        let is_early = now_ms.saturating_sub(timestamp) > config.timestamp_before_max_ms;
+        let is_late = timestamp.saturating_sub(now_ms) > config.timestamp_after_max_ms;
+        if timestamp >= 0 && (is_early || is_late) {
+            return Err(AppendError::Timestamp { timestamp, now_ms });
+        }
+    }
+    Ok(None)
+}
+
+/// A copy of the batch with `now_ms` as the timestamp of all its records.
+#[expect(clippy::indexing_slicing, reason = "a checked batch has a whole header")]
+fn restamp(batch: &Batch<'_>, now_ms: i64) -> Vec<u8> {
+    const LOG_APPEND_TIME: i16 = 0x08;
+    let mut bytes = batch.bytes().to_vec();
+    bytes[21..23].copy_from_slice(&(batch.attributes() | LOG_APPEND_TIME).to_be_bytes());
+    bytes[35..43].copy_from_slice(&now_ms.to_be_bytes());
+    let crc = crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}

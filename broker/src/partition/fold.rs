@@ -1,0 +1,129 @@
+//! A state that is a fold of a partition's log: the one way by which an internal topic becomes memory.
+//!
+//! Whoever asks for the state first applies what has become safe since, in the order of the log, under the fold's own
+//! lock. Invariants: the state shows exactly the batches below the high watermark, so nothing is seen before it is
+//! durable; the same code runs at the start and later, so dropping the state and replaying gives the same one.
+//! It knows neither what the records mean nor who asks.
+
+use super::{IsolationLevel, Offsets, Partition, ReadError, ReadRequest};
+use kappa_protocol::record::{Batch, BatchError};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What folds batches: they come once each, in the order of their offsets.
+pub trait FoldState {
+    /// Why a batch makes no sense.
+    type Error: std::error::Error;
+
+    /// Takes in a batch, control batches included.
+    ///
+    /// # Errors
+    /// If it makes no sense; it is not given again then.
+    fn apply(&mut self, batch: &Batch<'_>) -> Result<(), Self::Error>;
+}
+
+/// Why a fold cannot show its state.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError<E: std::error::Error> {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log holds something that is no batch.
+    #[error("the batch at offset {offset} is damaged")]
+    Batch {
+        /// Where it should be.
+        offset: i64,
+        /// What is wrong with it.
+        #[source]
+        source: BatchError,
+    },
+    /// A batch makes no sense to the state.
+    #[error("the batch before offset {next_offset} cannot be applied")]
+    State {
+        /// Offset after the batch.
+        next_offset: i64,
+        /// What the state said.
+        #[source]
+        source: E,
+    },
+}
+
+/// A partition and the state that its batches make.
+#[derive(Debug)]
+pub struct Fold<S> {
+    partition: Arc<Partition>,
+    folded: Mutex<Folded<S>>,
+}
+
+#[derive(Debug)]
+struct Folded<S> {
+    state: S,
+    /// Offset of the next batch to apply.
+    next_offset: i64,
+}
+
+impl<S: FoldState> Fold<S> {
+    /// A fold that has applied nothing yet; `state` is the empty one.
+    pub fn new(partition: Arc<Partition>, state: S) -> Self {
+        Self { partition, folded: Mutex::new(Folded { state, next_offset: 0 }) }
+    }
+
+    /// The partition whose log is folded.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
+    /// Applies what has become safe and looks at the state. Asking again costs little when nothing is new.
+    ///
+    /// # Errors
+    /// [`FoldError`]; the closure was not called.
+    pub fn with<R>(&self, look: impl FnOnce(&S) -> R) -> Result<R, FoldError<S::Error>> {
+        self.with_mut(|state| look(state))
+    }
+
+    /// Like [`Fold::with`], for what the state keeps beside the fold, such as caches. What batches decide must be
+    /// changed by batches alone.
+    ///
+    /// # Errors
+    /// [`FoldError`]; the closure was not called.
+    pub fn with_mut<R>(&self, look: impl FnOnce(&mut S) -> R) -> Result<R, FoldError<S::Error>> {
+        let mut folded = self.folded.lock();
+        let offsets = self.partition.offsets();
+        if folded.next_offset < offsets.high_watermark {
+            folded.catch_up(&self.partition, offsets)?;
+        }
+        Ok(look(&mut folded.state))
+    }
+}
+
+impl<S: FoldState> Folded<S> {
+    fn catch_up(&mut self, partition: &Partition, offsets: Offsets) -> Result<(), FoldError<S::Error>> {
+        while self.next_offset < offsets.high_watermark {
+            let request = ReadRequest {
+                offset: self.next_offset.max(offsets.log_start),
+                max_bytes: READ_BYTES,
+                at_least_one: true,
+                isolation: IsolationLevel::ReadUncommitted,
+            };
+            let read = partition.read(request)?;
+            let mut rest = &*read.records;
+            if rest.is_empty() {
+                // The last offsets have no records any more.
+                self.next_offset = offsets.high_watermark;
+            }
+            while !rest.is_empty() {
+                let offset = self.next_offset;
+                let (batch, after) =
+                    Batch::stored(rest).map_err(|source| FoldError::Batch { offset, source })?;
+                rest = after;
+                let next_offset = batch.next_offset();
+                self.next_offset = next_offset;
+                self.state.apply(&batch).map_err(|source| FoldError::State { next_offset, source })?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! What a partition needs now and then, and at its end: retention, deletion of records, closing, removal.
+//!
+//! Invariant: none of it runs on the path of a produce or a fetch, and after [`Partition::close`] nothing changes the
+//! directory any more.
+
+use super::offsets::Advance;
+use super::{DeleteRecordsError, Health, Partition, State, Wakers, snapshot};
+use crate::log::{StorageError, remove_directory};
+use std::io;
+
+/// What maintenance did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintenance {
+    /// Segments that retention deleted.
+    pub deleted_segments: usize,
+}
+
+impl Partition {
+    /// Applies retention, removes what was deleted a while ago, forgets idle producers, closes idle files, and
+    /// finishes rolls that failed to. May wait for the disk.
+    ///
+    /// # Errors
+    /// The first [`StorageError`]; the rest is done the next time.
+    pub fn maintain(&self) -> Result<Maintenance, StorageError> {
+        let _one_at_a_time = self.syncing.lock();
+        let now_ms = self.env.clock.now_ms();
+        if self.state.lock().is_closed {
+            return Ok(Maintenance::default());
+        }
+        self.save()?;
+        let search = {
+            let state = self.state.lock();
+            state.log.deletion_search(state.offsets.high_watermark)
+        };
+        let count = search.run(now_ms);
+        drop(search);
+        let mut state = self.state.lock();
+        let expiration_ms = state.config.producer_id_expiration_ms;
+        state.producers.expire(now_ms.saturating_sub(expiration_ms));
+        state.log.let_go_idle();
+        let deleted_segments = state.delete_oldest(count, now_ms)?;
+        state.log.remove_doomed(now_ms)?;
+        Ok(Maintenance { deleted_segments })
+    }
+
+    /// Deletes the records before `before`, or all that are visible for -1. Returns the log start.
+    ///
+    /// # Errors
+    /// [`DeleteRecordsError`].
+    pub fn delete_records(&self, before: i64) -> Result<i64, DeleteRecordsError> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(DeleteRecordsError::Closed);
+        }
+        let high_watermark = state.offsets.high_watermark;
+        let before = if before == -1 { high_watermark } else { before };
+        if before < 0 || before > high_watermark {
+            return Err(DeleteRecordsError::OutOfRange { offset: before, high_watermark });
+        }
+        state.log.advance_start(before);
+        state.offsets.advance(Advance::Trimmed { log_start: before });
+        Ok(state.offsets.log_start)
+    }
+
+    /// Syncs everything and leaves the directory as a clean start expects it. Later calls are refused as closed.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the data directory must then not be marked clean.
+    pub fn close(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = self.syncing.lock();
+        let now_ms = self.env.clock.now_ms();
+        let begun = {
+            let mut state = self.state.lock();
+            if state.is_closed {
+                return Ok(());
+            }
+            state.is_closed = true;
+            state.begin_sync(now_ms)
+        };
+        let result = begun.and_then(|begun| self.sync_and_save(begun, now_ms));
+        let mut wakers = Wakers::default();
+        let mut state = self.state.lock();
+        let result = result.and_then(|()| state.finish_closing());
+        state.waiting_for_sync.all(&mut wakers);
+        state.waiting_for_records.all(&mut wakers);
+        drop(state);
+        wakers.wake();
+        result
+    }
+
+    /// Closes the partition and removes its directory, first by a name that is durable and no partition's; `unique`
+    /// is part of it.
+    ///
+    /// # Errors
+    /// [`StorageError`]; what is left of the directory can be removed later.
+    pub fn delete(&self, unique: &str) -> Result<(), StorageError> {
+        let _one_at_a_time = self.syncing.lock();
+        let mut wakers = Wakers::default();
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        let bytes = std::mem::take(&mut state.flush.unsynced_bytes);
+        state.waiting_for_sync.all(&mut wakers);
+        state.waiting_for_records.all(&mut wakers);
+        drop(state);
+        self.env.flush.count_clean(bytes);
+        wakers.wake();
+        remove_directory(&*self.env.disk, &self.directory, unique)
+    }
+}
+
+impl State {
+    fn delete_oldest(&mut self, count: usize, now_ms: i64) -> Result<usize, StorageError> {
+        if count == 0 {
+            return Ok(0);
+        }
+        if count == self.log.segment_count() && self.log.synced() == self.log.end() {
+            // Even the active segment has had its time: what comes next goes into a new one.
+            self.log.roll(now_ms, snapshot::encode(&self.producers))?;
+        }
+        let deleted = self.log.delete_oldest(count, now_ms);
+        self.offsets.advance(Advance::Trimmed { log_start: self.log.log_start() });
+        deleted
+    }
+
+    fn finish_closing(&mut self) -> Result<(), StorageError> {
+        if let Health::Broken { error, cut_pending: true, .. } = &self.health {
+            return Err(error.clone());
+        }
+        if self.log.needs_repair() {
+            self.log.repair()?;
+        }
+        if self.log.is_dirty() {
+            let cause = io::Error::other("a sync failed");
+            return Err(StorageError::on("close", self.log.directory())(cause));
+        }
+        self.log.write_closing(&snapshot::encode(&self.producers))
+    }
+}

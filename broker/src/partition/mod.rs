@@ -1,0 +1,284 @@
+//! A partition: the only owner of a [`Log`], its producers' state, its offsets, and those who wait for them.
+//!
+//! One lock guards all of it and is held for a write to the page cache at most; syncs, reads and searches run without.
+//! Invariants: `log_start <= high_watermark <= log_end`; under [`crate::flush::FlushMode::Commit`] the high watermark is
+//! the synced offset, so nothing that was seen can vanish; the producers' state is that of the log's end. A failed
+//! sync is answered and cut off, never retried; a partition whose disk fails refuses writes and heals by itself.
+//! It knows no topics, clients, requests or runtimes.
+
+mod append;
+mod config;
+mod durability;
+mod error;
+mod fold;
+mod maintenance;
+mod offsets;
+mod producers;
+mod read;
+mod snapshot;
+mod waiters;
+
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::flush::{FlushMode, FlushQueue};
+use crate::log::{Log, LogPosition, Opening, Positions, RecoveryReport, StorageError};
+use parking_lot::Mutex;
+use producers::Producers;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use uuid::Uuid;
+use waiters::{Waiters, Wakers};
+
+pub use append::Appended;
+pub use config::PartitionConfig;
+pub use durability::{Durable, DurableMark};
+pub use error::{AppendError, DeleteRecordsError, ReadError};
+pub use fold::{Fold, FoldError, FoldState};
+pub use maintenance::Maintenance;
+pub use offsets::Offsets;
+pub use producers::{ProducerError, ProducerSummary};
+pub use read::{IsolationLevel, ReadRequest, ReadResult, VisiblePast};
+
+/// What all partitions of a broker share.
+#[derive(Clone, Debug)]
+pub struct PartitionEnv {
+    /// Where their files are.
+    pub disk: Arc<dyn Disk>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where they wait to be synced.
+    pub flush: Arc<FlushQueue>,
+}
+
+/// One partition of a topic.
+#[derive(Debug)]
+pub struct Partition {
+    env: PartitionEnv,
+    directory: PathBuf,
+    topic_id: Option<Uuid>,
+    state: Mutex<State>,
+    /// Held for a sync and what belongs to it: there is one at a time.
+    syncing: Mutex<()>,
+    me: Weak<Partition>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    config: PartitionConfig,
+    offsets: Offsets,
+    /// Where the high watermark lies in the log.
+    high_watermark: LogPosition,
+    producers: Producers,
+    health: Health,
+    flush: FlushState,
+    /// Offsets that the log was cut to by failed syncs, in order.
+    cuts: Vec<i64>,
+    waiting_for_sync: Waiters,
+    waiting_for_records: Waiters,
+    is_closed: bool,
+}
+
+/// Whether the disk lets the partition work.
+#[derive(Debug)]
+enum Health {
+    Sound,
+    Broken {
+        error: StorageError,
+        /// When the next append tries again, in ms.
+        retry_ms: i64,
+        /// Whether log and producers must still be cut back to the synced offset.
+        cut_pending: bool,
+    },
+}
+
+/// What the flush queue has of the partition, and why it should have it.
+#[derive(Debug, Default)]
+struct FlushState {
+    is_queued: bool,
+    is_timed: bool,
+    unsynced_records: i64,
+    unsynced_bytes: u64,
+}
+
+impl Partition {
+    /// Opens the partition in `directory`, which is created if it is missing, and gives it `topic_id` if it has none.
+    /// It is recovered first unless `opening` says that it was closed cleanly.
+    ///
+    /// # Errors
+    /// [`StorageError`]. Damage is no error but reported.
+    pub fn open(
+        env: &PartitionEnv,
+        directory: PathBuf,
+        topic_id: Option<Uuid>,
+        config: PartitionConfig,
+        opening: Opening,
+    ) -> Result<(Arc<Self>, RecoveryReport), StorageError> {
+        let now_ms = env.clock.now_ms();
+        let (log, report) =
+            Log::open(env.disk.clone(), directory.clone(), topic_id, config.log.clone(), opening, now_ms)?;
+        let producers = load_producers(&log, now_ms)?;
+        let state = State {
+            offsets: Offsets::opened(log.log_start(), log.next_offset()),
+            high_watermark: log.end(),
+            config,
+            producers,
+            health: Health::Sound,
+            flush: FlushState::default(),
+            cuts: Vec::new(),
+            waiting_for_sync: Waiters::default(),
+            waiting_for_records: Waiters::default(),
+            is_closed: false,
+            log,
+        };
+        let partition = Arc::new_cyclic(|me| Self {
+            env: env.clone(),
+            directory,
+            topic_id: state.log.topic_id(),
+            state: Mutex::new(state),
+            syncing: Mutex::new(()),
+            me: me.clone(),
+        });
+        Ok((partition, report))
+    }
+
+    /// Whether it was closed or deleted: it will not change any more.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
+    /// The offsets that bound what may be read.
+    pub fn offsets(&self) -> Offsets {
+        self.state.lock().offsets
+    }
+
+    /// What the checkpoints of the data directory say of the partition.
+    pub fn positions(&self) -> Positions {
+        let state = self.state.lock();
+        Positions { recovery_point: state.log.recovery_point(), log_start: state.offsets.log_start }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> PartitionConfig {
+        self.state.lock().config.clone()
+    }
+
+    /// Takes other settings; they hold from the next append on.
+    pub fn reconfigure(&self, config: PartitionConfig) {
+        let mut wakers = Wakers::default();
+        let mut state = self.state.lock();
+        state.log.reconfigure(config.log.clone());
+        state.config = config;
+        if !state.is_commit() {
+            let end = state.log.end();
+            state.make_safe(end, &mut wakers);
+        }
+        drop(state);
+        wakers.wake();
+        // A stricter flush policy covers what a laxer one left unsynced.
+        self.enqueue();
+    }
+
+    /// The epoch that batches are appended under.
+    pub fn leader_epoch(&self) -> i32 {
+        self.state.lock().log.leader_epoch()
+    }
+
+    /// The largest epoch that is at most `epoch`, and the offset after its last record; `None` if there is none.
+    pub fn epoch_end(&self, epoch: i32) -> Option<(i32, i64)> {
+        self.state.lock().log.epoch_end(epoch)
+    }
+
+    /// Id of the topic that the directory belongs to.
+    pub fn topic_id(&self) -> Option<Uuid> {
+        self.topic_id
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
+    /// Bytes of batches in the log.
+    pub fn size_bytes(&self) -> u64 {
+        self.state.lock().log.size()
+    }
+
+    /// Number of segments.
+    pub fn segment_count(&self) -> usize {
+        self.state.lock().log.segment_count()
+    }
+
+    /// Whether the disk failed and no append has succeeded since.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.state.lock().health, Health::Broken { .. })
+    }
+
+    /// Those who wait, for the sync and for records.
+    pub fn waiter_counts(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.waiting_for_sync.len(), state.waiting_for_records.len())
+    }
+
+    /// The idempotent producers that the partition knows, in no particular order.
+    pub fn producers(&self) -> Vec<ProducerSummary> {
+        self.state.lock().producers.summaries()
+    }
+
+    /// The producers' state as a snapshot has it: equal bytes are equal states.
+    pub fn producer_snapshot(&self) -> Vec<u8> {
+        snapshot::encode(&self.state.lock().producers)
+    }
+
+    /// Has the partition synced soon if there is something to sync and it does not wait for that already.
+    fn enqueue(&self) {
+        let mut state = self.state.lock();
+        if state.log.is_dirty() && !std::mem::replace(&mut state.flush.is_queued, true) {
+            drop(state);
+            self.push_to_queue();
+        }
+    }
+
+    fn push_to_queue(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.env.flush.push(me);
+        }
+    }
+}
+
+impl State {
+    /// Whether only what is synced is safe.
+    fn is_commit(&self) -> bool {
+        self.config.flush.mode() == FlushMode::Commit
+    }
+
+    /// Moves the high watermark to `position` and takes the wakers of those who waited for that.
+    fn make_safe(&mut self, position: LogPosition, wakers: &mut Wakers) {
+        if position.offset > self.offsets.high_watermark {
+            self.offsets.advance(offsets::Advance::Safe { high_watermark: position.offset });
+            self.high_watermark = position;
+            self.waiting_for_records.reached(position.offset, wakers);
+        }
+    }
+}
+
+/// The producers as of the log's end: from the newest snapshot that can be used, and the batches behind it.
+fn load_producers(log: &Log, now_ms: i64) -> Result<Producers, StorageError> {
+    let (mut producers, mut from) = (Producers::default(), 0);
+    let mut before = log.next_offset();
+    while let Some((offset, bytes)) = log.snapshot_before(before) {
+        if let Some(decoded) = snapshot::decode(&bytes, now_ms) {
+            (producers, from) = (decoded, offset);
+            break;
+        }
+        tracing::warn!(directory = %log.directory().display(), offset, "a producer snapshot is damaged");
+        before = offset - 1;
+    }
+    if from < log.next_offset() {
+        log.replay(from, |batch| producers.add(batch, batch.base_offset(), now_ms))?;
+    }
+    Ok(producers)
+}
+
+#[cfg(test)]
+mod tests;

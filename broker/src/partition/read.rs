@@ -1,0 +1,187 @@
+//! Reading what is visible, and waiting for more of it to be.
+//!
+//! Invariant: nothing at or after the high watermark is ever returned. The lock is held to plan a read, not for the
+//! read; if a failed sync cut the log meanwhile, the read is planned again.
+
+use super::waiters::WaiterId;
+use super::{Offsets, Partition, ReadError};
+use crate::log::{ReadLimit, ReadPlan, Slice, SliceError, TimestampSearch, TimestampedOffset};
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Whether records of open transactions are visible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IsolationLevel {
+    /// All records below the high watermark.
+    #[default]
+    ReadUncommitted,
+    /// Those below the last stable offset.
+    ReadCommitted,
+}
+
+/// What to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// First wanted offset; the batch that contains it comes whole.
+    pub offset: i64,
+    /// Bytes of batches at most.
+    pub max_bytes: usize,
+    /// Whether the first batch comes even if it is larger.
+    pub at_least_one: bool,
+    /// Which records are visible.
+    pub isolation: IsolationLevel,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct ReadResult {
+    /// Whole batches; empty if nothing is visible at the offset, or the first batch is over the limit.
+    pub records: Bytes,
+    /// The partition's offsets when the read was planned.
+    pub offsets: Offsets,
+}
+
+/// A read as planned under the lock.
+struct Planned {
+    /// `None` if nothing is visible at the offset.
+    plan: Option<ReadPlan>,
+    offsets: Offsets,
+    cuts: usize,
+}
+
+impl Partition {
+    /// Reads, waiting for the disk where it must.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read(&self, request: ReadRequest) -> Result<ReadResult, ReadError> {
+        let result = self.read_with(request, |plan, limit| plan.read(limit).map(Some))?;
+        Ok(result.expect("a read that may wait comes to an end"))
+    }
+
+    /// Reads if that does not wait for the disk; `None` if it would, then [`Partition::read`] is to be called where
+    /// waiting hurts nobody.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn try_read(&self, request: ReadRequest) -> Result<Option<ReadResult>, ReadError> {
+        self.read_with(request, ReadPlan::try_read)
+    }
+
+    fn read_with(
+        &self,
+        request: ReadRequest,
+        read: impl Fn(&ReadPlan, ReadLimit) -> Result<Option<Slice>, SliceError>,
+    ) -> Result<Option<ReadResult>, ReadError> {
+        let limit = ReadLimit { max_bytes: request.max_bytes, at_least_one: request.at_least_one };
+        let mut offset = request.offset;
+        loop {
+            let Planned { plan, offsets, cuts } = self.plan_read(offset)?;
+            let Some(plan) = plan else {
+                return Ok(Some(ReadResult { records: Bytes::new(), offsets }));
+            };
+            let slice = match read(&plan, limit) {
+                Ok(Some(slice)) => slice,
+                Ok(None) => return Ok(None),
+                // The segment may have been deleted since; the plan then says that the offset is out of range.
+                Err(SliceError::Storage(error)) if error.is_not_found() && self.offsets() != offsets => {
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            match slice {
+                _ if self.state.lock().cuts.len() != cuts => {}
+                Slice::Batches(records) => return Ok(Some(ReadResult { records, offsets })),
+                Slice::Beyond(next) => offset = next.max(offset + 1),
+            }
+        }
+    }
+
+    fn plan_read(&self, offset: i64) -> Result<Planned, ReadError> {
+        let state = self.state.lock();
+        if state.is_closed {
+            return Err(ReadError::Closed);
+        }
+        let offsets = state.offsets;
+        let (log_start, log_end) = (offsets.log_start, offsets.log_end);
+        if offset < log_start || offset > log_end {
+            return Err(ReadError::OutOfRange { offset, log_start, log_end });
+        }
+        let plan = state.log.plan_read(offset, state.high_watermark);
+        Ok(Planned { plan, offsets, cuts: state.cuts.len() })
+    }
+
+    /// Bytes that are visible at and after `offset`, as far as its segment shows; a little more than there are, and
+    /// [`usize::MAX`] if the disk would have to be asked.
+    pub fn readable_bytes(&self, offset: i64) -> usize {
+        match self.plan_read(offset) {
+            Ok(Planned { plan: Some(plan), .. }) => {
+                plan.bytes_ahead().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The first visible record whose timestamp is `timestamp` or later. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampedOffset>, ReadError> {
+        Ok(self.timestamp_search()?.first_at(timestamp)?)
+    }
+
+    /// The first visible record that has the largest timestamp. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn max_timestamp_offset(&self) -> Result<Option<TimestampedOffset>, ReadError> {
+        Ok(self.timestamp_search()?.latest()?)
+    }
+
+    fn timestamp_search(&self) -> Result<TimestampSearch, ReadError> {
+        let state = self.state.lock();
+        if state.is_closed {
+            return Err(ReadError::Closed);
+        }
+        Ok(state.log.timestamp_search(state.high_watermark))
+    }
+
+    /// Waits until there is a visible record at or after `offset`, or the partition is closed.
+    pub fn visible_past(self: &Arc<Self>, offset: i64) -> VisiblePast {
+        VisiblePast { partition: self.clone(), offset, waiter: None }
+    }
+}
+
+/// Resolves when a record at or after an offset is visible, or the partition is closed. Dropping it waits no longer.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless polled"]
+pub struct VisiblePast {
+    partition: Arc<Partition>,
+    offset: i64,
+    waiter: Option<WaiterId>,
+}
+
+impl Future for VisiblePast {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let mut state = this.partition.state.lock();
+        if state.offsets.high_watermark > this.offset || state.is_closed {
+            return Poll::Ready(());
+        }
+        this.waiter = Some(state.waiting_for_records.register(this.offset + 1, this.waiter, cx.waker()));
+        Poll::Pending
+    }
+}
+
+impl Drop for VisiblePast {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.partition.state.lock().waiting_for_records.deregister(waiter);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Changes of the catalog, one after the other: check, record durably, act, show.
+//!
+//! Owns the catalog topic and the thread that alone writes to it. Invariants: a record is durable before its
+//! directories exist, directories exist before a topic is shown, and a deletion's record is durable before any byte
+//! goes. A change that fails before its record is durable has changed nothing.
+
+use super::error::TopicError;
+use super::name::TopicName;
+use super::partition_config::partition_config;
+use super::record::{BrokerEntry, CatalogRecord, ProducerIdsEntry, TopicEntry};
+use super::registry::{Partitions, Registry, Topic, is_internal};
+use super::state::CatalogState;
+use crate::config::{BrokerLayers, Overrides, Settings};
+use crate::log::Opening;
+use crate::partition::{Fold, Partition, PartitionEnv};
+use arc_swap::ArcSwap;
+use kappa_protocol::record::{BatchBuilder, BatchOptions};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Producer ids reserved by one record.
+const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// A topic to be created.
+#[derive(Clone, Debug)]
+pub(crate) struct NewTopic {
+    /// Its name, not yet checked.
+    pub(crate) name: String,
+    /// Its partitions; `None` is the broker's default.
+    pub(crate) partitions: Option<i32>,
+    /// Its own settings, not yet checked.
+    pub(crate) configs: Vec<(String, String)>,
+}
+
+/// Whose settings are changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ConfigOwner {
+    /// A topic, by name.
+    Topic(String),
+    /// A broker by its number, or all (`None`).
+    Broker(Option<i32>),
+}
+
+/// What several changes of a request came to, each by itself.
+pub(crate) type Outcomes<T> = Vec<Result<T, TopicError>>;
+
+/// What the catalog's worker works on.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(super) registry: Arc<Registry>,
+    pub(super) layers: Arc<ArcSwap<BrokerLayers>>,
+    pub(super) producer_ids: Arc<Mutex<std::ops::Range<i64>>>,
+    pub(super) settings: Settings,
+    pub(super) env: PartitionEnv,
+    pub(super) data_dir: PathBuf,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) log: Arc<Partition>,
+    pub(super) fold: Fold<CatalogState>,
+}
+
+impl Catalog {
+    /// Reads the folded state.
+    pub(crate) fn state<R>(&self, read: impl FnOnce(&CatalogState) -> R) -> Result<R, TopicError> {
+        self.fold.with(read).map_err(TopicError::storage)
+    }
+
+    /// Appends records as one batch, atomically, and waits until they are on disk.
+    fn write(&self, records: &[CatalogRecord]) -> Result<(), TopicError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let now_ms = self.env.clock.now_ms();
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        for record in records {
+            let (key, value) = (record.key(), record.value());
+            batch.push(now_ms, Some(key.as_bytes()), value.as_deref(), std::iter::empty());
+        }
+        let appended = self.log.append(batch.finish(0)).map_err(TopicError::storage)?;
+        self.runtime.block_on(self.log.synced(appended.mark)).map_err(TopicError::storage)
+    }
+
+    /// Creates topics. With `validate_only` it only says whether it could.
+    pub(crate) fn create_topics(&self, topics: &[NewTopic], validate_only: bool) -> Outcomes<Arc<Topic>> {
+        let checked = match self.state(|state| self.check_new(state, topics)) {
+            Ok(checked) => checked,
+            Err(error) => return topics.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let records: Vec<CatalogRecord> = checked.iter().flatten().cloned().collect();
+        let written = if validate_only { Ok(()) } else { self.write(&records) };
+        checked
+            .into_iter()
+            .map(|record| {
+                written.clone()?;
+                match record? {
+                    CatalogRecord::Topic(id, entry) if validate_only => Ok(unrooted(id, entry)),
+                    CatalogRecord::Topic(id, entry) => self.materialize(id, &entry),
+                    _ => unreachable!("only topics were checked"),
+                }
+            })
+            .collect()
+    }
+
+    fn check_new(&self, state: &CatalogState, topics: &[NewTopic]) -> Vec<Result<CatalogRecord, TopicError>> {
+        let mut added: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        let mut partitions = state.partitions();
+        topics
+            .iter()
+            .map(|topic| {
+                let name = TopicName::new(&topic.name)?;
+                let key = TopicName::collision_key(&topic.name);
+                let other = state.name_like(&topic.name).or(added.get(&key).map(|name| &**name));
+                match other {
+                    Some(other) if other == topic.name => return Err(TopicError::Exists(name.shared())),
+                    Some(other) => {
+                        return Err(TopicError::Collision {
+                            name: topic.name.clone(),
+                            existing: other.into(),
+                        });
+                    }
+                    None => {}
+                }
+                let count = topic.partitions.unwrap_or(self.settings.partitions_default);
+                self.check_partitions(count, count, partitions)?;
+                let mut configs = Overrides::new();
+                for (name, value) in &topic.configs {
+                    crate::config::set_topic(&mut configs, name, value)?;
+                }
+                partitions += i64::from(count);
+                added.insert(key, name.shared());
+                Ok(CatalogRecord::Topic(
+                    Uuid::new_v4(),
+                    TopicEntry { name: topic.name.clone(), partitions: count, configs },
+                ))
+            })
+            .collect()
+    }
+
+    fn check_partitions(&self, count: i32, more: i32, existing: i64) -> Result<(), TopicError> {
+        let (max, broker_max) = (self.settings.partitions_max_per_topic, self.settings.partitions_max);
+        if !(1..=max).contains(&count) {
+            return Err(TopicError::Partitions { partitions: count, max });
+        }
+        if existing + i64::from(more) > i64::from(broker_max) {
+            let existing = i32::try_from(existing).unwrap_or(i32::MAX);
+            return Err(TopicError::BrokerFull { asked: more, existing, max: broker_max });
+        }
+        Ok(())
+    }
+
+    /// Makes the directories of a recorded topic and shows it.
+    fn materialize(&self, id: Uuid, entry: &TopicEntry) -> Result<Arc<Topic>, TopicError> {
+        let partitions = (0..entry.partitions).map(|index| self.create_partition(id, entry, index)).collect();
+        let partitions: Partitions = match partitions {
+            Ok(partitions) => partitions,
+            Err(error) => {
+                // What was recorded is taken back; where even that fails, the next start makes the directories.
+                let _ = self.write(&[CatalogRecord::TopicDeleted(id)]);
+                return Err(error);
+            }
+        };
+        let topic = Topic::new(id, entry.name.as_str().into(), partitions, entry.configs.clone());
+        self.registry.insert(topic.clone());
+        tracing::info!(topic = %topic.name, partitions = entry.partitions, "topic created");
+        Ok(topic)
+    }
+
+    fn create_partition(
+        &self,
+        id: Uuid,
+        entry: &TopicEntry,
+        index: i32,
+    ) -> Result<Arc<Partition>, TopicError> {
+        let config = partition_config(&entry.name, &entry.configs, &self.layers.load());
+        let dir = self.data_dir.join(format!("{}-{index}", entry.name));
+        let opened = Partition::open(&self.env, dir, Some(id), config, Opening::default());
+        opened.map(|(partition, _)| partition).map_err(TopicError::storage)
+    }
+
+    /// The internal topic of this name, created if it does not exist.
+    pub(super) fn ensure(
+        &self,
+        name: &str,
+        partitions: i32,
+        configs: Vec<(String, String)>,
+    ) -> Result<Arc<Topic>, TopicError> {
+        if let Some(topic) = self.registry.topic(name) {
+            return Ok(topic);
+        }
+        let topic = NewTopic { name: name.into(), partitions: Some(partitions), configs };
+        let created = self.create_topics(&[topic], false).into_iter().next();
+        created.unwrap_or(Err(TopicError::Stopping))
+    }
+
+    /// Deletes topics: their records first, then their directories.
+    pub(crate) fn delete_topics(&self, ids: &[Uuid]) -> Outcomes<Arc<Topic>> {
+        let found: Outcomes<Arc<Topic>> = ids.iter().map(|id| self.deletable(*id)).collect();
+        let unique: BTreeSet<Uuid> = found.iter().flatten().map(|topic| topic.id).collect();
+        let records: Vec<CatalogRecord> = unique.iter().map(|id| CatalogRecord::TopicDeleted(*id)).collect();
+        if let Err(error) = self.write(&records) {
+            return found.into_iter().map(|topic| topic.and(Err(error.clone()))).collect();
+        }
+        for topic in unique.iter().filter_map(|id| self.registry.remove(*id)) {
+            for partition in topic.partitions().iter() {
+                if let Err(error) = partition.delete(&topic.id.simple().to_string()) {
+                    let directory = partition.directory().display().to_string();
+                    tracing::warn!(%directory, %error, "a deleted topic's directory stays until the next start");
+                }
+            }
+            tracing::info!(topic = %topic.name, "topic deleted");
+        }
+        found
+    }
+
+    fn deletable(&self, id: Uuid) -> Result<Arc<Topic>, TopicError> {
+        let topic = self.registry.by_id(id).ok_or(TopicError::UnknownId(id))?;
+        if topic.is_internal() {
+            return Err(TopicError::Internal(topic.name.to_string()));
+        }
+        if !self.settings.delete_topics {
+            return Err(TopicError::DeletionDisabled);
+        }
+        Ok(topic)
+    }
+
+    /// Raises a topic's number of partitions to `count`.
+    pub(crate) fn create_partitions(
+        &self,
+        name: &str,
+        count: i32,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        let topic = self.registry.topic(name).ok_or_else(|| TopicError::Unknown(name.into()))?;
+        if topic.is_internal() {
+            return Err(TopicError::Internal(name.into()));
+        }
+        let mut partitions = (*topic.partitions()).clone();
+        let existing = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+        if count <= existing {
+            return Err(TopicError::NotAnIncrease { name: topic.name.clone(), existing, asked: count });
+        }
+        let all = self.state(CatalogState::partitions)?;
+        self.check_partitions(count, count - existing, all)?;
+        if validate_only {
+            return Ok(());
+        }
+        let configs = (*topic.overrides()).clone();
+        let entry = TopicEntry { name: name.into(), partitions: count, configs };
+        self.write(&[CatalogRecord::Topic(topic.id, entry.clone())])?;
+        for index in existing..count {
+            match self.create_partition(topic.id, &entry, index) {
+                Ok(partition) => partitions.push(partition),
+                Err(error) => {
+                    let entry = TopicEntry { partitions: existing, ..entry };
+                    let _ = self.write(&[CatalogRecord::Topic(topic.id, entry)]);
+                    return Err(error);
+                }
+            }
+        }
+        topic.set_partitions(partitions);
+        tracing::info!(topic = name, partitions = count, "partitions added");
+        Ok(())
+    }
+
+    /// Replaces the settings of topics and brokers by what `change` makes of them; all of one owner or none.
+    pub(crate) fn alter_configs(
+        &self,
+        changes: Vec<(ConfigOwner, ConfigChange)>,
+        validate_only: bool,
+    ) -> Outcomes<()> {
+        changes
+            .into_iter()
+            .map(|(owner, change)| match owner {
+                ConfigOwner::Topic(name) => self.alter_topic(&name, &change, validate_only),
+                ConfigOwner::Broker(node) => self.alter_broker(node, &change, validate_only),
+            })
+            .collect()
+    }
+
+    fn alter_topic(&self, name: &str, change: &ConfigChange, validate_only: bool) -> Result<(), TopicError> {
+        let topic = self.registry.topic(name).ok_or_else(|| TopicError::Unknown(name.into()))?;
+        if is_internal(name) {
+            return Err(TopicError::Internal(name.into()));
+        }
+        let configs = change(&topic.overrides(), &self.layers.load())?;
+        if validate_only || configs == *topic.overrides() {
+            return Ok(());
+        }
+        let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+        let entry = TopicEntry { name: name.into(), partitions, configs: configs.clone() };
+        self.write(&[CatalogRecord::Topic(topic.id, entry)])?;
+        topic.set_overrides(configs);
+        self.reconfigure(&topic);
+        Ok(())
+    }
+
+    fn alter_broker(
+        &self,
+        node: Option<i32>,
+        change: &ConfigChange,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        let before = self.state(|state| state.broker_configs(node))?;
+        let configs = change(&before, &self.layers.load())?;
+        if validate_only || configs == before {
+            return Ok(());
+        }
+        self.write(&[CatalogRecord::Broker(node, BrokerEntry { configs })])?;
+        let fixed = self.layers.load().fixed.clone();
+        let layers = self.state(|state| state.layers(&fixed, self.settings.node_id))?;
+        self.layers.store(Arc::new(layers));
+        self.registry.all().iter().for_each(|topic| self.reconfigure(topic));
+        Ok(())
+    }
+
+    fn reconfigure(&self, topic: &Topic) {
+        let config = partition_config(&topic.name, &topic.overrides(), &self.layers.load());
+        for partition in topic.partitions().iter() {
+            partition.reconfigure(config.clone());
+        }
+    }
+
+    /// A producer id that nobody was given before.
+    pub(crate) fn producer_id(&self) -> Result<i64, TopicError> {
+        if let Some(id) = self.producer_ids.lock().next() {
+            return Ok(id);
+        }
+        let start = self.state(CatalogState::producer_id_next)?;
+        let next = start + PRODUCER_ID_BLOCK;
+        self.write(&[CatalogRecord::ProducerIds(ProducerIdsEntry { next })])?;
+        let mut reserved = self.producer_ids.lock();
+        *reserved = start + 1..next;
+        Ok(start)
+    }
+}
+
+/// Makes new settings of an owner's present ones, given the broker's layers for defaults.
+pub(crate) type ConfigChange =
+    Box<dyn Fn(&Overrides, &BrokerLayers) -> Result<Overrides, TopicError> + Send + Sync>;
+
+/// A topic that was only asked about.
+fn unrooted(id: Uuid, entry: TopicEntry) -> Arc<Topic> {
+    Topic::new(id, entry.name.into(), Partitions::new(), entry.configs)
+}

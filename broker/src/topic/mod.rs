@@ -1,0 +1,222 @@
+//! Topics: the catalog that says which there are, and the registry through which they are reached.
+//!
+//! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker
+//! thread, one change after the other. Invariant: what a lookup shows is durable. This module knows nothing of
+//! requests, groups or connections.
+
+mod catalog;
+mod error;
+mod name;
+mod partition_config;
+mod record;
+mod registry;
+mod start;
+mod state;
+
+pub(crate) use catalog::{Catalog, ConfigChange, ConfigOwner, NewTopic};
+pub(crate) use error::TopicError;
+pub(crate) use name::TopicName;
+pub(crate) use registry::{Topic, is_internal};
+pub use start::OpenError;
+
+use crate::config::BrokerLayers;
+use crate::log::Checkpoints;
+use crate::partition::{Partition, PartitionEnv};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use registry::Registry;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// The topic of the catalog.
+pub(crate) const CATALOG_TOPIC: &str = "__kappa_catalog";
+/// The topic of committed offsets and group metadata.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Changes that may wait for the worker.
+const QUEUE_MAX: usize = 4096;
+
+type Job = Box<dyn FnOnce(&Catalog) + Send>;
+
+/// All topics, and the way to change them.
+#[derive(Debug)]
+pub(crate) struct Topics {
+    registry: Arc<Registry>,
+    layers: Arc<ArcSwap<BrokerLayers>>,
+    producer_ids: Arc<Mutex<std::ops::Range<i64>>>,
+    worker: Mutex<Option<Worker>>,
+    env: PartitionEnv,
+    data_dir: PathBuf,
+}
+
+struct Worker {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
+impl Topics {
+    fn start(catalog: Catalog) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
+        let topics = Self {
+            registry: catalog.registry.clone(),
+            layers: catalog.layers.clone(),
+            producer_ids: catalog.producer_ids.clone(),
+            worker: Mutex::new(None),
+            env: catalog.env.clone(),
+            data_dir: catalog.data_dir.clone(),
+        };
+        let thread = std::thread::Builder::new().name("kappa-catalog".into()).spawn(move || {
+            for job in queue {
+                job(&catalog);
+            }
+        })?;
+        *topics.worker.lock() = Some(Worker { jobs, thread });
+        Ok(topics)
+    }
+
+    /// The topic of this name.
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.registry.topic(name)
+    }
+
+    /// The topic of this id.
+    pub(crate) fn by_id(&self, id: Uuid) -> Option<Arc<Topic>> {
+        self.registry.by_id(id)
+    }
+
+    /// A partition of the topic of this name.
+    pub(crate) fn partition(&self, name: &str, index: i32) -> Option<Arc<Partition>> {
+        self.registry.partition(name, index)
+    }
+
+    /// Every topic, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
+        self.registry.all()
+    }
+
+    /// The broker's settings as they are now.
+    pub(crate) fn layers(&self) -> Arc<BrokerLayers> {
+        self.layers.load_full()
+    }
+
+    /// Where partitions keep their files, and what they share.
+    pub(crate) fn env(&self) -> &PartitionEnv {
+        &self.env
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        &self.data_dir
+    }
+
+    /// Hands a change to the catalog's worker. It is in line when this returns; the future waits for what came of it.
+    /// Dropping the future changes nothing.
+    pub(crate) fn change<R, F>(
+        &self,
+        change: F,
+    ) -> impl Future<Output = Result<R, TopicError>> + Send + use<R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Catalog) -> R + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let queued = self.enqueue(Box::new(move |catalog| {
+            let _ = answer.send(change(catalog));
+        }));
+        async move {
+            queued?;
+            answered.await.map_err(|_| TopicError::Stopping)
+        }
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), TopicError> {
+        let worker = self.worker.lock();
+        let jobs = &worker.as_ref().ok_or(TopicError::Stopping)?.jobs;
+        jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => TopicError::Busy,
+            TrySendError::Disconnected(_) => TopicError::Stopping,
+        })
+    }
+
+    /// The internal topic of this name, created with these partitions and settings if it does not exist.
+    pub(crate) fn ensure_internal(
+        &self,
+        name: &'static str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> impl Future<Output = Result<Arc<Topic>, TopicError>> + Send + use<> {
+        let existing = self.topic(name);
+        let configs: Vec<(String, String)> =
+            configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let created =
+            existing.is_none().then(|| self.change(move |catalog| catalog.ensure(name, partitions, configs)));
+        async move {
+            match (existing, created) {
+                (Some(topic), _) => Ok(topic),
+                (None, Some(created)) => created.await?,
+                (None, None) => unreachable!("what does not exist is created"),
+            }
+        }
+    }
+
+    /// The folded catalog as text. Waits for the changes that are in line.
+    pub(crate) fn dump(&self) -> Result<String, TopicError> {
+        let (answer, answered) = std::sync::mpsc::channel();
+        self.enqueue(Box::new(move |catalog| {
+            let _ = answer.send(catalog.state(state::CatalogState::dump));
+        }))?;
+        answered.recv().map_err(|_| TopicError::Stopping)?
+    }
+
+    /// A producer id at once, if one is reserved; else ask [`Catalog::producer_id`].
+    pub(crate) fn reserved_producer_id(&self) -> Option<i64> {
+        self.producer_ids.lock().next()
+    }
+
+    /// Ends the worker after the changes that are in line, closes every partition, and leaves the checkpoints and,
+    /// if all closed well, the clean marker behind. Blocks on the disk.
+    pub(crate) fn close(&self) -> Result<(), TopicError> {
+        let Some(Worker { jobs, thread }) = self.worker.lock().take() else { return Ok(()) };
+        drop(jobs);
+        if thread.join().is_err() {
+            tracing::error!("the catalog's worker panicked");
+        }
+        let mut failed = None;
+        for topic in self.all() {
+            for partition in topic.partitions().iter() {
+                if let Err(error) = partition.close() {
+                    tracing::error!(topic = %topic.name, %error, "partition not closed");
+                    failed = Some(TopicError::storage(error));
+                }
+            }
+        }
+        self.write_checkpoints()?;
+        match failed {
+            Some(error) => Err(error),
+            None => Checkpoints::mark_clean(&*self.env.disk, &self.data_dir).map_err(TopicError::storage),
+        }
+    }
+
+    /// Writes how far each partition is known to be whole, and where it starts. Blocks on the disk.
+    pub(crate) fn write_checkpoints(&self) -> Result<(), TopicError> {
+        let topics: Vec<_> =
+            self.all().into_iter().map(|topic| (topic.name.clone(), topic.partitions())).collect();
+        let positions = topics.iter().flat_map(|(name, partitions)| {
+            (0i32..)
+                .zip(partitions.iter())
+                .map(move |(index, partition)| (&**name, index, partition.positions()))
+        });
+        Checkpoints::write(&*self.env.disk, &self.data_dir, positions).map_err(TopicError::storage)
+    }
+}

@@ -1,0 +1,115 @@
+//! The topics that can be reached: lookups by name, by id, by partition.
+//!
+//! Invariant: a topic is in the registry only while its catalog record is durable and its directories exist. The
+//! catalog's worker alone adds and removes; everyone else looks up. Knows nothing of records or configs' meaning.
+
+use super::{CATALOG_TOPIC, OFFSETS_TOPIC};
+use crate::config::Overrides;
+use crate::partition::Partition;
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The partitions of a topic by index.
+pub(crate) type Partitions = Vec<Arc<Partition>>;
+
+/// A topic that clients can reach.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    /// Its id, which a topic of the same name created later does not share.
+    pub(crate) id: Uuid,
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    partitions: ArcSwap<Partitions>,
+    overrides: ArcSwap<Overrides>,
+}
+
+impl Topic {
+    pub(super) fn new(id: Uuid, name: Arc<str>, partitions: Partitions, overrides: Overrides) -> Arc<Self> {
+        let (partitions, overrides) = (ArcSwap::from_pointee(partitions), ArcSwap::from_pointee(overrides));
+        Arc::new(Self { id, name, partitions, overrides })
+    }
+
+    /// The partition of this index.
+    pub(crate) fn partition(&self, index: i32) -> Option<Arc<Partition>> {
+        let index = usize::try_from(index).ok()?;
+        self.partitions.load().get(index).cloned()
+    }
+
+    /// All partitions, by index, as they are now.
+    pub(crate) fn partitions(&self) -> Arc<Partitions> {
+        self.partitions.load_full()
+    }
+
+    /// The topic's own settings.
+    pub(crate) fn overrides(&self) -> Arc<Overrides> {
+        self.overrides.load_full()
+    }
+
+    /// Whether it belongs to the broker rather than to clients.
+    pub(crate) fn is_internal(&self) -> bool {
+        is_internal(&self.name)
+    }
+
+    pub(super) fn set_partitions(&self, partitions: Partitions) {
+        self.partitions.store(Arc::new(partitions));
+    }
+
+    pub(super) fn set_overrides(&self, overrides: Overrides) {
+        self.overrides.store(Arc::new(overrides));
+    }
+}
+
+/// Whether a topic of this name belongs to the broker.
+pub(crate) fn is_internal(name: &str) -> bool {
+    name == CATALOG_TOPIC || name == OFFSETS_TOPIC
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    by_name: BTreeMap<Arc<str>, Arc<Topic>>,
+    by_id: HashMap<Uuid, Arc<Topic>>,
+}
+
+/// All topics.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    index: RwLock<Index>,
+}
+
+impl Registry {
+    /// The topic of this name.
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.index.read().by_name.get(name).cloned()
+    }
+
+    /// The topic of this id.
+    pub(crate) fn by_id(&self, id: Uuid) -> Option<Arc<Topic>> {
+        self.index.read().by_id.get(&id).cloned()
+    }
+
+    /// A partition of the topic of this name.
+    pub(crate) fn partition(&self, name: &str, index: i32) -> Option<Arc<Partition>> {
+        self.index.read().by_name.get(name)?.partition(index)
+    }
+
+    /// Every topic, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
+        self.index.read().by_name.values().cloned().collect()
+    }
+
+    pub(super) fn insert(&self, topic: Arc<Topic>) {
+        let mut index = self.index.write();
+        index.by_id.insert(topic.id, topic.clone());
+        index.by_name.insert(topic.name.clone(), topic);
+    }
+
+    pub(super) fn remove(&self, id: Uuid) -> Option<Arc<Topic>> {
+        let mut index = self.index.write();
+        let topic = index.by_id.remove(&id)?;
+        index.by_name.remove(&topic.name);
+        Some(topic)
+    }
+}

@@ -1,0 +1,16 @@
+//! The broker as its clients meet it: over TCP and in process, through restarts, and with hostile neighbours.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected may panic"
+)]
+
+mod admin;
+mod client;
+mod hostile;
+mod http;
+mod lanes;
+mod process;
+mod produce_fetch;
+mod restart;
