@@ -36,10 +36,15 @@ fn main() {
         for _ in 0..rounds() {
             let count = scaled(count);
             buffered.add("write", in_directory(|dir| write(dir, &batch, count, false)));
-            buffered.add("partition, flush=os", in_directory(|dir| append(dir, &batch, count, FlushMode::Os)));
+            buffered
+                .add("partition, flush=os", in_directory(|dir| append(dir, &batch, count, FlushMode::Os)));
             // A sync of each takes its time: fewer will do.
-            durable.add("write + fdatasync each", in_directory(|dir| write(dir, &batch, count.min(2000), true)));
-            durable.add("partition, flush=commit", in_directory(|dir| append(dir, &batch, count, FlushMode::Commit)));
+            durable
+                .add("write + fdatasync each", in_directory(|dir| write(dir, &batch, count.min(2000), true)));
+            durable.add(
+                "partition, flush=commit",
+                in_directory(|dir| append(dir, &batch, count, FlushMode::Commit)),
+            );
         }
         buffered.print();
         durable.print();
@@ -68,10 +73,13 @@ fn append(dir: &Path, batch: &Bytes, count: usize, mode: FlushMode) -> f64 {
     let clock = Clock::System;
     let flush = FlushQueue::new(clock.clone());
     let flusher = Flusher::start(flush.clone()).expect("a thread");
-    let env = PartitionEnv { disk: RealDisk::new(), clock, flush };
-    let config = PartitionConfig { flush: FlushPolicy { mode, ..FlushPolicy::default() }, ..PartitionConfig::default() };
-    let (partition, _) =
-        Partition::open(&env, dir.join("bench-0"), None, config, Opening::default()).expect("an empty directory");
+    let env = PartitionEnv { disk: RealDisk::shared(), clock, flush };
+    let config = PartitionConfig {
+        flush: FlushPolicy { mode, ..FlushPolicy::default() },
+        ..PartitionConfig::default()
+    };
+    let (partition, _) = Partition::open(&env, dir.join("bench-0"), None, config, Opening::default())
+        .expect("an empty directory");
     let start = Instant::now();
     let mut waiting = VecDeque::new();
     for _ in 0..count {

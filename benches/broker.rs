@@ -28,10 +28,34 @@ struct Load {
 }
 
 const LOADS: [Load; 4] = [
-    Load { name: "100 B in 1 MB batches", record_len: 100, batch_records: 9000, batches: 1500, compression: Compression::None },
-    Load { name: "1 KiB in 1 MB batches", record_len: 1024, batch_records: 950, batches: 1500, compression: Compression::None },
-    Load { name: "1 KiB in 16 KB batches", record_len: 1024, batch_records: 15, batches: 60_000, compression: Compression::None },
-    Load { name: "100 B lz4 in 64 KB batches", record_len: 100, batch_records: 600, batches: 20_000, compression: Compression::Lz4 },
+    Load {
+        name: "100 B in 1 MB batches",
+        record_len: 100,
+        batch_records: 9000,
+        batches: 1500,
+        compression: Compression::None,
+    },
+    Load {
+        name: "1 KiB in 1 MB batches",
+        record_len: 1024,
+        batch_records: 950,
+        batches: 1500,
+        compression: Compression::None,
+    },
+    Load {
+        name: "1 KiB in 16 KB batches",
+        record_len: 1024,
+        batch_records: 15,
+        batches: 60_000,
+        compression: Compression::None,
+    },
+    Load {
+        name: "100 B lz4 in 64 KB batches",
+        record_len: 100,
+        batch_records: 600,
+        batches: 20_000,
+        compression: Compression::Lz4,
+    },
 ];
 
 const CANDIDATES: [&str; 4] = ["ceiling", "kappa os", "kappa commit", "ceiling, sync each batch"];
@@ -41,7 +65,9 @@ fn main() {
         Some("ceiling") => return ceiling::serve(Sync::Never),
         Some("ceiling, sync each batch") => return ceiling::serve(Sync::EachBatch),
         Some("kappa os") => return server::serve_broker(&[("kappa.flush", "os"), ("num.partitions", "1")]),
-        Some("kappa commit") => return server::serve_broker(&[("kappa.flush", "commit"), ("num.partitions", "1")]),
+        Some("kappa commit") => {
+            return server::serve_broker(&[("kappa.flush", "commit"), ("num.partitions", "1")]);
+        }
         Some(other) => panic!("no role {other}"),
         None => {}
     }

@@ -23,7 +23,9 @@ fn main() {
     match server::role().as_deref() {
         Some("ceiling") => return ceiling::serve(Sync::Never),
         Some("kappa os") => return server::serve_broker(&[("kappa.flush", "os"), ("num.partitions", "1")]),
-        Some("kappa commit") => return server::serve_broker(&[("kappa.flush", "commit"), ("num.partitions", "1")]),
+        Some("kappa commit") => {
+            return server::serve_broker(&[("kappa.flush", "commit"), ("num.partitions", "1")]);
+        }
         Some(other) => panic!("no role {other}"),
         None => {}
     }

@@ -34,7 +34,7 @@ struct Shared {
 
 /// Whether each append is synced before it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
+pub(crate) enum Sync {
     /// Never, as Kafka by default.
     Never,
     /// Every batch in its handler.
@@ -42,11 +42,13 @@ pub enum Sync {
 }
 
 /// The child's side.
-pub fn serve(sync: Sync) {
-    let directory = tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
+pub(crate) fn serve(sync: Sync) {
+    let directory =
+        tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
     let directory = directory.expect("a directory for the data");
     let path = directory.path().join("log");
-    let file = File::options().create(true).truncate(true).read(true).write(true).open(path).expect("a log file");
+    let file =
+        File::options().create(true).truncate(true).read(true).write(true).open(path).expect("a log file");
     let log = Mutex::new(Log { file, next_offset: 0, len: 0, batch_len: 1, batch_records: 1 });
     let shared = Arc::new(Shared { log, appended: Condvar::new() });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

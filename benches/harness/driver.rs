@@ -6,7 +6,9 @@
 use bytes::Bytes;
 use kappa_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kappa_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kappa_protocol::messages::{FetchRequest, MetadataRequest, ProduceRequest, metadata_request::MetadataRequestTopic};
+use kappa_protocol::messages::{
+    FetchRequest, MetadataRequest, ProduceRequest, metadata_request::MetadataRequestTopic,
+};
 use kappa_protocol::{ApiKey, ErrorCode, Records, Request, Response, frame};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,35 +20,39 @@ const PRODUCE_VERSION: i16 = 7;
 const FETCH_VERSION: i16 = 4;
 
 /// Where the records of a produce request begin within its frame (without the length prefix).
-pub const PRODUCE_RECORDS_AT: usize = 10 + 2 + 2 + 4 + 4 + (2 + TOPIC.len()) + 4 + 4 + 4;
+pub(crate) const PRODUCE_RECORDS_AT: usize = 10 + 2 + 2 + 4 + 4 + (2 + TOPIC.len()) + 4 + 4 + 4;
 /// Where the offset of a fetch request stands within its frame.
-pub const FETCH_OFFSET_AT: usize = 10 + 4 + 4 + 4 + 4 + 1 + 4 + (2 + TOPIC.len()) + 4 + 4;
+pub(crate) const FETCH_OFFSET_AT: usize = 10 + 4 + 4 + 4 + 4 + 1 + 4 + (2 + TOPIC.len()) + 4 + 4;
 /// Where the maximum bytes of a fetch request's partition stand within its frame.
-pub const FETCH_MAX_BYTES_AT: usize = FETCH_OFFSET_AT + 8;
+pub(crate) const FETCH_MAX_BYTES_AT: usize = FETCH_OFFSET_AT + 8;
 
 /// A connection.
 #[derive(Debug)]
-pub struct Driver {
+pub(crate) struct Driver {
     stream: TcpStream,
     frame: Vec<u8>,
 }
 
 impl Driver {
     /// Connects.
-    pub fn connect(address: SocketAddr) -> Driver {
+    pub(crate) fn connect(address: SocketAddr) -> Driver {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_nodelay(true).expect("a socket");
         Driver { stream, frame: Vec::new() }
     }
 
     /// Lets a real broker create the topic.
-    pub fn create_topic(&mut self) {
+    pub(crate) fn create_topic(&mut self) {
         let topic = MetadataRequestTopic { name: Some(TOPIC.into()), ..Default::default() };
         let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
         for _ in 0..100 {
             self.send(&encoded(0, 4, &request.clone().into()));
             let Response::Metadata(answer) = self.answer(ApiKey::Metadata, 4) else { panic!("metadata") };
-            if answer.topics.iter().all(|t| t.error_code == ErrorCode::None.code() && !t.partitions.is_empty()) {
+            if answer
+                .topics
+                .iter()
+                .all(|t| t.error_code == ErrorCode::None.code() && !t.partitions.is_empty())
+            {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -55,7 +61,7 @@ impl Driver {
     }
 
     /// Sends `count` produce requests of the same batch, `in_flight` at a time; `acks` is -1 or 1.
-    pub fn produce(&mut self, batch: &Bytes, count: usize, in_flight: usize, acks: i16) {
+    pub(crate) fn produce(&mut self, batch: &Bytes, count: usize, in_flight: usize, acks: i16) {
         let request = encoded(1, PRODUCE_VERSION, &produce_request(batch, acks));
         assert_eq!(request.get(4 + PRODUCE_RECORDS_AT..), Some(batch.as_ref()), "the frame's fixed shape");
         let (mut sent, mut answered) = (0, 0);
@@ -73,12 +79,13 @@ impl Driver {
     }
 
     /// Fetches from offset 0 until `records` records came, each answer of up to `max_bytes`; returns the bytes.
-    pub fn fetch(&mut self, records: i64, max_bytes: i32) -> usize {
+    pub(crate) fn fetch(&mut self, records: i64, max_bytes: i32) -> usize {
         let (mut offset, mut bytes) = (0, 0);
         while offset < records {
             self.send(&encoded(2, FETCH_VERSION, &fetch_request(offset, max_bytes)));
             let Response::Fetch(answer) = self.answer(ApiKey::Fetch, FETCH_VERSION) else { panic!("fetch") };
-            let partition = answer.responses.first().and_then(|t| t.partitions.first()).expect("one partition");
+            let partition =
+                answer.responses.first().and_then(|t| t.partitions.first()).expect("one partition");
             assert_eq!(partition.error_code, 0, "fetch failed at {offset}");
             let data = partition.records.as_ref().map(Records::to_bytes).unwrap_or_default();
             bytes += data.len();
@@ -96,7 +103,7 @@ impl Driver {
 
     /// Sends one produce request a tick, `total` of them at `rate` per second, and says when each was sent; the answers
     /// are read as they come.
-    pub fn produce_at_rate(self, batch: &Bytes, rate: f64, total: usize, sent: &[OnceLock<Instant>]) {
+    pub(crate) fn produce_at_rate(self, batch: &Bytes, rate: f64, total: usize, sent: &[OnceLock<Instant>]) {
         let request = encoded(1, PRODUCE_VERSION, &produce_request(batch, -1));
         let mut reader = Driver { stream: self.stream.try_clone().expect("a socket"), frame: Vec::new() };
         let answers = std::thread::spawn(move || (0..total).for_each(|_| reader.read_frame()));
@@ -117,12 +124,13 @@ impl Driver {
     }
 
     /// Fetches one record after the other as they appear, calling `seen` with each offset, until `total`.
-    pub fn follow(&mut self, total: i64, mut seen: impl FnMut(usize)) {
+    pub(crate) fn follow(&mut self, total: i64, mut seen: impl FnMut(usize)) {
         let mut offset = 0;
         while offset < total {
             self.send(&encoded(2, FETCH_VERSION, &fetch_request(offset, 1 << 20)));
             let Response::Fetch(answer) = self.answer(ApiKey::Fetch, FETCH_VERSION) else { panic!("fetch") };
-            let partition = answer.responses.first().and_then(|t| t.partitions.first()).expect("one partition");
+            let partition =
+                answer.responses.first().and_then(|t| t.partitions.first()).expect("one partition");
             let data = partition.records.as_ref().map(Records::to_bytes).unwrap_or_default();
             let mut rest = data.as_ref();
             while let Ok(batch) = kappa_protocol::record::Batch::header(rest) {
@@ -169,7 +177,7 @@ fn fetch_request(fetch_offset: i64, max_bytes: i32) -> Request {
 }
 
 /// The ceiling's answer to a produce request (v7).
-pub fn produce_response(correlation_id: [u8; 4], base_offset: i64) -> Vec<u8> {
+pub(crate) fn produce_response(correlation_id: [u8; 4], base_offset: i64) -> Vec<u8> {
     let mut body = correlation_id.to_vec();
     body.extend(1i32.to_be_bytes());
     body.extend((TOPIC.len() as i16).to_be_bytes());
@@ -184,7 +192,7 @@ pub fn produce_response(correlation_id: [u8; 4], base_offset: i64) -> Vec<u8> {
 }
 
 /// The ceiling's answer to a fetch request (v4), up to the record data.
-pub fn fetch_response_head(correlation_id: [u8; 4], high_watermark: i64, records_len: u32) -> Vec<u8> {
+pub(crate) fn fetch_response_head(correlation_id: [u8; 4], high_watermark: i64, records_len: u32) -> Vec<u8> {
     let mut body = correlation_id.to_vec();
     body.extend([0; 4]);
     body.extend(1i32.to_be_bytes());

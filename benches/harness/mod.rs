@@ -4,30 +4,31 @@
 //! range, and each ratio against the first candidate. Nothing here knows what is measured.
 
 #![allow(dead_code, reason = "each bench uses its part")]
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
-pub mod ceiling;
-pub mod driver;
-pub mod server;
+pub(crate) mod ceiling;
+pub(crate) mod driver;
+pub(crate) mod server;
 
 use std::time::{Duration, Instant};
 
 /// Quick runs for tests of the benches themselves; full ones by default.
-pub fn is_quick() -> bool {
+pub(crate) fn is_quick() -> bool {
     std::env::var_os("KAPPA_BENCH_QUICK").is_some()
 }
 
 /// `full`, or a twentieth of it when quick.
-pub fn scaled(full: usize) -> usize {
+pub(crate) fn scaled(full: usize) -> usize {
     if is_quick() { (full / 20).max(1) } else { full }
 }
 
 /// Rounds of every comparison.
-pub fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     if is_quick() { 1 } else { 5 }
 }
 
 /// How long `work` took.
-pub fn timed(work: impl FnOnce()) -> Duration {
+pub(crate) fn timed(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
@@ -35,7 +36,7 @@ pub fn timed(work: impl FnOnce()) -> Duration {
 
 /// Figures of one candidate over all rounds.
 #[derive(Debug, Clone)]
-pub struct Series {
+pub(crate) struct Series {
     name: &'static str,
     values: Vec<f64>,
 }
@@ -48,7 +49,7 @@ impl Series {
     }
 
     /// The middle value.
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         let sorted = self.sorted();
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
@@ -61,7 +62,7 @@ impl Series {
 
 /// One figure of several candidates, the first of which the others are held against.
 #[derive(Debug)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     title: String,
     unit: &'static str,
     series: Vec<Series>,
@@ -69,12 +70,12 @@ pub struct Comparison {
 
 impl Comparison {
     /// An empty comparison of values in `unit`.
-    pub fn new(title: impl Into<String>, unit: &'static str) -> Self {
+    pub(crate) fn new(title: impl Into<String>, unit: &'static str) -> Self {
         Self { title: title.into(), unit, series: Vec::new() }
     }
 
     /// Adds one round's value of a candidate.
-    pub fn add(&mut self, name: &'static str, value: f64) {
+    pub(crate) fn add(&mut self, name: &'static str, value: f64) {
         match self.series.iter_mut().find(|series| series.name == name) {
             Some(series) => series.values.push(value),
             None => self.series.push(Series { name, values: vec![value] }),
@@ -82,7 +83,7 @@ impl Comparison {
     }
 
     /// Prints a line per candidate: median, range, ratio to the first.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         println!("\n{} [{}]", self.title, self.unit);
         let base = self.series.first().map_or(f64::NAN, Series::median);
         for series in &self.series {
@@ -112,7 +113,7 @@ fn figure(value: f64) -> String {
 }
 
 /// Deterministic bytes that do not compress to nothing: a xorshift stream.
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -126,7 +127,11 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A batch of `records` records of `record_len` value bytes, at offset 0.
-pub fn batch(records: usize, record_len: usize, compression: kappa_protocol::record::Compression) -> bytes::Bytes {
+pub(crate) fn batch(
+    records: usize,
+    record_len: usize,
+    compression: kappa_protocol::record::Compression,
+) -> bytes::Bytes {
     use kappa_protocol::record::{BatchBuilder, BatchOptions};
     let values = noise(records * record_len, 7);
     let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });

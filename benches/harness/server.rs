@@ -9,26 +9,26 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// CPU time and memory of a server so far.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// User and system time in microseconds.
-    pub cpu_micros: f64,
+    pub(crate) cpu_micros: f64,
     /// Peak resident memory in KiB.
-    pub peak_rss_kib: f64,
+    pub(crate) peak_rss_kib: f64,
 }
 
 /// A running server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Server {
     /// Starts this binary again as `role`.
-    pub fn start(role: &str) -> Server {
+    pub(crate) fn start(role: &str) -> Server {
         let binary = std::env::current_exe().expect("the bench has a path");
         let mut child = Command::new(binary)
             .env("KAPPA_BENCH_ROLE", role)
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// What it has used so far.
-    pub fn usage(&mut self) -> Usage {
+    pub(crate) fn usage(&mut self) -> Usage {
         let input = self.input.as_mut().expect("open until dropped");
         writeln!(input, "usage").expect("the server lives");
         let mut line = String::new();
@@ -65,12 +65,12 @@ impl Drop for Server {
 }
 
 /// The role that this process was started for, if it is a server.
-pub fn role() -> Option<String> {
+pub(crate) fn role() -> Option<String> {
     std::env::var("KAPPA_BENCH_ROLE").ok()
 }
 
 /// The child's side: says where it listens, then answers until its input ends.
-pub fn serve(address: SocketAddr) {
+pub(crate) fn serve(address: SocketAddr) {
     println!("ready {address}");
     for _ in std::io::stdin().lock().lines() {
         let (cpu_micros, peak_rss_kib) = own_usage();
@@ -79,7 +79,7 @@ pub fn serve(address: SocketAddr) {
 }
 
 /// CPU time in microseconds and peak resident memory in KiB of this process, from `/proc`.
-pub fn own_usage() -> (u64, u64) {
+pub(crate) fn own_usage() -> (u64, u64) {
     let mut nanos = 0;
     for task in std::fs::read_dir("/proc/self/task").expect("Linux has /proc").flatten() {
         let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
@@ -92,8 +92,9 @@ pub fn own_usage() -> (u64, u64) {
 }
 
 /// The child's side for a broker of ours with the given settings, its data in a directory that goes with it.
-pub fn serve_broker(settings: &[(&str, &str)]) {
-    let directory = tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
+pub(crate) fn serve_broker(settings: &[(&str, &str)]) {
+    let directory =
+        tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
     let directory = directory.expect("a directory for the data");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut config = kappa_broker::BrokerConfig::new(directory.path().join("data"));

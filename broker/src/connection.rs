@@ -25,8 +25,9 @@ use tokio::time::{Instant, Sleep};
 
 /// Bytes that one read asks for while frames are small.
 const READ_BYTES: usize = 64 * 1024;
-/// A buffer that grew beyond this for a large frame is given back once it is empty.
-const READ_BYTES_KEPT: usize = 1024 * 1024;
+/// A buffer that grew beyond this for a large frame is given back once it is empty; a smaller one is kept for the next
+/// frame, since fresh memory costs more than the copy into it.
+const READ_BYTES_KEPT: usize = 4 * 1024 * 1024;
 /// Answers that may wait on one connection before it reads no further.
 const ANSWERS_MAX: usize = 8192;
 /// Unsent bytes on one connection at which it reads no further; one answer may go beyond.
@@ -63,6 +64,10 @@ impl Budget {
         } else {
             self.used.fetch_sub(from - to, Ordering::Relaxed);
         }
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.max / 2
     }
 
     /// Bytes held now.
@@ -133,6 +138,10 @@ pub(crate) struct Connection {
     stream: TcpStream,
     peer: Peer,
     input: BytesMut,
+    /// Bytes that the input's buffer has grown to.
+    input_bytes: usize,
+    /// Size of the largest frame that came whole, up to [`READ_BYTES_KEPT`].
+    largest_frame: usize,
     answers: VecDeque<Answer>,
     output: VecDeque<Bytes>,
     output_bytes: usize,
@@ -165,6 +174,8 @@ impl Connection {
             stream,
             peer: Peer::new(address.ip()),
             input: BytesMut::new(),
+            input_bytes: 0,
+            largest_frame: 0,
             answers: VecDeque::new(),
             output: VecDeque::new(),
             output_bytes: 0,
@@ -236,10 +247,12 @@ impl Connection {
             Ok(len) => len.map_or(0, |len| len - self.input.len()),
             Err(_) => 0,
         };
-        // What a peer announces is believed step by step, as it delivers.
-        let wanted = missing.min(self.input.len().max(READ_BYTES_KEPT)).max(READ_BYTES / 16);
+        // What a peer announces is believed as far as it has delivered before, now or in an earlier frame.
+        let delivered = self.input.len().max(self.largest_frame).max(READ_BYTES);
+        let wanted = missing.min(delivered).max(READ_BYTES / 16);
         if self.input.capacity() - self.input.len() < wanted {
             self.input.reserve(wanted.max(READ_BYTES));
+            self.input_bytes = self.input_bytes.max(self.input.capacity());
         }
         // Stateless, so it may be dropped when it is not ready. It yields to other tasks now and then by itself.
         let read = std::pin::pin!(self.stream.read_buf(&mut self.input));
@@ -255,6 +268,7 @@ impl Connection {
             match self.frame_len() {
                 Ok(Some(len)) if len <= self.input.len() => {
                     handled = true;
+                    self.largest_frame = self.largest_frame.max(len.min(READ_BYTES_KEPT));
                     let mut frame = self.input.split_to(len).freeze();
                     frame.advance(PREFIX_LEN);
                     if let Err(error) = self.handle(frame) {
@@ -265,10 +279,17 @@ impl Connection {
                 Err(error) => self.ending = Some(error.into()),
             }
         }
-        if self.input.is_empty() && self.input.capacity() > READ_BYTES_KEPT {
-            self.input = BytesMut::new();
+        if self.input_bytes > READ_BYTES_KEPT || self.input_bytes > READ_BYTES && self.budget.is_half_full() {
+            self.give_back_buffer();
         }
         handled
+    }
+
+    fn give_back_buffer(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.input_bytes = 0;
+        }
     }
 
     fn handle(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
@@ -361,7 +382,7 @@ impl Connection {
     }
 
     fn count(&mut self) {
-        let input = if self.input.len() > READ_BYTES { self.input.capacity() } else { 0 };
+        let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { 0 };
         let ready = |answer: &Answer| match answer {
             Answer::Ready(pieces) => pieces.iter().map(Bytes::len).sum(),
             Answer::Waiting(..) => 0,
@@ -382,6 +403,10 @@ impl Connection {
         }
         ready!(self.timer.as_mut().poll(cx));
         let idle = self.active_at.elapsed();
+        if !held_up {
+            self.give_back_buffer();
+            self.count();
+        }
         let idle_max = self.node.settings.idle_max;
         let mid_frame = !self.input.is_empty() && !self.has_frame();
         let limit = if mid_frame { STALL_MAX.min(idle_max) } else { idle_max };

@@ -146,8 +146,8 @@ pub(crate) fn handle_frame(node: &Arc<Node>, peer: &mut Peer, frame: Bytes) -> R
             _ => Err(unserved),
         };
     }
+    // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
     let request = Request::decode(api.key, version, &mut reader)?;
-    reader.finish()?;
     if let Some(metrics) = node.metrics.api(api.key) {
         metrics.requests.inc();
     }

@@ -1,0 +1,150 @@
+//! Records counted by key per second and core: by the engine alone, and from a broker; and how fast a count is restored.
+//!
+//! `cargo bench -p kappa-benches --bench streams`. The load is that of docs/BENCHMARKS.md's table of stream processors: 3 M
+//! records of about 65 bytes, 100,000 random keys, one partition. "engine" feeds batches to the very tasks that run in
+//! production, with no changelog topic to write; "broker" is an application with one worker against an embedded broker
+//! (`kappa.flush=commit`), changelog included; "restore" starts it again with nothing to read but its changelog. The
+//! limit is a plain map of the same keys, counted from the same bytes on one core.
+
+mod harness;
+
+use bytes::Bytes;
+use harness::server::own_usage;
+use harness::{Comparison, rounds, scaled};
+use kappa_broker::{Broker, BrokerConfig};
+use kappa_client::{Client, Producer, ProducerConfig, ProducerRecord};
+use kappa_protocol::record::{BatchBuilder, BatchOptions, DecodedBatch};
+use kappa_streams::codec::Raw;
+use kappa_streams::{App, Builder, Config, InputBatch, Table, TestDriver, Topology};
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KEYS: u64 = 100_000;
+const BATCH_RECORDS: usize = 1000;
+
+fn main() {
+    let records = scaled(3_000_000) / BATCH_RECORDS * BATCH_RECORDS;
+    let batches = batches(records);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let mut rate = Comparison::new("count by 100,000 keys", "records/s");
+    let mut cpu = Comparison::new("count by 100,000 keys, CPU of everything in the process", "us/record");
+    for _ in 0..rounds() {
+        let (seconds, micros) = measured(|| plain_map(&batches));
+        rate.add("plain map", records as f64 / seconds);
+        cpu.add("plain map", micros / records as f64);
+        let (seconds, micros) = measured(|| engine(&batches, records));
+        rate.add("engine", records as f64 / seconds);
+        cpu.add("engine", micros / records as f64);
+        let [counted, restored] = runtime.block_on(from_broker(records));
+        rate.add("broker", records as f64 / counted.0);
+        cpu.add("broker", counted.1 / records as f64);
+        rate.add("restore (keys/s)", KEYS.min(records as u64) as f64 / restored.0);
+    }
+    rate.print();
+    cpu.print();
+}
+
+/// Seconds on the clock and microseconds of CPU.
+fn measured<T>(work: impl FnOnce() -> T) -> (f64, f64) {
+    let (cpu, start) = (own_usage().0, Instant::now());
+    black_box(work());
+    (start.elapsed().as_secs_f64(), (own_usage().0 - cpu) as f64)
+}
+
+/// Key and value of the record with this number; the same in every run.
+fn record(number: u64) -> ([u8; 12], [u8; 53]) {
+    let mixed = (number ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let key = format!("key-{:08}", (mixed >> 20) % KEYS);
+    (key.as_bytes().try_into().expect("12 bytes"), [b'v'; 53])
+}
+
+fn batches(records: usize) -> Vec<DecodedBatch> {
+    let batch = |first: usize| {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for number in first..first + BATCH_RECORDS {
+            let (key, value) = record(number as u64);
+            builder.push(number as i64, Some(&key), Some(&value), []);
+        }
+        DecodedBatch::decode(builder.finish(first as i64), usize::MAX).expect("a valid batch")
+    };
+    (0..records).step_by(BATCH_RECORDS).map(batch).collect()
+}
+
+fn plain_map(batches: &[DecodedBatch]) -> HashMap<Bytes, i64> {
+    let mut counts: HashMap<Bytes, i64> = HashMap::new();
+    for batch in batches {
+        for record in batch.records() {
+            let key = record.expect("a valid record").key.expect("every record has a key");
+            match counts.get_mut(key) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(Bytes::copy_from_slice(key), 1)),
+            }
+        }
+    }
+    counts
+}
+
+fn topology() -> (Topology, Table<Bytes, i64>) {
+    let b = Builder::new("bench");
+    let counts = b.stream("events", (Raw, Raw)).group_by_key().count("counts");
+    (b.build().expect("it is wired"), counts)
+}
+
+fn engine(batches: &[DecodedBatch], records: usize) -> u64 {
+    let (topology, _) = topology();
+    let mut driver = TestDriver::new(&topology).commit_every(records).start().expect("it starts");
+    for batch in batches {
+        let batch = InputBatch::from_decoded(batch).expect("valid records");
+        driver.feed("events", 0, &batch).expect("it is processed");
+    }
+    assert_eq!(driver.counters().records_in, records as u64);
+    driver.counters().records_in
+}
+
+/// Counting from the broker, then restoring what was counted: seconds and CPU microseconds of each.
+async fn from_broker(records: usize) -> [(f64, f64); 2] {
+    let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
+    let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
+    let config =
+        BrokerConfig::new(directory.path().join("data")).with("num.partitions", "1").expect("a setting");
+    let broker = Broker::start(config).await.expect("the broker starts");
+    let client = Client::in_process(broker.lane());
+    produce(&client, records).await;
+
+    let (topology, counts) = topology();
+    let counted = run(&client, &topology, &counts).await;
+    let restored = run(&client, &topology, &counts).await;
+    client.close().await;
+    broker.stop().await.expect("the broker stops");
+    [counted, restored]
+}
+
+async fn produce(client: &Client, records: usize) {
+    let producer = Producer::new(client, ProducerConfig::default()).await.expect("a producer");
+    for number in 0..records {
+        let (key, value) = record(number as u64);
+        let record = ProducerRecord::to("events").key(&key).value(&value).timestamp(number as i64);
+        drop(producer.send(record).await.expect("it is taken"));
+    }
+    producer.flush().await.expect("all is acknowledged");
+    producer.close().await.expect("a clean end");
+}
+
+/// Starts the application and waits until it has counted everything there is.
+async fn run(client: &Client, topology: &Topology, counts: &Table<Bytes, i64>) -> (f64, f64) {
+    let (cpu, start) = (own_usage().0, Instant::now());
+    let app = App::start(topology, Config::client(client)).await.expect("it starts");
+    let ends = app.end_offsets().await.expect("the topic has an end");
+    app.caught_up(&ends).await.expect("it catches up");
+    let taken = (start.elapsed().as_secs_f64(), (own_usage().0 - cpu) as f64);
+    let rows = app.view(counts).all().await.expect("it can be asked").value;
+    let total: i64 = rows.iter().map(|(_, row)| row.value).sum();
+    assert_eq!(total, ends.total(), "every record is counted once");
+    app.close().await.expect("a clean end");
+    taken
+}
