@@ -1,7 +1,7 @@
 //! How much CPU the broker spends per record, and how fast it takes and gives them, beside the least possible broker.
 //!
-//! `cargo bench -p kappa-benches --bench broker`. The driver sends frames made beforehand, one connection, five in
-//! flight, one partition; all candidates run in turn, each in a fresh process. `KAPPA_BENCH_QUICK=1` is a smoke run,
+//! `cargo bench -p kappa-benches --bench broker`. The driver sends frames made beforehand, one connection, [`IN_FLIGHT`]
+//! requests in flight (librdkafka's default has no bound), one partition; all candidates run in turn, each in a fresh process. `KAPPA_BENCH_QUICK=1` is a smoke run,
 //! `KAPPA_BENCH_DIR` says where the data goes (default `/tmp`).
 
 mod harness;
@@ -58,6 +58,9 @@ const LOADS: [Load; 4] = [
     },
 ];
 
+/// Requests that the driver has in flight.
+const IN_FLIGHT: usize = 32;
+
 const CANDIDATES: [&str; 4] = ["ceiling", "kappa os", "kappa commit", "ceiling, sync each batch"];
 
 fn main() {
@@ -94,7 +97,7 @@ fn compare(load: &Load) {
                 driver.create_topic();
             }
             let (before, start) = (server.usage(), Instant::now());
-            driver.produce(&batch, count, 5, -1);
+            driver.produce(&batch, count, IN_FLIGHT, -1);
             let (seconds, produced) = (start.elapsed().as_secs_f64(), server.usage());
             rate.add(name, records / seconds);
             cpu.add(name, (produced.cpu_micros - before.cpu_micros) / records);

@@ -135,12 +135,15 @@ async fn produce(client: &Client, records: usize) {
     producer.close().await.expect("a clean end");
 }
 
-/// Starts the application and waits until it has counted everything there is.
+/// Starts the application and waits until it has counted, or restored, everything there is and answers for it.
 async fn run(client: &Client, topology: &Topology, counts: &Table<Bytes, i64>) -> (f64, f64) {
     let (cpu, start) = (own_usage().0, Instant::now());
     let app = App::start(topology, Config::client(client)).await.expect("it starts");
     let ends = app.end_offsets().await.expect("the topic has an end");
     app.caught_up(&ends).await.expect("it catches up");
+    let (key, _) = record(0);
+    let row = app.view(counts).get(Bytes::copy_from_slice(&key)).await.expect("it can be asked");
+    assert!(row.value.is_some(), "the first record's key was counted");
     let taken = (start.elapsed().as_secs_f64(), (own_usage().0 - cpu) as f64);
     let rows = app.view(counts).all().await.expect("it can be asked").value;
     let total: i64 = rows.iter().map(|(_, row)| row.value).sum();

@@ -6,7 +6,8 @@
 //! | `kappa-catalog` | own thread | on demand | changes topics and configs ([`crate::topic`]) |
 //! | `kappa-flush` | own thread | on demand | syncs the log ([`crate::flush`]) |
 //! | `http` | background runtime | – | health and metrics ([`crate::http`]) |
-//! | `maintenance` | background runtime | `log.retention.check.interval.ms` | retention, expiry of producer ids, checkpoints |
+//! | `maintenance` | background runtime | `log.retention.check.interval.ms` | retention, expiry of producer ids |
+//! | `checkpoints` | background runtime | at start, then `log.flush.offset.checkpoint.interval.ms` | how far the logs are whole: recovery begins there |
 //! | `groups` | background runtime | on demand | session timeouts, rebalances, expiry of offsets ([`crate::group`]) |
 //!
 //! All of them end when the broker stops: each watches the same flag.
@@ -19,9 +20,14 @@ use tokio::task::JoinSet;
 
 /// Starts the periodic tasks.
 pub(crate) fn start(node: &Arc<Node>, stopping: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
-    let period = node.settings.retention_check_interval;
     let runtime = node.background.clone();
-    tasks.spawn_on(every(period, stopping.clone(), node.clone(), maintain), &runtime);
+    let (retention, checkpoints) =
+        (node.settings.retention_check_interval, node.settings.checkpoint_interval);
+    tasks.spawn_on(every(retention, stopping.clone(), node.clone(), maintain), &runtime);
+    // What was just recovered need not be again.
+    let first = node.clone();
+    tasks.spawn_blocking_on(move || checkpoint(&first), &runtime);
+    tasks.spawn_on(every(checkpoints, stopping.clone(), node.clone(), checkpoint), &runtime);
     tasks.spawn_on(node.groups.clone().run(), &runtime);
 }
 
@@ -45,6 +51,9 @@ fn maintain(node: &Node) {
             }
         }
     }
+}
+
+fn checkpoint(node: &Node) {
     if let Err(error) = node.topics.write_checkpoints() {
         tracing::warn!(%error, "checkpoints not written");
     }

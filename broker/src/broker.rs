@@ -147,6 +147,7 @@ impl Broker {
             topics,
             groups: Arc::new(groups),
             metrics,
+            apis: APIS,
             background: runtime.handle().clone(),
             advertised: OnceLock::from(advertised),
             settings,

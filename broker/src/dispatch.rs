@@ -3,24 +3,14 @@
 //! Owns the way from a frame to a [`Reply`]. What the table lacks is neither advertised nor decoded. Knows nothing of
 //! sockets; the in-process lane comes in below the codec, by [`call`].
 
-use crate::handler::{self, Node};
+use crate::handler::{self, Api, Node};
 use bytes::Bytes;
 use kappa_protocol::frame::RequestHeader;
 use kappa_protocol::wire::Reader;
 use kappa_protocol::{ApiKey, Context, DecodeError, Principal, Reply, Request};
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-
-/// An API that is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Api {
-    /// Which.
-    pub(crate) key: ApiKey,
-    /// The versions that are advertised: those of a released Apache Kafka 4.3.1.
-    pub(crate) versions: RangeInclusive<i16>,
-}
 
 macro_rules! serve {
     ($($name:ident $min:literal..=$max:literal => $($handler:ident)::+;)*) => {

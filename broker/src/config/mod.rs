@@ -144,6 +144,8 @@ pub struct Settings {
     pub idle_max: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
+    /// How often the recovery points are written.
+    pub checkpoint_interval: Duration,
     /// What the group coordinator is told.
     pub group: GroupConfig,
 }
@@ -188,6 +190,7 @@ impl Settings {
             connections_max: layers.number("max.connections"),
             idle_max: millis("connections.max.idle.ms"),
             retention_check_interval: millis("log.retention.check.interval.ms"),
+            checkpoint_interval: millis("log.flush.offset.checkpoint.interval.ms"),
             group: GroupConfig {
                 offsets_partitions: layers.number("offsets.topic.num.partitions"),
                 offsets_segment_bytes: layers.number("offsets.topic.segment.bytes"),

@@ -101,6 +101,8 @@ pub const TABLE: &[Property] = &[
         "Where clients are served, `PLAINTEXT://HOST:PORT`. Flag: `--listen`."),
     broker("log.dirs", Kind::Text, "./kappa-data",
         "The data directory; one. Flag: `--data-dir`."),
+    broker("log.flush.offset.checkpoint.interval.ms", Kind::Long(1, i64::MAX), "10000",
+        "How often the recovery points are written, if they changed: recovery after a crash begins there."),
     broker("log.retention.check.interval.ms", Kind::Long(1, i64::MAX), "300000",
         "How often segments are checked for removal."),
     broker("max.connections", Kind::Int(1, i32::MAX), "10000",

@@ -1,7 +1,6 @@
 //! ApiVersions: what this broker answers.
 
-use super::Node;
-use crate::dispatch::APIS;
+use super::{Api, Node};
 use kappa_protocol::messages::api_versions_response::ApiVersion;
 use kappa_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kappa_protocol::{ApiKey, Context, ErrorCode, Reply};
@@ -13,7 +12,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ApiVersionsRequest
         let error_code = node.error(ErrorCode::InvalidRequest);
         return Reply::Now(ApiVersionsResponse { error_code, ..Default::default() }.into());
     }
-    let api_keys = APIS.iter().map(|api| version_range(api.key)).collect();
+    let api_keys = node.apis.iter().map(version_range).collect();
     // No feature is finalized: those of Apache Kafka stand for things this broker does not have.
     Reply::Now(ApiVersionsResponse { api_keys, finalized_features_epoch: 0, ..Default::default() }.into())
 }
@@ -21,13 +20,17 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ApiVersionsRequest
 /// The answer to a version that is not served: readable in version 0, and naming the versions that are.
 pub(crate) fn unsupported(node: &Node) -> ApiVersionsResponse {
     let error_code = node.error(ErrorCode::UnsupportedVersion);
-    let api_keys = vec![version_range(ApiKey::ApiVersions)];
+    let own = |api: &&Api| api.key == ApiKey::ApiVersions;
+    let api_keys = node.apis.iter().filter(own).map(version_range).collect();
     ApiVersionsResponse { error_code, api_keys, ..Default::default() }
 }
 
-fn version_range(key: ApiKey) -> ApiVersion {
-    let range = APIS.iter().find(|api| api.key == key).map_or(0..=0, |api| api.versions.clone());
-    ApiVersion { api_key: key as i16, min_version: *range.start(), max_version: *range.end() }
+fn version_range(api: &Api) -> ApiVersion {
+    ApiVersion {
+        api_key: api.key as i16,
+        min_version: *api.versions.start(),
+        max_version: *api.versions.end(),
+    }
 }
 
 /// Letters, digits, `-` and `.`, beginning and ending with a letter or digit (KIP-511).

@@ -29,8 +29,9 @@ use crate::log::SliceError;
 use crate::metrics::Metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
 use crate::topic::{TopicError, Topics};
-use kappa_protocol::ErrorCode;
 use kappa_protocol::record::BatchError;
+use kappa_protocol::{ApiKey, ErrorCode};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
 /// What handlers work on: one broker.
@@ -46,10 +47,21 @@ pub(crate) struct Node {
     pub(crate) groups: Arc<GroupCoordinator>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
+    /// What is answered, for ApiVersions to advertise.
+    pub(crate) apis: &'static [Api],
     /// Where work that blocks is handed to.
     pub(crate) background: tokio::runtime::Handle,
     /// Where clients find this broker; known once it listens.
     pub(crate) advertised: OnceLock<Advertised>,
+}
+
+/// An API that is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Api {
+    /// Which.
+    pub(crate) key: ApiKey,
+    /// The versions that are advertised: those of a released Apache Kafka 4.3.1.
+    pub(crate) versions: RangeInclusive<i16>,
 }
 
 /// Where clients find a broker.

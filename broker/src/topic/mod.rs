@@ -20,7 +20,7 @@ pub(crate) use registry::{Topic, is_internal};
 pub use start::OpenError;
 
 use crate::config::BrokerLayers;
-use crate::log::Checkpoints;
+use crate::log::{Checkpoints, Positions};
 use crate::partition::{Partition, PartitionEnv};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -52,7 +52,12 @@ pub(crate) struct Topics {
     worker: Mutex<Option<Worker>>,
     env: PartitionEnv,
     data_dir: PathBuf,
+    /// What the checkpoints on disk say; held while they are written, so that an older state never replaces a newer.
+    checkpointed: Mutex<Vec<Checkpointed>>,
 }
+
+/// Topic, partition, and what the checkpoints say of it.
+type Checkpointed = (Arc<str>, i32, Positions);
 
 struct Worker {
     jobs: SyncSender<Job>,
@@ -75,6 +80,7 @@ impl Topics {
             worker: Mutex::new(None),
             env: catalog.env.clone(),
             data_dir: catalog.data_dir.clone(),
+            checkpointed: Mutex::default(),
         };
         let thread = std::thread::Builder::new().name("kappa-catalog".into()).spawn(move || {
             for job in queue {
@@ -208,15 +214,21 @@ impl Topics {
         }
     }
 
-    /// Writes how far each partition is known to be whole, and where it starts. Blocks on the disk.
+    /// Writes how far each partition is known to be whole, and where it starts, if that has changed. Blocks on the
+    /// disk.
     pub(crate) fn write_checkpoints(&self) -> Result<(), TopicError> {
-        let topics: Vec<_> =
-            self.all().into_iter().map(|topic| (topic.name.clone(), topic.partitions())).collect();
-        let positions = topics.iter().flat_map(|(name, partitions)| {
-            (0i32..)
-                .zip(partitions.iter())
-                .map(move |(index, partition)| (&**name, index, partition.positions()))
-        });
-        Checkpoints::write(&*self.env.disk, &self.data_dir, positions).map_err(TopicError::storage)
+        let mut written = self.checkpointed.lock();
+        let mut positions = Vec::new();
+        for topic in self.all() {
+            for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
+                positions.push((topic.name.clone(), index, partition.positions()));
+            }
+        }
+        if *written != positions {
+            let lines = positions.iter().map(|(name, index, positions)| (&**name, *index, *positions));
+            Checkpoints::write(&*self.env.disk, &self.data_dir, lines).map_err(TopicError::storage)?;
+            *written = positions;
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,517 @@
+//! The tasks that fetch ahead: one that finds positions and leaders, and two per leading node that fetch.
+//!
+//! The first of a node's two fetches whatever it may and waits at the broker for more. A partition that may be
+//! fetched only once that one is waiting (it was paused, sought, or had enough buffered) is fetched by the second,
+//! over a lane of its own and with a short wait, so it never has to sit out the long one.
+
+use super::{
+    ConsumerConfig, ConsumerError, FetchedBatch, IsolationLevel,
+    partitions::{Fetched, Partitions, Progress, Resolved, Start, Unresolved, Wish},
+};
+use crate::{
+    Client, LaneKind, RequestError, TopicPartition, coordinator::Coordinator, offsets,
+    routing::metadata::Cluster,
+};
+use bytes::Bytes;
+use kappa_protocol::{
+    ApiKey, ErrorCode, Records, RequestMessage,
+    limits::BATCH_DECOMPRESSED_BYTES_MAX,
+    messages::{
+        FetchRequest, FetchResponse,
+        fetch_request::{FetchPartition, FetchTopic},
+        fetch_response::{AbortedTransaction, PartitionData},
+    },
+    record::{BatchError, DecodedBatch},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+/// First version that names topics by id.
+const TOPIC_ID_VERSION: i16 = 13;
+/// How long the second fetch of a node may wait at the broker.
+const CATCH_UP_WAIT: Duration = Duration::from_millis(20);
+/// How long to wait before asking for a leader or an offset again.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
+/// How long the tasks sleep when nothing is due.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What the fetching tasks share.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    client: Client,
+    config: Arc<ConsumerConfig>,
+    partitions: Arc<Partitions>,
+    coordinator: Option<Arc<Coordinator>>,
+    /// Nodes at which the first fetch waits.
+    parked: Mutex<HashSet<i32>>,
+}
+
+impl Fetcher {
+    pub(super) fn new(
+        client: Client,
+        config: Arc<ConsumerConfig>,
+        partitions: Arc<Partitions>,
+        coordinator: Option<Arc<Coordinator>>,
+    ) -> Arc<Fetcher> {
+        Arc::new(Fetcher { client, config, partitions, coordinator, parked: Mutex::default() })
+    }
+
+    /// Runs until it is aborted; what it started ends with it.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut changed = self.partitions.changed.subscribe();
+        let mut tasks = JoinSet::new();
+        let mut nodes = HashSet::new();
+        let mut backoff = self.client.backoff();
+        loop {
+            changed.borrow_and_update();
+            let unresolved = self.partitions.take_unresolved();
+            if !unresolved.is_empty() {
+                tasks.spawn(self.clone().resolve(unresolved));
+            }
+            let (wanted, next) = self.partitions.wanted();
+            let complete = self.find_leaders(&wanted).await;
+            let cluster = self.client.cluster();
+            for (node, _) in wanted.iter().filter_map(|partition| leader(&cluster, partition)) {
+                if nodes.insert(node) {
+                    tasks.spawn(self.clone().fetch_from(node, LaneKind::Fetch));
+                    tasks.spawn(self.clone().fetch_from(node, LaneKind::CatchUp));
+                    self.partitions.wake_fetchers();
+                }
+            }
+            let idle = if complete { IDLE } else { backoff.next() };
+            if complete {
+                backoff.reset();
+            }
+            let due = next.unwrap_or(Instant::now() + idle).min(Instant::now() + idle);
+            wait_for_change(&mut changed, due).await;
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Asks for metadata where it is missing or stale. False if some leader is still unknown.
+    async fn find_leaders(&self, wanted: &[TopicPartition]) -> bool {
+        let cluster = self.client.cluster();
+        let age_max = self.client.config().metadata_age_max;
+        let stale = |name: &Arc<str>| cluster.topic(name).is_none_or(|topic| !topic.is_fresh(age_max));
+        let mut topics: Vec<_> = wanted.iter().map(|wanted| wanted.topic.clone()).collect();
+        topics.dedup();
+        topics.retain(stale);
+        if !topics.is_empty() {
+            match self.client.refresh(&topics, self.config.allow_auto_create_topics).await {
+                Ok(_) => self.partitions.wake_fetchers(),
+                Err(error) => {
+                    tracing::debug!(%error, "no metadata");
+                    return false;
+                }
+            }
+        }
+        let cluster = self.client.cluster();
+        let unled = wanted.iter().filter(|partition| leader(&cluster, partition).is_none());
+        let mut complete = true;
+        for partition in unled {
+            self.client.mark_stale(&partition.topic);
+            complete = false;
+        }
+        complete
+    }
+
+    async fn resolve(self: Arc<Self>, unresolved: Vec<Unresolved>) {
+        let (committed, mut by_place): (Vec<_>, Vec<_>) =
+            unresolved.into_iter().partition(|unresolved| unresolved.start == Start::Committed);
+        for unresolved in self.resolve_committed(committed).await {
+            by_place.push(unresolved);
+        }
+        let place = |start: Start| if start == Start::Earliest { -2 } else { -1 };
+        let wanted: Vec<_> = by_place
+            .iter()
+            .map(|unresolved| (unresolved.partition.clone(), place(unresolved.start)))
+            .collect();
+        let mut found = offsets::list_once(&self.client, &wanted, self.config.isolation.id()).await;
+        for unresolved in by_place {
+            let resolved = match found.remove(&unresolved.partition) {
+                Some(Ok(Some(found))) => Resolved::At(found.offset),
+                Some(Ok(None)) | None => Resolved::Later(RETRY_WAIT),
+                Some(Err(error)) if error.is_retriable() => {
+                    self.client.mark_stale(&unresolved.partition.topic);
+                    Resolved::Later(RETRY_WAIT)
+                }
+                Some(Err(error)) => Resolved::Failed(error.into(), unresolved.start),
+            };
+            self.partitions.resolved(&unresolved, resolved);
+        }
+    }
+
+    /// Goes to committed offsets. Returns the partitions that have none and start by the reset policy.
+    async fn resolve_committed(&self, unresolved: Vec<Unresolved>) -> Vec<Unresolved> {
+        if unresolved.is_empty() {
+            return Vec::new();
+        }
+        let names: Vec<_> = unresolved.iter().map(|unresolved| unresolved.partition.clone()).collect();
+        let stable = self.config.isolation == IsolationLevel::ReadCommitted;
+        let committed = match &self.coordinator {
+            Some(coordinator) => coordinator.committed(Some(&names), stable).await,
+            None => Ok(BTreeMap::new()),
+        };
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) => {
+                for unresolved in &unresolved {
+                    let resolved = if error.is_retriable() {
+                        Resolved::Later(RETRY_WAIT)
+                    } else {
+                        Resolved::Failed(error.clone().into(), Start::Committed)
+                    };
+                    self.partitions.resolved(unresolved, resolved);
+                }
+                return Vec::new();
+            }
+        };
+        let mut reset = Vec::new();
+        for unresolved in unresolved {
+            match (committed.get(&unresolved.partition), Start::from(self.config.offset_reset)) {
+                (Some(committed), _) => {
+                    self.partitions.resolved(&unresolved, Resolved::At(committed.offset));
+                }
+                (None, Start::Seek) => {
+                    let error = ConsumerError::NoOffset(unresolved.partition.clone());
+                    self.partitions.resolved(&unresolved, Resolved::Failed(error, Start::Seek));
+                }
+                (None, start) => reset.push(Unresolved { start, ..unresolved }),
+            }
+        }
+        reset
+    }
+
+    /// Fetches from one node, over one lane, one request after the other.
+    async fn fetch_from(self: Arc<Self>, node: i32, kind: LaneKind) {
+        let mut changed = self.partitions.changed.subscribe();
+        let mut backoff = self.client.backoff();
+        loop {
+            changed.borrow_and_update();
+            let cluster = self.client.cluster();
+            let may_fetch = kind == LaneKind::Fetch || self.parked.lock().contains(&node);
+            let wishes = if may_fetch {
+                self.partitions
+                    .take_wishes(|name| leader(&cluster, name).is_some_and(|(leader, _)| leader == node))
+            } else {
+                Vec::new()
+            };
+            if wishes.is_empty() {
+                let next = self.partitions.wanted().1;
+                wait_for_change(&mut changed, next.unwrap_or(Instant::now() + IDLE)).await;
+                continue;
+            }
+            if kind == LaneKind::Fetch {
+                self.parked.lock().insert(node);
+            }
+            let outcome = self.fetch(node, kind, &wishes, &cluster).await;
+            if kind == LaneKind::Fetch {
+                self.parked.lock().remove(&node);
+            }
+            match outcome {
+                Ok(response) => {
+                    backoff.reset();
+                    self.absorb(wishes, response, &cluster);
+                }
+                Err(error) => self.put_back(wishes, &error, backoff.next()),
+            }
+            if kind == LaneKind::CatchUp {
+                // The first fetch may have come back meanwhile, and it takes over what this one had.
+                self.partitions.wake_fetchers();
+            }
+        }
+    }
+
+    async fn fetch(
+        &self,
+        node: i32,
+        kind: LaneKind,
+        wishes: &[Wish],
+        cluster: &Cluster,
+    ) -> Result<FetchResponse, RequestError> {
+        let lane = self.client.lane(node, kind)?;
+        let link = lane.ready().await?;
+        let request = self.request(kind, wishes, cluster);
+        let by_name = request.topics.iter().any(|topic| topic.topic_id.is_nil());
+        let newest = if by_name { TOPIC_ID_VERSION - 1 } else { i16::MAX };
+        let version = match link.versions().at_most(ApiKey::Fetch, newest) {
+            Some(version) => version,
+            None => lane.version(&link, ApiKey::Fetch)?,
+        };
+        let timeout = self.client.config().request_timeout + self.config.fetch_wait_max;
+        let reply = link.call(version, request);
+        let response = lane.answer(&link, ApiKey::Fetch, reply, timeout).await?;
+        let response =
+            FetchRequest::response(response).ok_or(RequestError::Incomplete { api: ApiKey::Fetch })?;
+        RequestError::check(ApiKey::Fetch, response.error_code, None).map(|()| response)
+    }
+
+    fn request(&self, kind: LaneKind, wishes: &[Wish], cluster: &Cluster) -> FetchRequest {
+        let mut topics: Vec<FetchTopic> = Vec::new();
+        // Wishes come in the order of topics.
+        for Wish { partition: name, offset, .. } in wishes {
+            let partition = FetchPartition {
+                partition: name.partition,
+                current_leader_epoch: leader(cluster, name).map_or(-1, |(_, epoch)| epoch),
+                fetch_offset: *offset,
+                partition_max_bytes: i32::try_from(self.config.partition_fetch_bytes_max).unwrap_or(i32::MAX),
+                ..Default::default()
+            };
+            match topics.last_mut().filter(|topic| topic.topic == *name.topic) {
+                Some(topic) => topic.partitions.push(partition),
+                None => topics.push(FetchTopic {
+                    topic: name.topic.to_string(),
+                    topic_id: cluster.topic(&name.topic).map(|topic| topic.id).unwrap_or_default(),
+                    partitions: vec![partition],
+                }),
+            }
+        }
+        let wait = match kind {
+            LaneKind::CatchUp => self.config.fetch_wait_max.min(CATCH_UP_WAIT),
+            _ => self.config.fetch_wait_max,
+        };
+        FetchRequest {
+            max_wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
+            min_bytes: i32::try_from(self.config.fetch_bytes_min).unwrap_or(i32::MAX),
+            max_bytes: i32::try_from(self.config.fetch_bytes_max).unwrap_or(i32::MAX),
+            isolation_level: self.config.isolation.id(),
+            topics,
+            ..Default::default()
+        }
+    }
+
+    /// Gives each wish its part of the response.
+    fn absorb(&self, wishes: Vec<Wish>, response: FetchResponse, cluster: &Cluster) {
+        let mut answers: HashMap<(Arc<str>, i32), PartitionData> = HashMap::with_capacity(wishes.len());
+        for topic in response.responses {
+            let name = cluster.name(topic.topic_id).cloned().unwrap_or_else(|| Arc::from(topic.topic));
+            answers.extend(
+                topic.partitions.into_iter().map(|data| ((name.clone(), data.partition_index), data)),
+            );
+        }
+        for wish in wishes {
+            let key = (wish.partition.topic.clone(), wish.partition.partition);
+            let fetched = match answers.remove(&key) {
+                Some(data) => self.read(&wish, data),
+                None => Fetched::nothing(&wish, Some(RETRY_WAIT)),
+            };
+            self.partitions.bring(&wish, fetched);
+        }
+    }
+
+    fn put_back(&self, wishes: Vec<Wish>, error: &RequestError, wait: Duration) {
+        tracing::debug!(%error, "fetch failed");
+        for wish in wishes {
+            self.client.mark_stale(&wish.partition.topic);
+            let mut fetched = Fetched::nothing(&wish, Some(wait));
+            if !error.is_retriable() {
+                fetched.error = Some(error.clone().into());
+            }
+            self.partitions.bring(&wish, fetched);
+        }
+    }
+
+    fn read(&self, wish: &Wish, data: PartitionData) -> Fetched {
+        let code = ErrorCode::from(data.error_code);
+        let mut fetched = Fetched::nothing(wish, None);
+        match code {
+            ErrorCode::None => return self.decode(wish, data),
+            ErrorCode::OffsetOutOfRange => {
+                let start = Start::from(self.config.offset_reset);
+                tracing::warn!(partition = %wish.partition, offset = wish.offset, ?start, "offset out of range");
+                if start == Start::Seek {
+                    let (partition, offset) = (wish.partition.clone(), wish.offset);
+                    fetched.error = Some(ConsumerError::OffsetOutOfRange { partition, offset });
+                    fetched.wait = Some(Duration::from_secs(1));
+                } else {
+                    fetched.reset = Some(start);
+                }
+            }
+            code if code.is_retriable() || code == ErrorCode::FencedLeaderEpoch => {
+                self.client.mark_stale(&wish.partition.topic);
+                fetched.wait = Some(RETRY_WAIT);
+            }
+            code => {
+                fetched.error = Some(ConsumerError::Partition { partition: wish.partition.clone(), code });
+                fetched.wait = Some(Duration::from_secs(1));
+            }
+        }
+        fetched
+    }
+
+    fn decode(&self, wish: &Wish, data: PartitionData) -> Fetched {
+        let progress = Progress {
+            high_watermark: data.high_watermark,
+            last_stable_offset: data.last_stable_offset,
+            log_start_offset: data.log_start_offset,
+        };
+        let mut fetched = Fetched::nothing(wish, None);
+        fetched.progress = Some(progress);
+        let mut aborted = Aborted::new(self.config.isolation, data.aborted_transactions);
+        let mut batches = Batches::new(data.records.unwrap_or_default());
+        loop {
+            match batches.next() {
+                Ok(None) => break,
+                Ok(Some(batch)) => {
+                    let wanted = batch.next_offset() > fetched.next_offset;
+                    let start = fetched.next_offset;
+                    fetched.next_offset = start.max(batch.next_offset());
+                    if aborted.hides(&batch) || !wanted || batch.count() == 0 {
+                        continue;
+                    }
+                    fetched.batches.push(FetchedBatch {
+                        partition: wish.partition.clone(),
+                        batch,
+                        start,
+                        high_watermark: progress.high_watermark,
+                        last_stable_offset: progress.last_stable_offset,
+                        log_start_offset: progress.log_start_offset,
+                    });
+                }
+                Err(reason) => {
+                    let (partition, offset) = (wish.partition.clone(), fetched.next_offset);
+                    fetched.error =
+                        Some(ConsumerError::Corrupt { partition, offset, reason: Arc::new(reason) });
+                    fetched.wait = Some(Duration::from_secs(1));
+                    break;
+                }
+            }
+        }
+        fetched
+    }
+}
+
+impl Fetched {
+    fn nothing(wish: &Wish, wait: Option<Duration>) -> Fetched {
+        Fetched {
+            batches: Vec::new(),
+            next_offset: wish.offset,
+            progress: None,
+            error: None,
+            wait,
+            reset: None,
+        }
+    }
+}
+
+fn leader(cluster: &Cluster, partition: &TopicPartition) -> Option<(i32, i32)> {
+    cluster.topic(&partition.topic)?.leader(partition.partition)
+}
+
+async fn wait_for_change(changed: &mut watch::Receiver<()>, until: Instant) {
+    // The sender lives as long as the fetcher, and the time is up at the latest.
+    let _ = tokio::time::timeout_at(until, changed.changed()).await;
+}
+
+/// Takes batches off the pieces of a response.
+struct Batches {
+    pieces: std::vec::IntoIter<Bytes>,
+    rest: Bytes,
+}
+
+impl Batches {
+    fn new(records: Records) -> Batches {
+        Batches { pieces: records.pieces().to_vec().into_iter(), rest: Bytes::new() }
+    }
+
+    /// The next batch; `None` at the end, and where the response was cut within a batch.
+    fn next(&mut self) -> Result<Option<DecodedBatch>, BatchError> {
+        loop {
+            if !self.rest.is_empty() {
+                match DecodedBatch::split_from(&mut self.rest, BATCH_DECOMPRESSED_BYTES_MAX) {
+                    Err(BatchError::Incomplete { .. }) => {}
+                    outcome => return outcome.map(Some),
+                }
+            }
+            let Some(piece) = self.pieces.next() else { return Ok(None) };
+            self.rest = match self.rest.len() {
+                0 => piece,
+                // A batch that spans pieces is joined.
+                _ => Bytes::from([&self.rest[..], &piece[..]].concat()),
+            };
+        }
+    }
+}
+
+/// Which transactional batches a reader of committed records must not see.
+struct Aborted {
+    isolation: IsolationLevel,
+    /// By first offset, the last one first.
+    upcoming: Vec<AbortedTransaction>,
+    producers: HashSet<i64>,
+}
+
+impl Aborted {
+    fn new(isolation: IsolationLevel, transactions: Option<Vec<AbortedTransaction>>) -> Aborted {
+        let mut upcoming = transactions.unwrap_or_default();
+        upcoming.sort_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
+        Aborted { isolation, upcoming, producers: HashSet::new() }
+    }
+
+    /// Whether the batch is no data, or of an aborted transaction. To be asked of every batch, in order.
+    fn hides(&mut self, batch: &DecodedBatch) -> bool {
+        let header = batch.header();
+        let begun = |transaction: &mut AbortedTransaction| transaction.first_offset < header.next_offset();
+        while let Some(transaction) = self.upcoming.pop_if(begun) {
+            self.producers.insert(transaction.producer_id);
+        }
+        if header.is_control() {
+            // Whether it aborts or commits, the transaction ends here.
+            self.producers.remove(&header.producer_id());
+            return true;
+        }
+        self.isolation == IsolationLevel::ReadCommitted
+            && header.is_transactional()
+            && self.producers.contains(&header.producer_id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kappa_protocol::record::{BatchBuilder, BatchOptions, ProducerStamp};
+
+    fn batch(base_offset: i64, id: i64, control: bool) -> Bytes {
+        let producer = Some(ProducerStamp { id, epoch: 0, sequence: 0 });
+        let mut builder =
+            BatchBuilder::new(BatchOptions { producer, transactional: true, control, ..Default::default() });
+        builder.push(0, Some(&[0, 0, 0, 0]), Some(&[0; 6]), []);
+        builder.finish(base_offset)
+    }
+
+    #[test]
+    fn batches_are_taken_across_pieces_and_a_cut_tail_is_left() {
+        let (first, second) = (batch(0, 1, false), batch(1, 1, false));
+        let pieces =
+            vec![first.slice(..20), Bytes::from([&first[20..], &second[..]].concat()), first.slice(..30)];
+        let mut batches = Batches::new(Records::from(pieces));
+        let mut offsets = Vec::new();
+        while let Some(batch) = batches.next().unwrap() {
+            offsets.push(batch.base_offset());
+        }
+        assert_eq!(offsets, [0, 1]);
+    }
+
+    #[test]
+    fn reader_of_committed_records_sees_neither_aborted_nor_control_batches() {
+        let transaction = AbortedTransaction { producer_id: 7, first_offset: 1 };
+        let stored = [(0, 7, false), (1, 7, false), (2, 8, false), (3, 7, true), (4, 7, false)];
+        for (isolation, visible) in [
+            (IsolationLevel::ReadCommitted, vec![0, 2, 4]),
+            (IsolationLevel::ReadUncommitted, vec![0, 1, 2, 4]),
+        ] {
+            let mut aborted = Aborted::new(isolation, Some(vec![transaction.clone()]));
+            let batches = stored.iter().map(|(offset, id, control)| {
+                DecodedBatch::decode(batch(*offset, *id, *control), 1000).unwrap()
+            });
+            let seen: Vec<_> =
+                batches.filter(|batch| !aborted.hides(batch)).map(|batch| batch.base_offset()).collect();
+            assert_eq!(seen, visible, "{isolation:?}");
+        }
+    }
+}
