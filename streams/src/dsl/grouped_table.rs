@@ -1,0 +1,118 @@
+//! Aggregates of tables: they follow every change of a row, out of its old group and into its new one.
+
+use super::Table;
+use crate::{
+    codec::{ChangeCodec, Codec, Data, I64, SharedCodec},
+    processor::{Keyed, Process, RecordSource, TableAggregate, TableReduce},
+    record::Change,
+    store::Store,
+    topology::{Changelog, Graph, NodeId, Outlet, TopicId, TopicKind},
+};
+use std::{fmt, sync::Arc};
+
+/// A table grouped by another key, ready to be aggregated.
+pub struct GroupedTable<K, V> {
+    graph: Graph,
+    node: NodeId,
+    outlet: Arc<Outlet<K, Change<V>>>,
+    codecs: (SharedCodec<K>, SharedCodec<V>),
+}
+
+impl<K, V> fmt::Debug for GroupedTable<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupedTable").field("name", &self.graph.name(self.node)).finish_non_exhaustive()
+    }
+}
+
+impl<K: Data, V: Data> GroupedTable<K, V> {
+    pub(crate) fn new(
+        graph: &Graph,
+        name: &str,
+        topic: TopicId,
+        codecs: (SharedCodec<K>, SharedCodec<V>),
+    ) -> GroupedTable<K, V> {
+        let node = graph.node("repartition source", name, &[]);
+        let outlet: Arc<Outlet<K, Change<V>>> = Outlet::new();
+        let (children, of_source, name) = (Arc::clone(&outlet), codecs.clone(), graph.name(node));
+        graph.source(
+            node,
+            topic,
+            Arc::new(move |assembly| {
+                let values: SharedCodec<Change<V>> = Arc::new(ChangeCodec(Arc::clone(&of_source.1)));
+                let codecs = (Arc::clone(&of_source.0), values);
+                let down = children.assemble(assembly);
+                Box::new(RecordSource { name: Arc::clone(&name), codecs, down })
+            }),
+        );
+        GroupedTable { graph: graph.clone(), node, outlet, codecs }
+    }
+
+    /// Number of rows per group, kept under `name`.
+    pub fn count(&self, name: &str) -> Table<K, i64> {
+        self.aggregate(name, I64, || 0, |_, _, count| count + 1, |_, _, count| count - 1)
+    }
+
+    /// Folds the rows of a group into an aggregate that begins as `initial`; `subtract` undoes `add`.
+    pub fn aggregate<C: Codec>(
+        &self,
+        name: &str,
+        codec: C,
+        initial: impl Fn() -> C::Item + Send + Sync + 'static,
+        add: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
+        subtract: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
+    ) -> Table<K, C::Item> {
+        let (initial, add, subtract) = (Arc::new(initial), Arc::new(add), Arc::new(subtract));
+        self.table("table aggregate", name, Arc::new(codec), move |keyed| {
+            let (initial, add, subtract) = (Arc::clone(&initial), Arc::clone(&add), Arc::clone(&subtract));
+            Box::new(TableAggregate { keyed, initial, add, subtract })
+        })
+    }
+
+    /// Combines the rows of a group; the first is taken as it is. Arguments are the aggregate, then the row.
+    pub fn reduce(
+        &self,
+        name: &str,
+        add: impl Fn(V, V) -> V + Send + Sync + 'static,
+        subtract: impl Fn(V, V) -> V + Send + Sync + 'static,
+    ) -> Table<K, V> {
+        let (add, subtract) = (Arc::new(add), Arc::new(subtract));
+        self.table("table reduce", name, Arc::clone(&self.codecs.1), move |keyed| {
+            Box::new(TableReduce { keyed, add: Arc::clone(&add), subtract: Arc::clone(&subtract) })
+        })
+    }
+
+    fn table<A: Data>(
+        &self,
+        operator: &'static str,
+        name: &str,
+        codec: SharedCodec<A>,
+        make: impl Fn(Keyed<K, A>) -> Box<dyn Process<K, Change<V>>> + Send + Sync + 'static,
+    ) -> Table<K, A> {
+        let graph = &self.graph;
+        graph.check_name(operator, name);
+        let node = graph.node(operator, name, &[self.node]);
+        let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
+        let store = graph.store(name, node, Changelog::Own(changelog));
+        let outlet = Outlet::new();
+        let of_store = Arc::clone(&codec);
+        let lookup = Table::stored(move |assembly| {
+            assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&of_store), true))
+        });
+        let keys = Arc::clone(&self.codecs.0);
+        let codecs = (Arc::clone(&keys), Arc::clone(&codec));
+        let table = Table::new(graph, node, Arc::clone(&outlet), codecs, lookup);
+        let (name, send_old) = (graph.name(node), table.send_old());
+        self.outlet.add(Box::new(move |assembly| {
+            let of_store = Arc::clone(&codec);
+            make(Keyed {
+                name: Arc::clone(&name),
+                keys: Arc::clone(&keys),
+                store: assembly.store(store, |def| Store::new(Arc::clone(&def.name), of_store, true)),
+                send_old: send_old.get(),
+                scratch: Vec::new(),
+                down: outlet.assemble(assembly),
+            })
+        }));
+        table
+    }
+}

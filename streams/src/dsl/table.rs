@@ -1,0 +1,241 @@
+//! Tables: the last value per key, as changes for the operators behind and as rows for joins and queries.
+
+use super::{GroupedTable, Repartition, Stream};
+use crate::{
+    codec::{Codec, Data, SharedCodec},
+    processor::{Downstream, FilterTable, MapTable, Process, RegroupTable, TableToStream},
+    record::Change,
+    store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup},
+    topology::{Assembly, Graph, NodeId, Outlet, TopicKind, ViewId},
+};
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::Bound,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+pub(crate) type LookupFactory<K, V> = Arc<dyn Fn(&mut Assembly<'_>) -> SharedLookup<K, V> + Send + Sync>;
+
+/// Whether an operator behind a table needs the row before a change. Known when wiring is complete.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SendOld {
+    this: Arc<AtomicBool>,
+    above: Vec<Arc<AtomicBool>>,
+}
+
+impl SendOld {
+    pub(crate) fn get(&self) -> bool {
+        self.this.load(Ordering::Relaxed)
+    }
+
+    fn want(&self) {
+        for flag in self.above.iter().chain([&self.this]) {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn child(&self) -> SendOld {
+        let above = self.above.iter().chain([&self.this]).map(Arc::clone).collect();
+        SendOld { this: Arc::default(), above }
+    }
+}
+
+/// A table with keys `K` and rows `V`; also the handle to query it by.
+pub struct Table<K, V> {
+    pub(crate) graph: Graph,
+    pub(crate) node: NodeId,
+    pub(crate) outlet: Arc<Outlet<K, Change<V>>>,
+    /// Codec of keys as the store holds them, and of rows where it is known.
+    pub(crate) codecs: (SharedCodec<K>, Option<SharedCodec<V>>),
+    pub(crate) lookup: LookupFactory<K, V>,
+    pub(crate) view: ViewId,
+    send_old: SendOld,
+}
+
+impl<K, V> Clone for Table<K, V> {
+    fn clone(&self) -> Self {
+        Table {
+            graph: self.graph.clone(),
+            node: self.node,
+            outlet: Arc::clone(&self.outlet),
+            codecs: self.codecs.clone(),
+            lookup: Arc::clone(&self.lookup),
+            view: self.view,
+            send_old: self.send_old.clone(),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for Table<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("name", &self.graph.name(self.node)).finish_non_exhaustive()
+    }
+}
+
+impl<K: Data, V: Data> Table<K, V> {
+    pub(crate) fn new(
+        graph: &Graph,
+        node: NodeId,
+        outlet: Arc<Outlet<K, Change<V>>>,
+        codecs: (SharedCodec<K>, SharedCodec<V>),
+        lookup: LookupFactory<K, V>,
+    ) -> Table<K, V> {
+        Table::derived(graph, node, outlet, (codecs.0, Some(codecs.1)), lookup, SendOld::default())
+    }
+
+    fn derived(
+        graph: &Graph,
+        node: NodeId,
+        outlet: Arc<Outlet<K, Change<V>>>,
+        codecs: (SharedCodec<K>, Option<SharedCodec<V>>),
+        lookup: LookupFactory<K, V>,
+        send_old: SendOld,
+    ) -> Table<K, V> {
+        let of_view = Arc::clone(&lookup);
+        let view = graph.view(node, move |id, assembly| {
+            let lookup = of_view(assembly);
+            assembly.register(id, lookup);
+        });
+        Table { graph: graph.clone(), node, outlet, codecs, lookup, view, send_old }
+    }
+
+    /// Stands in for a table whose wiring failed; `build()` reports why, so it is never assembled.
+    pub(crate) fn unusable(graph: &Graph, node: NodeId) -> Table<K, V> {
+        let codecs = (Arc::new(NoCodec(PhantomData)) as SharedCodec<K>, None);
+        Table::derived(graph, node, Outlet::new(), codecs, Arc::new(|_| Rc::new(NoRows)), SendOld::default())
+    }
+
+    pub(crate) fn send_old(&self) -> SendOld {
+        self.send_old.clone()
+    }
+
+    fn node_named(&self, operator: &'static str) -> NodeId {
+        let name = format!("{}/{operator}", self.graph.name(self.node));
+        self.graph.node(operator, &name, &[self.node])
+    }
+
+    fn child<V2: Data>(
+        &self,
+        node: NodeId,
+        value: Option<SharedCodec<V2>>,
+        lookup: LookupFactory<K, V2>,
+        make: impl Fn(bool, Downstream<K, Change<V2>>) -> Box<dyn Process<K, Change<V>>> + Send + Sync + 'static,
+    ) -> Table<K, V2> {
+        let send_old = self.send_old.child();
+        let outlet: Arc<Outlet<K, Change<V2>>> = Outlet::new();
+        let (children, of_child) = (Arc::clone(&outlet), send_old.clone());
+        self.outlet.add(Box::new(move |assembly| make(of_child.get(), children.assemble(assembly))));
+        let codecs = (Arc::clone(&self.codecs.0), value);
+        Table::derived(&self.graph, node, outlet, codecs, lookup, send_old)
+    }
+
+    /// The rows for which `predicate` holds. A change to a row for which it does not is a deletion.
+    pub fn filter(&self, predicate: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Table<K, V> {
+        let predicate = Arc::new(predicate);
+        let node = self.node_named("filter");
+        let (inner, key, of_lookup) =
+            (Arc::clone(&self.lookup), Arc::clone(&self.codecs.0), Arc::clone(&predicate));
+        let lookup: LookupFactory<K, V> = Arc::new(move |assembly| {
+            let (key, predicate) = (Arc::clone(&key), Arc::clone(&of_lookup));
+            Rc::new(FilteredLookup { inner: inner(assembly), key, predicate })
+        });
+        self.child(node, self.codecs.1.clone(), lookup, move |send_old, down| {
+            Box::new(FilterTable { predicate: Arc::clone(&predicate), send_old, down })
+        })
+    }
+
+    /// The rows for which `predicate` does not hold.
+    pub fn filter_not(&self, predicate: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Table<K, V> {
+        self.filter(move |key, value| !predicate(key, value))
+    }
+
+    /// The rows with their values mapped; computed again when looked up, so nothing more is stored.
+    pub fn map_values<V2: Data>(
+        &self,
+        mapper: impl Fn(&K, &V) -> V2 + Send + Sync + 'static,
+    ) -> Table<K, V2> {
+        let mapper = Arc::new(mapper);
+        let node = self.node_named("map-values");
+        let (inner, key, of_lookup) =
+            (Arc::clone(&self.lookup), Arc::clone(&self.codecs.0), Arc::clone(&mapper));
+        let lookup: LookupFactory<K, V2> = Arc::new(move |assembly| {
+            let (key, mapper) = (Arc::clone(&key), Arc::clone(&of_lookup));
+            Rc::new(MappedLookup { inner: inner(assembly), key, mapper, mapped: PhantomData })
+        });
+        self.child(node, None, lookup, move |send_old, down| {
+            Box::new(MapTable { mapper: Arc::clone(&mapper), send_old, down })
+        })
+    }
+
+    /// The changes as a stream: the new row, or `None` for a deletion.
+    pub fn to_stream(&self) -> Stream<K, Option<V>> {
+        let node = self.node_named("to-stream");
+        let outlet: Arc<Outlet<K, Option<V>>> = Outlet::new();
+        let children = Arc::clone(&outlet);
+        self.outlet.add(Box::new(move |assembly| Box::new(TableToStream(children.assemble(assembly)))));
+        let value =
+            self.codecs.1.clone().map(|codec| Arc::new(crate::codec::opt(codec)) as SharedCodec<Option<V>>);
+        Stream::new(&self.graph, node, outlet, (Some(Arc::clone(&self.codecs.0)), value))
+    }
+
+    /// Groups rows by another key, through a repartition topic, for an aggregate that follows every change: what a
+    /// row was is subtracted, what it is now is added.
+    pub fn group_by<KC: Codec, VC: Codec>(
+        &self,
+        repartition: impl Into<Repartition>,
+        codecs: (KC, VC),
+        mapper: impl Fn(&K, &V) -> (KC::Item, VC::Item) + Send + Sync + 'static,
+    ) -> GroupedTable<KC::Item, VC::Item> {
+        self.send_old.want();
+        let Repartition { name, partitions } = repartition.into();
+        self.graph.check_name("repartition", &name);
+        let topic = self.graph.topic(&name, TopicKind::Repartition { partitions });
+        let node = self.graph.node("repartition sink", &format!("{name}/sink"), &[self.node]);
+        self.graph.sink(node, topic);
+        let keys: SharedCodec<KC::Item> = Arc::new(codecs.0);
+        let values: SharedCodec<VC::Item> = Arc::new(codecs.1);
+        let (mapper, of_sink, sink_name) =
+            (Arc::new(mapper), (Arc::clone(&keys), Arc::clone(&values)), self.graph.name(node));
+        self.outlet.add(Box::new(move |_| {
+            Box::new(RegroupTable {
+                name: Arc::clone(&sink_name),
+                topic,
+                mapper: Arc::clone(&mapper),
+                keys: Arc::clone(&of_sink.0),
+                values: Arc::clone(&of_sink.1),
+                scratch: Default::default(),
+            })
+        }));
+        GroupedTable::new(&self.graph, &name, topic, (keys, values))
+    }
+}
+
+/// Codec of a table that cannot be.
+struct NoCodec<T>(PhantomData<fn() -> T>);
+
+impl<T: Data> Codec for NoCodec<T> {
+    type Item = T;
+
+    fn encode(&self, _: &T, _: &mut Vec<u8>) -> Result<(), crate::codec::CodecError> {
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<T, crate::codec::CodecError> {
+        Err(crate::codec::CodecError::Length { item: "unusable table", expected: 0, actual: bytes.len() })
+    }
+}
+
+struct NoRows;
+
+impl<K, V> Lookup<K, V> for NoRows {
+    fn with(&self, _: &K, _: &[u8], read: &mut dyn FnMut(RowRef<'_, V>)) {
+        read(None);
+    }
+
+    fn range(&self, _: Bound<&[u8]>, _: Bound<&[u8]>, _: &mut dyn FnMut(&[u8], &V, i64) -> bool) {}
+}

@@ -1,0 +1,131 @@
+//! Aggregates of streams and of tables, kept in a store by encoded key.
+//!
+//! The event time of an aggregate is the greatest of its records; it never goes back.
+
+use super::{Context, Downstream, Process, ProcessError};
+use crate::{
+    codec::{Data, SharedCodec, encode_into},
+    record::{Change, Record},
+    store::Store,
+};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+/// What every aggregate has.
+pub(crate) struct Keyed<K, A> {
+    pub(crate) name: Arc<str>,
+    pub(crate) keys: SharedCodec<K>,
+    pub(crate) store: Rc<RefCell<Store<A>>>,
+    pub(crate) send_old: bool,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) down: Downstream<K, Change<A>>,
+}
+
+impl<K: Data, A: Data> Keyed<K, A> {
+    /// Replaces the aggregate of the record's key by what `change` makes of it, and forwards the change.
+    fn update<V>(
+        &mut self,
+        cx: &mut Context,
+        record: Record<K, V>,
+        change: impl FnOnce(&K, V, Option<A>) -> Option<A>,
+    ) {
+        let Record { key, value, timestamp, headers } = record;
+        let encoded = match encode_into(&*self.keys, &key, &mut self.scratch) {
+            Ok(Some(encoded)) => encoded,
+            Ok(None) => return cx.counters.null_keys += 1,
+            Err(source) => {
+                return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
+            }
+        };
+        let observed = !self.down.is_empty();
+        let send_old = self.send_old && observed;
+        let (old, new, timestamp) = self.store.borrow_mut().update(encoded, |aggregate, time| {
+            let timestamp = timestamp.max(time);
+            let old = if send_old { aggregate.clone() } else { None };
+            let new = change(&key, value, aggregate);
+            let shown = if observed { new.clone() } else { None };
+            (new, timestamp, (old, shown, timestamp))
+        });
+        if observed {
+            self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
+        }
+    }
+}
+
+/// Aggregates the records of a stream by key.
+pub(crate) struct StreamAggregate<F, K, V, A> {
+    pub(crate) keyed: Keyed<K, A>,
+    /// Tells which values are nulls; `None` when the type has none.
+    pub(crate) values: Option<SharedCodec<V>>,
+    /// Makes the next aggregate from the one before, `None` at first.
+    pub(crate) next: Arc<F>,
+}
+
+impl<F, K: Data, V: Data, A: Data> Process<K, V> for StreamAggregate<F, K, V, A>
+where
+    F: Fn(&K, V, Option<A>) -> A,
+{
+    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
+        if self.values.as_ref().is_some_and(|codec| codec.is_null(&record.value)) {
+            return cx.counters.null_values += 1;
+        }
+        let next = &self.next;
+        self.keyed.update(cx, record, |key, value, aggregate| Some(next(key, value, aggregate)));
+    }
+}
+
+/// Aggregates the rows of a table: what a row was is taken away, what it is now is added.
+pub(crate) struct TableAggregate<I, P, M, K, A> {
+    pub(crate) keyed: Keyed<K, A>,
+    pub(crate) initial: Arc<I>,
+    pub(crate) add: Arc<P>,
+    pub(crate) subtract: Arc<M>,
+}
+
+impl<I, P, M, K: Data, V: Data, A: Data> Process<K, Change<V>> for TableAggregate<I, P, M, K, A>
+where
+    I: Fn() -> A,
+    P: Fn(&K, V, A) -> A,
+    M: Fn(&K, V, A) -> A,
+{
+    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
+        let (initial, add, subtract) = (&self.initial, &self.add, &self.subtract);
+        self.keyed.update(cx, record, |key, change, aggregate| {
+            let rest = match (change.old, aggregate) {
+                (Some(old), Some(aggregate)) => Some(subtract(key, old, aggregate)),
+                (_, aggregate) => aggregate,
+            };
+            match change.new {
+                Some(new) => Some(add(key, new, rest.unwrap_or_else(|| initial()))),
+                None => rest,
+            }
+        });
+    }
+}
+
+/// As [`TableAggregate`], but the first row is the first aggregate.
+pub(crate) struct TableReduce<P, M, K, V> {
+    pub(crate) keyed: Keyed<K, V>,
+    pub(crate) add: Arc<P>,
+    pub(crate) subtract: Arc<M>,
+}
+
+impl<P, M, K: Data, V: Data> Process<K, Change<V>> for TableReduce<P, M, K, V>
+where
+    P: Fn(V, V) -> V,
+    M: Fn(V, V) -> V,
+{
+    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
+        let (add, subtract) = (&self.add, &self.subtract);
+        self.keyed.update(cx, record, |_, change, aggregate| {
+            let rest = match (change.old, aggregate) {
+                (Some(old), Some(aggregate)) => Some(subtract(aggregate, old)),
+                (_, aggregate) => aggregate,
+            };
+            match (change.new, rest) {
+                (Some(new), Some(rest)) => Some(add(rest, new)),
+                (Some(new), None) => Some(new),
+                (None, rest) => rest,
+            }
+        });
+    }
+}

@@ -1,0 +1,296 @@
+//! What processors leave behind: output records, counters, operator clocks and the first failure.
+//!
+//! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
+//! unwind the processors; the task looks for it after each record and commits nothing behind it.
+
+use crate::{
+    codec::CodecError,
+    record::Headers,
+    topology::{TopicId, partition_of},
+};
+use bytes::Bytes;
+use std::{ops::Range, sync::Arc};
+
+/// Where an output record came from: the record that was being processed, and which of its outputs this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Origin {
+    /// Topic of the record processed.
+    pub(crate) topic: TopicId,
+    /// Its partition.
+    pub(crate) partition: i32,
+    /// Its offset.
+    pub(crate) offset: i64,
+    /// Number of this output among those of the record, from 0.
+    pub(crate) number: u32,
+}
+
+/// A record as it comes from a topic.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordView<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) timestamp: i64,
+    pub(crate) headers: &'a Headers,
+}
+
+/// Why a task cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProcessError {
+    /// An operator could not encode a key or a value.
+    #[error("operator {operator:?} cannot encode: {source}")]
+    Encode {
+        /// The operator's name.
+        operator: Arc<str>,
+        /// What is wrong with the item.
+        source: CodecError,
+    },
+    /// A row of a store could not be encoded for its changelog, or decoded from it.
+    #[error("store {store:?}: {source}")]
+    Store {
+        /// The store's name.
+        store: Arc<str>,
+        /// What is wrong with the row.
+        source: CodecError,
+    },
+    /// A record of a topic could not be decoded, and the configuration says to stop at such records.
+    #[error("record of source {operator:?} at offset {offset} cannot be decoded: {source}")]
+    Decode {
+        /// The source's name.
+        operator: Arc<str>,
+        /// Offset of the record.
+        offset: i64,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+}
+
+/// What has been counted since the task began. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records taken from source topics.
+    pub records_in: u64,
+    /// Records written to sinks and repartition topics.
+    pub records_out: u64,
+    /// Records dropped because an operator needs a key and there was none.
+    pub null_keys: u64,
+    /// Records dropped because an operator needs a value and there was none.
+    pub null_values: u64,
+    /// Windows that a record came too late for; one record can count once per window.
+    pub late: u64,
+    /// Records skipped because they could not be decoded.
+    pub undecodable: u64,
+    /// Records skipped because their timestamp is negative.
+    pub negative_timestamps: u64,
+    /// Milliseconds for which progress control held back records that were there.
+    pub held_ms: u64,
+}
+
+impl Counters {
+    /// Adds another task's counters.
+    pub fn add(&mut self, other: &Counters) {
+        self.records_in += other.records_in;
+        self.records_out += other.records_out;
+        self.null_keys += other.null_keys;
+        self.null_values += other.null_values;
+        self.late += other.late;
+        self.undecodable += other.undecodable;
+        self.negative_timestamps += other.negative_timestamps;
+        self.held_ms += other.held_ms;
+    }
+}
+
+#[derive(Debug)]
+struct OutputSlot {
+    topic: TopicId,
+    partition: i32,
+    timestamp: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Headers,
+    origin: Option<Origin>,
+}
+
+/// One record to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// The topic.
+    pub(crate) topic: TopicId,
+    /// The partition.
+    pub(crate) partition: i32,
+    /// Event time in milliseconds.
+    pub(crate) timestamp: i64,
+    /// The key.
+    pub(crate) key: Option<Bytes>,
+    /// The value; null is a tombstone in compacted topics.
+    pub(crate) value: Option<Bytes>,
+    /// Headers.
+    pub(crate) headers: Headers,
+    /// Set on records of repartition topics.
+    pub(crate) origin: Option<Origin>,
+}
+
+/// Output records in order, with their bytes in one buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    bytes: Vec<u8>,
+    slots: Vec<OutputSlot>,
+}
+
+impl Outputs {
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The records in order; their bytes stay in the shared buffer.
+    pub(crate) fn into_records(self) -> impl Iterator<Item = Output> {
+        let bytes = Bytes::from(self.bytes);
+        self.slots.into_iter().map(move |slot| Output {
+            topic: slot.topic,
+            partition: slot.partition,
+            timestamp: slot.timestamp,
+            key: slot.key.map(|range| bytes.slice(range)),
+            value: slot.value.map(|range| bytes.slice(range)),
+            headers: slot.headers,
+            origin: slot.origin,
+        })
+    }
+
+    /// Appends a record whose bytes exist already.
+    pub(crate) fn push(
+        &mut self,
+        (topic, partition): (TopicId, i32),
+        key: &[u8],
+        value: Option<&[u8]>,
+        timestamp: i64,
+    ) {
+        let key = self.copy(key);
+        let value = value.map(|value| self.copy(value));
+        let headers = Headers::NONE;
+        self.slots.push(OutputSlot {
+            topic,
+            partition,
+            timestamp,
+            key: Some(key),
+            value,
+            headers,
+            origin: None,
+        });
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+}
+
+/// What a sink writes besides key and value.
+pub(crate) struct OutputHead<'a> {
+    pub(crate) topic: TopicId,
+    pub(crate) operator: &'a Arc<str>,
+    pub(crate) timestamp: i64,
+    pub(crate) headers: Headers,
+    /// Whether the record says where it came from.
+    pub(crate) with_origin: bool,
+}
+
+/// State of one task that its processors share.
+pub(crate) struct Context {
+    pub(crate) counters: Counters,
+    pub(crate) outputs: Outputs,
+    /// Observed stream time per operator, by the operator's number in this task.
+    pub(crate) clocks: Vec<i64>,
+    partition: i32,
+    partition_counts: Arc<[i32]>,
+    skip_undecodable: bool,
+    origin: Origin,
+    failure: Option<ProcessError>,
+}
+
+impl Context {
+    pub(crate) fn new(partition: i32, partition_counts: Arc<[i32]>, skip_undecodable: bool) -> Context {
+        Context {
+            counters: Counters::default(),
+            outputs: Outputs::default(),
+            clocks: Vec::new(),
+            partition,
+            partition_counts,
+            skip_undecodable,
+            origin: Origin { topic: TopicId(0), partition, offset: -1, number: 0 },
+            failure: None,
+        }
+    }
+
+    /// Begins a record: outputs from now on come from here.
+    pub(crate) fn begin(&mut self, topic: TopicId, partition: i32, offset: i64) {
+        self.origin = Origin { topic, partition, offset, number: 0 };
+        self.counters.records_in += 1;
+    }
+
+    /// Keeps the first failure; the task stops behind the record being processed.
+    pub(crate) fn fail(&mut self, failure: ProcessError) {
+        self.failure.get_or_insert(failure);
+    }
+
+    pub(crate) fn take_failure(&mut self) -> Option<ProcessError> {
+        self.failure.take()
+    }
+
+    /// A record that cannot be decoded is skipped and counted, or stops the task.
+    pub(crate) fn undecodable(&mut self, operator: &Arc<str>, source: CodecError) {
+        self.counters.undecodable += 1;
+        if !self.skip_undecodable {
+            let offset = self.origin.offset;
+            self.fail(ProcessError::Decode { operator: Arc::clone(operator), offset, source });
+        }
+    }
+
+    /// Moves an operator's clock forward and returns it.
+    pub(crate) fn observe(&mut self, clock: usize, timestamp: i64) -> i64 {
+        match self.clocks.get_mut(clock) {
+            Some(observed) => {
+                *observed = timestamp.max(*observed);
+                *observed
+            }
+            None => timestamp,
+        }
+    }
+
+    /// Writes a record; `key` and `value` encode themselves into the shared buffer and return false for a null.
+    pub(crate) fn emit(
+        &mut self,
+        head: OutputHead<'_>,
+        key: impl FnOnce(&mut Vec<u8>) -> Result<bool, CodecError>,
+        value: impl FnOnce(&mut Vec<u8>) -> Result<bool, CodecError>,
+    ) {
+        let buffer = &mut self.outputs.bytes;
+        let start = buffer.len();
+        let spans = (|| {
+            let key = key(buffer)?.then_some(start..buffer.len());
+            let middle = buffer.len();
+            let value = value(buffer)?.then_some(middle..buffer.len());
+            Ok((key, value))
+        })();
+        let (key, value) = match spans {
+            Ok(spans) => spans,
+            Err(source) => {
+                self.outputs.bytes.truncate(start);
+                return self.fail(ProcessError::Encode { operator: Arc::clone(head.operator), source });
+            }
+        };
+        let count = self.partition_counts.get(head.topic.0 as usize).copied().unwrap_or(1).max(1);
+        let encoded = key.clone().and_then(|range| self.outputs.bytes.get(range));
+        let partition = encoded.map_or(self.partition % count, |key| partition_of(key, count));
+        let origin = head.with_origin.then_some(self.origin);
+        self.origin.number += 1;
+        self.counters.records_out += 1;
+        let (topic, timestamp, headers) = (head.topic, head.timestamp, head.headers);
+        self.outputs.slots.push(OutputSlot { topic, partition, timestamp, key, value, headers, origin });
+    }
+}

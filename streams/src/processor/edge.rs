@@ -1,0 +1,163 @@
+//! The edges of a sub-topology, where bytes become typed records and typed records become bytes.
+//!
+//! Here nulls meet the types: a null that a codec has no item for is dropped and counted.
+
+use super::{Context, Downstream, Process, ProcessError, RecordView, context::OutputHead};
+use crate::{
+    codec::{CodecError, Data, SharedCodec, encode_into},
+    record::{Change, Record},
+    store::Store,
+    topology::TopicId,
+};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// A source whose types are forgotten.
+pub(crate) trait Source {
+    fn process(&mut self, cx: &mut Context, record: RecordView<'_>);
+}
+
+/// Records of a topic as a stream.
+pub(crate) struct RecordSource<K, V> {
+    pub(crate) name: Arc<str>,
+    pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+    pub(crate) down: Downstream<K, V>,
+}
+
+/// Decodes, or returns `None` when the bytes are null and the codec has no null.
+fn decode<T: Data>(codec: &SharedCodec<T>, bytes: Option<&[u8]>) -> Result<Option<T>, CodecError> {
+    match bytes {
+        Some(bytes) => codec.decode(bytes).map(Some),
+        None => Ok(codec.null()),
+    }
+}
+
+impl<K: Data, V: Data> Source for RecordSource<K, V> {
+    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
+        let key = match decode(&self.codecs.0, record.key) {
+            Ok(Some(key)) => key,
+            Ok(None) => return cx.counters.null_keys += 1,
+            Err(error) => return cx.undecodable(&self.name, error),
+        };
+        let value = match decode(&self.codecs.1, record.value) {
+            Ok(Some(value)) => value,
+            Ok(None) => return cx.counters.null_values += 1,
+            Err(error) => return cx.undecodable(&self.name, error),
+        };
+        let headers = record.headers.clone();
+        self.down.forward(cx, Record { key, value, timestamp: record.timestamp, headers });
+    }
+}
+
+/// Records of a topic as the changes of a table.
+pub(crate) struct TableSource<K, V> {
+    pub(crate) name: Arc<str>,
+    pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+    pub(crate) store: Rc<RefCell<Store<V>>>,
+    pub(crate) send_old: bool,
+    pub(crate) down: Downstream<K, Change<V>>,
+}
+
+impl<K: Data, V: Data> Source for TableSource<K, V> {
+    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
+        let Some(encoded) = record.key else { return cx.counters.null_keys += 1 };
+        let decoded = self.codecs.0.decode(encoded);
+        let key = match decoded {
+            Ok(key) if self.codecs.0.is_null(&key) => return cx.counters.null_keys += 1,
+            Ok(key) => key,
+            Err(error) => return cx.undecodable(&self.name, error),
+        };
+        let new = match record.value.map(|value| self.codecs.1.decode(value)).transpose() {
+            Ok(new) => new,
+            Err(error) => return cx.undecodable(&self.name, error),
+        };
+        let headers = record.headers.clone();
+        self.accept(cx, encoded, Record { key, value: new, timestamp: record.timestamp, headers });
+    }
+}
+
+impl<K: Data, V: Data> TableSource<K, V> {
+    fn accept(&mut self, cx: &mut Context, encoded: &[u8], record: Record<K, Option<V>>) {
+        let Record { key, value: new, timestamp, headers } = record;
+        let shown = if self.down.is_empty() { None } else { new.clone() };
+        let old = self.store.borrow_mut().put(encoded, new, timestamp);
+        if !self.down.is_empty() {
+            let old = old.filter(|_| self.send_old).map(|(old, _)| old);
+            self.down.forward(cx, Record { key, value: Change { old, new: shown }, timestamp, headers });
+        }
+    }
+}
+
+/// A stream that becomes a table inside a sub-topology.
+pub(crate) struct StreamToTable<K, V> {
+    pub(crate) source: TableSource<K, V>,
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl<K: Data, V: Data, V1: Into<Option<V>>> Process<K, V1> for StreamToTable<K, V> {
+    fn process(&mut self, cx: &mut Context, record: Record<K, V1>) {
+        let Record { key, value, timestamp, headers } = record;
+        let source = &mut self.source;
+        let new = value.into();
+        match encode_into(&*source.codecs.0, &key, &mut self.scratch) {
+            Ok(Some(encoded)) => source.accept(cx, encoded, Record { key, value: new, timestamp, headers }),
+            Ok(None) => cx.counters.null_keys += 1,
+            Err(error) => cx.fail(ProcessError::Encode { operator: Arc::clone(&source.name), source: error }),
+        }
+    }
+}
+
+/// What a sink does with records that have no key.
+#[derive(Debug, Clone)]
+pub(crate) enum NullKeys {
+    /// Writes them.
+    Keep,
+    /// Drops and counts them, as before an operator that needs keys, unless a left join behind it wants them.
+    DropUnless(Arc<AtomicBool>),
+}
+
+/// Writes records to a topic.
+pub(crate) struct RecordSink<K, V> {
+    pub(crate) name: Arc<str>,
+    pub(crate) topic: TopicId,
+    pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+    pub(crate) null_keys: NullKeys,
+    /// Set for repartition topics.
+    pub(crate) with_origin: bool,
+}
+
+impl<K: Data, V: Data, K1, V1> Process<K1, V1> for RecordSink<K, V>
+where
+    K1: Into<Option<K>>,
+    V1: Into<Option<V>>,
+{
+    fn process(&mut self, cx: &mut Context, record: Record<K1, V1>) {
+        let (keys, values) = &self.codecs;
+        let key = record.key.into().filter(|key| !keys.is_null(key));
+        let value = record.value.into().filter(|value| !values.is_null(value));
+        if key.is_none()
+            && let NullKeys::DropUnless(wanted) = &self.null_keys
+            && !wanted.load(Ordering::Relaxed)
+        {
+            return cx.counters.null_keys += 1;
+        }
+        let head = OutputHead {
+            topic: self.topic,
+            operator: &self.name,
+            timestamp: record.timestamp,
+            headers: record.headers,
+            with_origin: self.with_origin,
+        };
+        cx.emit(
+            head,
+            |out| key.map_or(Ok(false), |key| keys.encode(&key, out).map(|()| true)),
+            |out| value.map_or(Ok(false), |value| values.encode(&value, out).map(|()| true)),
+        );
+    }
+}

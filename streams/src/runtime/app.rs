@@ -1,0 +1,361 @@
+//! The handle of a running application.
+
+use super::{
+    AppError, Config, EndOffsets, GlobalView, QueryError, StartError, View,
+    config::Cluster,
+    generation::{self, GenerationRecord},
+    globals::GlobalReader,
+    shared::{Shared, Status, Tasks, TopicNames},
+    topics,
+    worker::Worker,
+};
+use crate::{
+    codec::Data,
+    dsl::{GlobalTable, Table},
+    processor::{Counters, ProcessError},
+    query::Dump,
+    task::{ProgressTable, TaskId},
+    topology::{Globals, TopicId, TopicKind, Topology},
+};
+use kappa_client::{
+    Admin, Client, ClientConfig, Consumer, ConsumerConfig, TopicPartition, consumer::ConsumerError,
+};
+use parking_lot::Mutex;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A topology running against a cluster, until [`App::close`] or a failure.
+///
+/// Dropping the handle does not stop the application; [`App::close`] does.
+///
+/// Questions that wait for a worker; who asks more waits for a place.
+const QUESTIONS_MAX: usize = 64;
+
+/// ```no_run
+/// use kappa_streams::{App, Builder, Config, codec::{I64, Utf8, opt}};
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let b = Builder::new("word-count");
+/// let counts = b
+///     .stream("lines", (opt(Utf8), Utf8))
+///     .flat_map_values(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+///     .group_by("by-word", (Utf8, Utf8), |_, word| word.clone())
+///     .count("counts");
+/// counts.to_stream().to("word-counts", (Utf8, I64));
+/// let app = App::start(&b.build()?, Config::bootstrap("127.0.0.1:9092")).await?;
+/// println!("{:?}", app.view(&counts).get("kappa").await?.value);
+/// app.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct App {
+    shared: Arc<Shared>,
+    generation: u32,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    globals: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("application", &self.shared.topology.application())
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Creates what is missing of the internal topics, loads global tables, and starts the workers. Returns before
+    /// the group has given out its tasks; queries wait for them.
+    pub async fn start(topology: &Topology, config: Config) -> Result<App, StartError> {
+        let client = match &config.cluster {
+            Cluster::Client(client) => client.clone(),
+            Cluster::Bootstrap(servers) => Client::connect(servers, ClientConfig::default()).await?,
+        };
+        let application = topology.application();
+        let generation = generation::choose(&client, application, config.generation).await?;
+        let names = generation::names(application, generation);
+        let plan = topics::plan(topology, &client).await?;
+        let topic_names = TopicNames::new(topology, &names);
+        let internal = topics::create_internal(&client, &config, (&plan, &topic_names)).await?;
+        let ends = config.replay_until.iter().flat_map(EndOffsets::iter);
+        let record = GenerationRecord {
+            generation,
+            fingerprint: topology.fingerprint(),
+            group: names.group().to_owned(),
+            topics: internal,
+            replay_until: ends.map(|(topic, partition, end)| (topic.to_owned(), partition, end)).collect(),
+        };
+        generation::record(&client, application, &record).await?;
+        let globals = Globals::new(topology);
+        let counts = Arc::clone(&plan.partition_counts);
+        let reader = GlobalReader::load(topology, &client, (&topic_names, &counts), &globals).await?;
+        let (asks, asked): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
+        let (progressed, _) = watch::channel(());
+        let ticks = progressed.clone();
+        let progress = ProgressTable::new(topology).on_change(move || {
+            ticks.send_replace(());
+        });
+        let shared = Arc::new(Shared {
+            topology: topology.clone(),
+            plan,
+            topics: topic_names,
+            names,
+            client,
+            globals,
+            progress: Arc::new(progress),
+            progressed,
+            status: Mutex::new(Status::default()),
+            reported: watch::channel(()).0,
+            asks,
+            closing: watch::channel(false).0,
+            failure: Mutex::new(None),
+            config,
+        });
+        let globals = reader.map(|reader| tokio::spawn(reader.follow(shared.closing.subscribe())));
+        let mut threads = Vec::new();
+        for (number, asked) in asked.into_iter().enumerate() {
+            let worker = Arc::clone(&shared);
+            let name = format!("{application}-{number}");
+            let run = move || {
+                let ran = catch_unwind(AssertUnwindSafe(|| Worker::run(number, &worker, asked)));
+                match ran {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => worker.fail(error),
+                    Err(panic) => {
+                        worker.fail(AppError::Panic { worker: number, message: message_of(&*panic) })
+                    }
+                }
+            };
+            threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+        }
+        Ok(App { shared, generation, threads: Mutex::new(threads), globals: Mutex::new(globals) })
+    }
+
+    /// The generation that runs.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// A handle to query a table by.
+    pub fn view<K: Data, V: Data>(&self, table: &Table<K, V>) -> View<K, V> {
+        View::new(Arc::clone(&self.shared), table)
+    }
+
+    /// A handle to query a global table by.
+    pub fn global_view<K: Data, V: Data>(&self, table: &GlobalTable<K, V>) -> GlobalView<K, V> {
+        GlobalView::new(Arc::clone(&self.shared), table)
+    }
+
+    /// What all tasks of this instance have counted so far, as of each worker's last commit or change of tasks.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.shared.status.lock().counters.values().for_each(|counters| sum.add(counters));
+        sum
+    }
+
+    /// What all running tasks of this instance have counted up to now.
+    pub async fn counters_now(&self) -> Result<BTreeMap<TaskId, Counters>, QueryError> {
+        let parts =
+            self.ask(|tasks| tasks.iter().map(|(id, task)| (*id, task.counters())).collect::<Vec<_>>());
+        Ok(parts.await?.into_iter().flatten().collect())
+    }
+
+    /// Every row of every store of this instance.
+    pub async fn dump(&self) -> Result<Dump, QueryError> {
+        let parts = self.ask(|tasks| {
+            let dump = |(id, task): (&TaskId, &crate::task::Task)| match task.dump() {
+                Ok(stores) => Ok((*id, stores)),
+                Err(source) => Err((*id, source)),
+            };
+            tasks.iter().map(dump).collect::<Result<Vec<_>, (TaskId, ProcessError)>>()
+        });
+        let mut dump = Dump::new();
+        for part in parts.await? {
+            for (task, stores) in part.map_err(|(task, source)| QueryError::Task { task, source })? {
+                dump.extend(stores.into_iter().map(|(store, rows)| ((store, task), rows)));
+            }
+        }
+        Ok(dump)
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl Fn(&Tasks) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, QueryError> {
+        let mut answers = Vec::new();
+        for worker in &self.shared.asks {
+            let (answer, answered) = oneshot::channel();
+            let question = question.clone();
+            // Whoever asked may have given up.
+            let ask = Box::new(move |tasks: &Tasks| drop(answer.send(question(tasks))));
+            worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
+            answers.push(answered);
+        }
+        let mut parts = Vec::new();
+        for answered in answers {
+            parts.push(answered.await.map_err(|_| QueryError::Stopped)?);
+        }
+        Ok(parts)
+    }
+
+    /// Where the sources end now: what [`Config::replay_until`] and [`App::caught_up`] take.
+    pub async fn end_offsets(&self) -> Result<EndOffsets, AppError> {
+        let external = |topic: &TopicId| self.shared.topology.topic(*topic).kind == TopicKind::External;
+        let plan = &self.shared.plan.sub_topologies;
+        let topics: Vec<TopicId> =
+            plan.iter().flat_map(|part| part.inputs.iter().copied()).filter(external).collect();
+        Ok(EndOffsets(self.ends_of(&topics).await?))
+    }
+
+    async fn ends_of(&self, topics: &[TopicId]) -> Result<BTreeMap<TopicPartition, i64>, AppError> {
+        let partitions = topics.iter().flat_map(|topic| {
+            (0..self.shared.partitions(*topic))
+                .map(|partition| self.shared.topics.partition(*topic, partition))
+        });
+        let partitions: Vec<TopicPartition> = partitions.collect();
+        let config = ConsumerConfig::default().auto_commit(None::<Duration>);
+        let consumer = Consumer::new(&self.shared.client, config)?;
+        let ends = consumer.end_offsets(&partitions).await;
+        consumer.close().await?;
+        Ok(ends?)
+    }
+
+    /// Waits until every source is processed up to these offsets, with everything that follows from it: every
+    /// repartition record consumed, every output and changelog record acknowledged, and all of it committed, by this
+    /// instance or others of the group.
+    pub async fn caught_up(&self, ends: &EndOffsets) -> Result<(), AppError> {
+        let mut wanted = ends.0.clone();
+        let parts = &self.shared.topology.0.sub_topologies;
+        let mut done = vec![false; parts.len()];
+        while done.iter().any(|done| !done) {
+            let before = done.clone();
+            for (number, part) in parts.iter().enumerate() {
+                let writers = parts
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, writer)| writer.outputs.iter().any(|topic| part.inputs.contains(topic)));
+                let fed = writers.clone().all(|(writer, _)| done.get(writer).copied().unwrap_or(true));
+                if done.get(number).copied().unwrap_or(true) || !fed {
+                    continue;
+                }
+                self.reached(number, &wanted).await?;
+                let internal =
+                    |topic: &&TopicId| self.shared.topology.topic(**topic).kind != TopicKind::External;
+                let written: Vec<TopicId> = part.outputs.iter().filter(internal).copied().collect();
+                wanted.extend(self.ends_of(&written).await?);
+                if let Some(done) = done.get_mut(number) {
+                    *done = true;
+                }
+            }
+            // A topology whose parts feed each other in a circle has no order; all of them are asked for then.
+            if done == before {
+                for number in 0..parts.len() {
+                    self.reached(number, &wanted).await?;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the tasks of a sub-topology have committed up to these offsets, here or in other instances.
+    async fn reached(
+        &self,
+        sub_topology: usize,
+        wanted: &BTreeMap<TopicPartition, i64>,
+    ) -> Result<(), AppError> {
+        let mut reported = self.shared.reported.subscribe();
+        loop {
+            self.check()?;
+            let open = self.open(sub_topology, wanted);
+            if open.is_empty() {
+                return Ok(());
+            }
+            if open.iter().all(|(_, here)| !here) {
+                let committed =
+                    Admin::new(&self.shared.client).group_offsets(self.shared.names.group()).await?;
+                let reached = |(partition, _): &(TopicPartition, bool)| {
+                    let end = wanted.get(partition).copied().unwrap_or(0);
+                    committed.get(partition).is_some_and(|committed| committed.offset >= end)
+                };
+                if open.iter().all(reached) {
+                    return Ok(());
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), reported.changed()).await;
+        }
+    }
+
+    /// The inputs of a sub-topology that have not been seen to reach these offsets, and whether their tasks are here.
+    fn open(
+        &self,
+        sub_topology: usize,
+        wanted: &BTreeMap<TopicPartition, i64>,
+    ) -> Vec<(TopicPartition, bool)> {
+        let status = self.shared.status.lock();
+        let mut open = Vec::new();
+        for partition in 0..self.shared.task_count(sub_topology) {
+            let id = TaskId { sub_topology, partition };
+            let committed = status.committed.get(&id);
+            for (topic, at) in self.shared.inputs(id) {
+                let place = self.shared.topics.partition(topic, at);
+                let end = wanted.get(&place).copied().unwrap_or(0);
+                let position =
+                    committed.and_then(|positions| positions.iter().find(|position| position.topic == topic));
+                if position.map_or(end > 0, |position| position.offset < end) {
+                    open.push((place, committed.is_some()));
+                }
+            }
+        }
+        open
+    }
+
+    /// The failure that stopped the application, if there was one.
+    fn check(&self) -> Result<(), AppError> {
+        match &*self.shared.failure.lock() {
+            Some(error) => Err(error.clone()),
+            None if *self.shared.closing.borrow() => Err(AppError::Consume(ConsumerError::Closed)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the application fails or is closed.
+    pub async fn failed(&self) -> Option<AppError> {
+        let mut closing = self.shared.closing.subscribe();
+        let _ = closing.wait_for(|closing| *closing).await;
+        self.shared.failure.lock().clone()
+    }
+
+    /// Commits, leaves the group and ends all workers. Returns the failure that stopped the application before, if
+    /// there was one.
+    pub async fn close(&self) -> Result<(), AppError> {
+        self.shared.closing.send_replace(true);
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let join = move || {
+            for thread in threads {
+                // A panic has been caught and noted by the thread itself.
+                let _ = thread.join();
+            }
+        };
+        let joined = tokio::task::spawn_blocking(join).await;
+        let globals = self.globals.lock().take();
+        if let Some(globals) = globals {
+            let _ = globals.await;
+        }
+        debug_assert!(joined.is_ok(), "joining threads does not panic");
+        self.shared.failure.lock().clone().map_or(Ok(()), Err)
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,249 @@
+//! Spreads tasks over the members of the group.
+//!
+//! A task goes to one member whole, with all its co-partitions. Tasks stay where they are while no member has two
+//! more than another; a task that moves is first taken from its owner and given out in the next round. Members tell
+//! the fingerprint of their topology; who differs from the members that have tasks gets nothing and is told why.
+
+use super::shared::TopicNames;
+use crate::{task::TaskId, topology::Plan};
+use bytes::Bytes;
+use kappa_client::{
+    TopicPartition,
+    consumer::assignor::{AssignError, Assignor, MemberAssignment, MemberSubscription, RebalanceProtocol},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+/// The group's assignor for one topology.
+pub(super) struct TaskAssignor {
+    fingerprint: u32,
+    /// Partitions by task.
+    tasks: BTreeMap<TaskId, Vec<TopicPartition>>,
+    /// Fingerprint of the group, if it has refused this member.
+    refused: Mutex<Option<u32>>,
+}
+
+impl fmt::Debug for TaskAssignor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskAssignor").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl TaskAssignor {
+    pub(super) fn new(fingerprint: u32, plan: &Plan, topics: &TopicNames) -> TaskAssignor {
+        let mut tasks = BTreeMap::new();
+        for (sub_topology, part) in plan.sub_topologies.iter().enumerate() {
+            for partition in 0..part.tasks {
+                let count = |topic: u32| plan.partition_counts.get(topic as usize).copied().unwrap_or(0);
+                let inputs = part.inputs.iter().filter(|topic| count(topic.0) > partition);
+                let inputs = inputs.map(|topic| topics.partition(*topic, partition)).collect();
+                tasks.insert(TaskId { sub_topology, partition }, inputs);
+            }
+        }
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+    }
+
+    /// The group's fingerprint, if it differs from this member's.
+    pub(super) fn refused(&self) -> Option<u32> {
+        *self.refused.lock()
+    }
+
+    /// Who has each task now. A member that has any of its partitions counts as its owner.
+    fn owners<'a>(&self, members: &[&'a MemberSubscription]) -> BTreeMap<TaskId, &'a str> {
+        let mut by_partition: HashMap<&TopicPartition, (&str, i32)> = HashMap::new();
+        for member in members {
+            for partition in &member.owned {
+                let newer = by_partition.get(partition).is_none_or(|(_, known)| *known < member.generation);
+                if newer {
+                    by_partition.insert(partition, (&member.member_id, member.generation));
+                }
+            }
+        }
+        let owner = |(task, partitions): (&TaskId, &Vec<TopicPartition>)| {
+            let owner = partitions.iter().find_map(|partition| by_partition.get(partition))?;
+            Some((*task, owner.0))
+        };
+        self.tasks.iter().filter_map(owner).collect()
+    }
+}
+
+fn fingerprint_of(member: &MemberSubscription) -> Option<u32> {
+    let data: [u8; 4] = member.user_data.as_deref()?.try_into().ok()?;
+    Some(u32::from_be_bytes(data))
+}
+
+/// Gives every task to a member: sticky, and no member has two more than another.
+fn balance<'a>(
+    tasks: &[TaskId],
+    members: &[&'a str],
+    owners: &BTreeMap<TaskId, &'a str>,
+) -> BTreeMap<&'a str, Vec<TaskId>> {
+    let mut given: BTreeMap<&str, Vec<TaskId>> = members.iter().map(|member| (*member, Vec::new())).collect();
+    let most = tasks.len().div_ceil(members.len().max(1));
+    let mut open = Vec::new();
+    for task in tasks {
+        match owners.get(task).and_then(|owner| given.get_mut(owner)) {
+            Some(kept) if kept.len() < most => kept.push(*task),
+            _ => open.push(*task),
+        }
+    }
+    for task in open {
+        let same = |kept: &Vec<TaskId>| kept.iter().filter(|of| of.sub_topology == task.sub_topology).count();
+        if let Some(kept) = given.values_mut().min_by_key(|kept| (kept.len(), same(kept))) {
+            kept.push(task);
+        }
+    }
+    loop {
+        let least =
+            given.iter().min_by_key(|(_, kept)| kept.len()).map(|(member, kept)| (*member, kept.len()));
+        let most =
+            given.iter().max_by_key(|(_, kept)| kept.len()).map(|(member, kept)| (*member, kept.len()));
+        match (least, most) {
+            (Some((to, few)), Some((from, many))) if many > few + 1 => {
+                let moved = given.get_mut(from).and_then(Vec::pop);
+                if let Some(kept) = given.get_mut(to) {
+                    kept.extend(moved);
+                }
+            }
+            _ => return given,
+        }
+    }
+}
+
+impl Assignor for TaskAssignor {
+    fn name(&self) -> &'static str {
+        "kappa-streams"
+    }
+
+    fn protocol(&self) -> RebalanceProtocol {
+        RebalanceProtocol::Cooperative
+    }
+
+    fn user_data(&self, _topics: &[Arc<str>], _owned: &[TopicPartition]) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(&self.fingerprint.to_be_bytes()))
+    }
+
+    fn assign(
+        &self,
+        _partitions: &BTreeMap<Arc<str>, i32>,
+        members: &[MemberSubscription],
+    ) -> Result<BTreeMap<String, MemberAssignment>, AssignError> {
+        let mut held: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+        for member in members {
+            *held.entry(fingerprint_of(member)).or_default() += member.owned.len();
+        }
+        let most = held.iter().max_by_key(|(_, owned)| **owned).filter(|(_, owned)| **owned > 0);
+        let group = most.map_or(Some(self.fingerprint), |(fingerprint, _)| *fingerprint);
+        let (fitting, others): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| fingerprint_of(member) == group);
+        let refusal = group.map(|group| Bytes::copy_from_slice(&group.to_be_bytes()));
+        let refused = others.iter().map(|member| {
+            let assignment = MemberAssignment { partitions: Vec::new(), user_data: refusal.clone() };
+            (member.member_id.clone(), assignment)
+        });
+        let mut assignments: BTreeMap<String, MemberAssignment> = refused.collect();
+        // Only a member of the group's own topology can lay it out.
+        if group == Some(self.fingerprint) {
+            let mut ids: Vec<&str> = fitting.iter().map(|member| &*member.member_id).collect();
+            ids.sort_unstable();
+            let owners = self.owners(&members.iter().collect::<Vec<_>>());
+            let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
+            for (member, tasks) in balance(&tasks, &ids, &owners) {
+                let free = |task: &&TaskId| owners.get(task).is_none_or(|owner| *owner == member);
+                let partitions = tasks.iter().filter(free).filter_map(|task| self.tasks.get(task)).flatten();
+                let partitions = partitions.cloned().collect();
+                assignments
+                    .insert(member.to_owned(), MemberAssignment { partitions, user_data: refusal.clone() });
+            }
+        } else {
+            for member in fitting {
+                let partitions = member.owned.clone();
+                assignments.insert(
+                    member.member_id.clone(),
+                    MemberAssignment { partitions, user_data: refusal.clone() },
+                );
+            }
+        }
+        Ok(assignments)
+    }
+
+    fn assigned(&self, assignment: &MemberAssignment, _generation: i32) {
+        let group: Option<[u8; 4]> = assignment.user_data.as_deref().and_then(|data| data.try_into().ok());
+        let group = group.map(u32::from_be_bytes);
+        *self.refused.lock() = group.filter(|group| *group != self.fingerprint);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(count: i32) -> Vec<TaskId> {
+        let of = |sub_topology| (0..count).map(move |partition| TaskId { sub_topology, partition });
+        of(0).chain(of(1)).collect()
+    }
+
+    fn assignor(fingerprint: u32) -> TaskAssignor {
+        let topic = |task: &TaskId| TopicPartition::new(format!("t{}", task.sub_topology), task.partition);
+        let tasks = tasks(4).into_iter().map(|task| (task, vec![topic(&task)])).collect();
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+    }
+
+    fn member(id: &str, fingerprint: u32, owned: &[TopicPartition]) -> MemberSubscription {
+        MemberSubscription {
+            member_id: id.to_owned(),
+            group_instance_id: None,
+            topics: Vec::new(),
+            owned: owned.to_vec(),
+            generation: 1,
+            user_data: Some(Bytes::copy_from_slice(&fingerprint.to_be_bytes())),
+        }
+    }
+
+    #[test]
+    fn tasks_spread_evenly_and_stay_where_they_are() {
+        let owners = BTreeMap::new();
+        let given = balance(&tasks(3), &["a", "b"], &owners);
+        assert_eq!((given["a"].len(), given["b"].len()), (3, 3));
+        let owners: BTreeMap<TaskId, &str> =
+            given.iter().flat_map(|(member, tasks)| tasks.iter().map(|task| (*task, *member))).collect();
+        assert_eq!(balance(&tasks(3), &["a", "b"], &owners), given);
+        let three = balance(&tasks(3), &["a", "b", "c"], &owners);
+        assert!(three.values().all(|tasks| tasks.len() == 2), "{three:?}");
+        let moved = three.iter().flat_map(|(member, tasks)| {
+            let owners = &owners;
+            tasks.iter().filter(move |task| owners[task] != *member)
+        });
+        assert_eq!(moved.count(), 2);
+    }
+
+    #[test]
+    fn a_task_that_moves_is_given_out_only_once_its_owner_has_let_go() {
+        let assignor = assignor(7);
+        let all: Vec<TopicPartition> = assignor.tasks.values().flatten().cloned().collect();
+        let members = [member("a", 7, &all), member("b", 7, &[])];
+        let first = assignor.assign(&BTreeMap::new(), &members).unwrap();
+        assert_eq!((first["a"].partitions.len(), first["b"].partitions.len()), (4, 0));
+        let members = [member("a", 7, &first["a"].partitions), member("b", 7, &[])];
+        let second = assignor.assign(&BTreeMap::new(), &members).unwrap();
+        assert_eq!((second["a"].partitions.len(), second["b"].partitions.len()), (4, 4));
+        assert_eq!(second["a"].partitions, first["a"].partitions);
+    }
+
+    #[test]
+    fn a_member_with_another_topology_is_refused_whoever_leads() {
+        let all: Vec<TopicPartition> = assignor(7).tasks.values().flatten().cloned().collect();
+        let members = [member("a", 7, &all), member("b", 8, &[])];
+        for leader in [assignor(7), assignor(8)] {
+            let given = leader.assign(&BTreeMap::new(), &members).unwrap();
+            assert_eq!((given["a"].partitions.len(), given["b"].partitions.len()), (8, 0));
+            let newcomer = assignor(8);
+            newcomer.assigned(&given["b"], 2);
+            assert_eq!(newcomer.refused(), Some(7));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What can go wrong with a running application.
+
+use crate::{codec::CodecError, processor::ProcessError, task::TaskId, topology::PlanError};
+use kappa_client::{
+    ConnectError, RequestError,
+    consumer::ConsumerError,
+    producer::{DeliveryError, SendError},
+};
+use std::sync::Arc;
+
+/// Why an application could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No broker could be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The topology does not fit the topics that exist.
+    #[error("the topology does not fit its topics: {}", list(.0))]
+    Plan(Vec<PlanError>),
+    /// An internal topic exists with another number of partitions.
+    #[error(
+        "internal topic {topic:?} has {found} partitions, the topology needs {expected}; reset the application or use a new generation"
+    )]
+    InternalTopic {
+        /// Its name.
+        topic: String,
+        /// Partitions needed.
+        expected: i32,
+        /// Partitions found.
+        found: i32,
+    },
+    /// A request failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Reading a topic failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumerError),
+    /// Writing a record failed.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// A record was not delivered.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    /// A record of a global table could not be decoded.
+    #[error("global table {table:?} at offset {offset}: {source}")]
+    GlobalTable {
+        /// The table.
+        table: Arc<str>,
+        /// Offset of the record.
+        offset: i64,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// A worker thread could not be made.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+fn list(errors: &[PlanError]) -> String {
+    errors.iter().map(PlanError::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Why a running application has stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// A task failed.
+    #[error("task {task}: {source}")]
+    Task {
+        /// The task.
+        task: TaskId,
+        /// Its failure.
+        source: ProcessError,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumerError),
+    /// A fetched record is malformed.
+    #[error("{topic}-{partition} from offset {offset}: {reason}")]
+    Record {
+        /// Its topic.
+        topic: Arc<str>,
+        /// Its partition.
+        partition: i32,
+        /// First offset of the batch.
+        offset: i64,
+        /// What is wrong.
+        reason: Arc<kappa_protocol::record::RecordError>,
+    },
+    /// A request failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A record could not be written.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// A record was not delivered.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    /// The group runs another topology under the same name.
+    #[error(
+        "the group runs a topology with fingerprint {theirs:#010x}, this one has {ours:#010x}; use a new generation, or stop the others first"
+    )]
+    Fingerprint {
+        /// Fingerprint of this topology.
+        ours: u32,
+        /// Fingerprint of the group's.
+        theirs: u32,
+    },
+    /// A function of the topology panicked.
+    #[error("worker {worker} panicked: {message}")]
+    Panic {
+        /// The worker.
+        worker: usize,
+        /// What it said.
+        message: String,
+    },
+    /// A worker could not begin.
+    #[error("worker cannot begin: {0}")]
+    Begin(Arc<StartError>),
+}
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// Some of the table's partitions are not here: another instance has them, or they are being restored.
+    #[error("table {table:?}: {here} of {total} partitions are here")]
+    Incomplete {
+        /// Name of the table.
+        table: Arc<str>,
+        /// Partitions here.
+        here: usize,
+        /// Partitions in all.
+        total: usize,
+    },
+    /// The application has stopped.
+    #[error("the application has stopped")]
+    Stopped,
+    /// The key could not be encoded, or a row not decoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A task could not show its stores.
+    #[error("task {task}: {source}")]
+    Task {
+        /// The task.
+        task: TaskId,
+        /// Its failure.
+        source: ProcessError,
+    },
+}
+
+/// Why an application could not be reset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResetError {
+    /// No generation of this application is known.
+    #[error("no generation {generation} of application {application:?} is recorded; did it ever run?")]
+    Unknown {
+        /// The application.
+        application: String,
+        /// The generation asked for.
+        generation: u32,
+    },
+    /// Members of the application's group are still running.
+    #[error("group {group:?} has {members} members; stop them first")]
+    Running {
+        /// The group.
+        group: String,
+        /// How many.
+        members: usize,
+    },
+    /// A request failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Reading the record of generations failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumerError),
+}

@@ -1,0 +1,160 @@
+//! Generations of an application: which there are, what belongs to each, and how one is reset.
+//!
+//! Topic `<application>-generations` (compacted, one partition) has one record per generation: key, its number as
+//! decimal text; value, a [`GenerationRecord`] as JSON.
+
+use super::{ResetError, StartError};
+use crate::topology::InternalNames;
+use kappa_client::{
+    Admin, Client, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig, ProducerRecord,
+    RequestError, TopicPartition, admin::NewTopic, consumer::ConsumerError,
+};
+use kappa_protocol::ErrorCode;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// What is recorded of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GenerationRecord {
+    /// Its number.
+    pub(super) generation: u32,
+    /// Fingerprint of its topology.
+    pub(super) fingerprint: u32,
+    /// Its consumer group.
+    pub(super) group: String,
+    /// Its internal topics.
+    pub(super) topics: Vec<String>,
+    /// End offsets up to which it replays, by topic and partition; empty if it follows its inputs.
+    pub(super) replay_until: Vec<(String, i32, i64)>,
+}
+
+fn topic_of(application: &str) -> String {
+    format!("{application}-generations")
+}
+
+/// All generations recorded of an application.
+pub(super) async fn recorded(
+    client: &Client,
+    application: &str,
+) -> Result<BTreeMap<u32, GenerationRecord>, ConsumerError> {
+    let config = ConsumerConfig::default()
+        .auto_commit(None::<Duration>)
+        .offset_reset(OffsetReset::Earliest)
+        .allow_auto_create_topics(false);
+    let partition = TopicPartition::new(topic_of(application), 0);
+    let described = Admin::new(client).describe_topics(&[&*partition.topic]).await?;
+    if described.values().any(|topic| topic.is_err()) {
+        return Ok(BTreeMap::new());
+    }
+    let consumer = Consumer::new(client, config)?;
+    let partitions = [partition.clone()];
+    let begin = consumer.beginning_offsets(&partitions).await?.get(&partition).copied().unwrap_or(0);
+    let end = consumer.end_offsets(&partitions).await?.get(&partition).copied().unwrap_or(0);
+    consumer.assign(partitions)?;
+    consumer.seek(&partition, begin)?;
+    let mut records = BTreeMap::new();
+    while consumer.position(&partition).unwrap_or(begin) < end {
+        for fetched in consumer.poll(POLL).await? {
+            for record in fetched.records().map_while(Result::ok) {
+                let generation =
+                    record.value.and_then(|value| serde_json::from_slice::<GenerationRecord>(value).ok());
+                if let Some(generation) = generation {
+                    records.insert(generation.generation, generation);
+                }
+            }
+        }
+    }
+    consumer.close().await?;
+    Ok(records)
+}
+
+/// Writes the record of a generation, unless it stands there already.
+pub(super) async fn record(
+    client: &Client,
+    application: &str,
+    record: &GenerationRecord,
+) -> Result<(), StartError> {
+    if recorded(client, application).await?.get(&record.generation) == Some(record) {
+        return Ok(());
+    }
+    let topic = topic_of(application);
+    let new = NewTopic::new(topic.clone(), 1).config("cleanup.policy", "compact");
+    match Admin::new(client).create_topic(&new).await {
+        Ok(_) => {}
+        Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let producer = Producer::new(client, ProducerConfig::default()).await?;
+    let (key, value) = (record.generation.to_string(), serde_json::to_vec(record).unwrap_or_default());
+    producer.send(ProducerRecord::to(&topic).partition(0).key(&key).value(&value)).await?.await?;
+    producer.close().await?;
+    Ok(())
+}
+
+/// What a reset took away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResetReport {
+    /// The generation.
+    pub generation: u32,
+    /// Internal topics deleted.
+    pub topics: Vec<String>,
+    /// The consumer group whose offsets were deleted.
+    pub group: String,
+}
+
+/// Deletes the internal topics and committed offsets of a generation that is not running, so that its next start
+/// replays from the beginning, or from where its configuration says. Sources and outputs are left alone.
+///
+/// # Errors
+/// If the generation was never recorded, members of its group are still running, or the cluster refuses.
+pub async fn reset(client: &Client, application: &str, generation: u32) -> Result<ResetReport, ResetError> {
+    let unknown = || ResetError::Unknown { application: application.to_owned(), generation };
+    let record = recorded(client, application).await?.remove(&generation).ok_or_else(unknown)?;
+    let admin = Admin::new(client);
+    for (group, described) in admin.describe_groups(&[&record.group]).await? {
+        match described {
+            Ok(described) if !described.members.is_empty() => {
+                return Err(ResetError::Running { group, members: described.members.len() });
+            }
+            Err(error) if !is_absent(&error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    for deleted in admin.delete_groups(&[&record.group]).await?.into_values() {
+        absent_is_fine(deleted)?;
+    }
+    for deleted in admin.delete_topics(&record.topics).await?.into_values() {
+        absent_is_fine(deleted)?;
+    }
+    Ok(ResetReport { generation, topics: record.topics, group: record.group })
+}
+
+fn is_absent(error: &RequestError) -> bool {
+    matches!(error.code(), Some(ErrorCode::GroupIdNotFound | ErrorCode::UnknownTopicOrPartition))
+}
+
+fn absent_is_fine(result: Result<(), RequestError>) -> Result<(), RequestError> {
+    match result {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// The generation to run: the one asked for, else the latest recorded, else 0.
+pub(super) async fn choose(
+    client: &Client,
+    application: &str,
+    asked: Option<u32>,
+) -> Result<u32, ConsumerError> {
+    match asked {
+        Some(generation) => Ok(generation),
+        None => Ok(recorded(client, application).await?.keys().next_back().copied().unwrap_or(0)),
+    }
+}
+
+/// Names of a generation.
+pub(super) fn names(application: &str, generation: u32) -> InternalNames {
+    InternalNames::new(application, generation)
+}

@@ -1,0 +1,117 @@
+//! What the workers of one instance and its handles have in common.
+
+use super::{AppError, Config};
+use crate::{
+    processor::Counters,
+    task::{Position, ProgressTable, Task, TaskId},
+    topology::{Globals, InternalNames, Plan, TopicId, Topology},
+};
+use kappa_client::{Client, TopicPartition};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use tokio::sync::{mpsc, watch};
+
+/// Full names of a topology's topics, both ways.
+#[derive(Debug)]
+pub(super) struct TopicNames {
+    names: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, TopicId>,
+}
+
+impl TopicNames {
+    pub(super) fn new(topology: &Topology, names: &InternalNames) -> TopicNames {
+        let names: Vec<Arc<str>> =
+            topology.0.topics.iter().map(|topic| Arc::from(names.topic(topic))).collect();
+        let ids =
+            names.iter().enumerate().map(|(index, name)| (Arc::clone(name), TopicId(index as u32))).collect();
+        TopicNames { names, ids }
+    }
+
+    pub(super) fn name(&self, topic: TopicId) -> &Arc<str> {
+        self.names.get(topic.0 as usize).expect("topic ids come from this topology")
+    }
+
+    pub(super) fn id(&self, name: &str) -> Option<TopicId> {
+        self.ids.get(name).copied()
+    }
+
+    pub(super) fn partition(&self, topic: TopicId, partition: i32) -> TopicPartition {
+        TopicPartition::new(Arc::clone(self.name(topic)), partition)
+    }
+}
+
+/// The running tasks of a worker.
+pub(super) type Tasks = BTreeMap<TaskId, Task>;
+
+/// Something to run on a worker between records.
+pub(super) type Ask = Box<dyn FnOnce(&Tasks) + Send>;
+
+/// What workers report.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    /// By worker; counters of tasks that have gone stay in it.
+    pub(super) counters: BTreeMap<usize, Counters>,
+    /// Committed positions by task.
+    pub(super) committed: BTreeMap<TaskId, Vec<Position>>,
+}
+
+/// What an instance consists of besides its threads.
+pub(super) struct Shared {
+    pub(super) topology: Topology,
+    pub(super) plan: Plan,
+    pub(super) topics: TopicNames,
+    pub(super) names: InternalNames,
+    pub(super) config: Config,
+    pub(super) client: Client,
+    pub(super) globals: Globals,
+    pub(super) progress: Arc<ProgressTable>,
+    /// Ticks when a task has published progress.
+    pub(super) progressed: watch::Sender<()>,
+    pub(super) status: Mutex<Status>,
+    /// Ticks when the status has changed.
+    pub(super) reported: watch::Sender<()>,
+    pub(super) asks: Vec<mpsc::Sender<Ask>>,
+    pub(super) closing: watch::Sender<bool>,
+    /// The first failure of any worker.
+    pub(super) failure: Mutex<Option<AppError>>,
+}
+
+impl Shared {
+    /// Notes a failure and lets all workers end.
+    pub(super) fn fail(&self, error: AppError) {
+        tracing::error!(application = self.topology.application(), %error, "the application has failed");
+        self.failure.lock().get_or_insert(error);
+        self.closing.send_replace(true);
+        self.reported.send_replace(());
+    }
+
+    /// Number of tasks of a sub-topology.
+    pub(super) fn task_count(&self, sub_topology: usize) -> i32 {
+        self.plan.sub_topologies.get(sub_topology).map_or(0, |plan| plan.tasks)
+    }
+
+    /// Partitions of a topic.
+    pub(super) fn partitions(&self, topic: TopicId) -> i32 {
+        self.plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// The input partitions of a task.
+    pub(super) fn inputs(&self, id: TaskId) -> Vec<(TopicId, i32)> {
+        let plan = self.plan.sub_topologies.get(id.sub_topology);
+        let inputs = plan.into_iter().flat_map(|plan| plan.inputs.iter().copied());
+        inputs
+            .filter(|topic| self.partitions(*topic) > id.partition)
+            .map(|topic| (topic, id.partition))
+            .collect()
+    }
+
+    /// The task that reads a partition.
+    pub(super) fn task_of(&self, topic: TopicId, partition: i32) -> Option<TaskId> {
+        let reads = |plan: &crate::topology::SubTopologyPlan| plan.inputs.contains(&topic);
+        let sub_topology = self.plan.sub_topologies.iter().position(reads)?;
+        Some(TaskId { sub_topology, partition })
+    }
+}

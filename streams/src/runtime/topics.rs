@@ -1,0 +1,99 @@
+//! Topics that an application needs: counting those that exist, creating the internal ones, purging what is consumed.
+//!
+//! Changelogs are compacted, windowed ones too: their rows expire by stream time, with tombstones, and never by the
+//! broker's clock, to which the records of a replayed year are old. Repartition topics keep everything until it is
+//! purged behind the committed offsets.
+
+use super::{
+    Config, StartError,
+    shared::{Shared, TopicNames},
+};
+use crate::{
+    task::CommittedOffset,
+    topology::{Plan, TopicKind, Topology},
+};
+use kappa_client::{Admin, Client, Producer, ProducerConfig, RequestError, admin::NewTopic};
+use kappa_protocol::ErrorCode;
+use std::collections::BTreeMap;
+
+/// Lays a topology over the topics of a cluster.
+pub(super) async fn plan(topology: &Topology, client: &Client) -> Result<Plan, StartError> {
+    let external = |topic: &&crate::topology::TopicDef| topic.kind == TopicKind::External;
+    let names: Vec<&str> = topology.0.topics.iter().filter(external).map(|topic| &*topic.name).collect();
+    let mut counts: BTreeMap<String, i32> = BTreeMap::new();
+    for (name, described) in Admin::new(client).describe_topics(&names).await? {
+        match described {
+            Ok(topic) => {
+                counts.insert(name, i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
+            }
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let inputs = topology.input_topics();
+    let outputs: Vec<&str> =
+        names.into_iter().filter(|name| !counts.contains_key(*name) && !inputs.contains(name)).collect();
+    if !outputs.is_empty() {
+        // Asking for an output that is not there creates it, where the cluster allows that.
+        let producer = Producer::new(client, ProducerConfig::default()).await?;
+        for name in outputs {
+            counts.insert(name.to_owned(), producer.partitions_for(name).await?);
+        }
+        producer.close().await?;
+    }
+    topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)
+}
+
+/// Creates the internal topics that are missing and checks those that are there. Returns their names.
+pub(super) async fn create_internal(
+    client: &Client,
+    config: &Config,
+    (plan, names): (&Plan, &TopicNames),
+) -> Result<Vec<String>, StartError> {
+    let internal = plan.internal_topics.iter().filter(|topic| topic.partitions > 0);
+    let wanted: BTreeMap<String, NewTopic> = internal
+        .map(|topic| {
+            let name = names.name(topic.topic).to_string();
+            let mut new = NewTopic::new(name.clone(), topic.partitions);
+            new.replication_factor = config.replication_factor;
+            let new = match topic.kind {
+                TopicKind::Changelog { .. } => new.config("cleanup.policy", "compact"),
+                _ => new.config("cleanup.policy", "delete").config("retention.ms", "-1"),
+            };
+            (name, new)
+        })
+        .collect();
+    let admin = Admin::new(client);
+    let new: Vec<NewTopic> = wanted.values().cloned().collect();
+    let mut existing = Vec::new();
+    for (name, created) in admin.create_topics(&new).await? {
+        match created {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => existing.push(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for (name, described) in admin.describe_topics(&existing).await? {
+        let found = i32::try_from(described?.partitions.len()).unwrap_or(i32::MAX);
+        let expected = wanted.get(&name).and_then(|topic| topic.partitions).unwrap_or(found);
+        if found != expected {
+            return Err(StartError::InternalTopic { topic: name, expected, found });
+        }
+    }
+    Ok(wanted.into_keys().collect())
+}
+
+/// Deletes repartition records below offsets that are committed.
+pub(super) async fn purge(shared: &Shared, committed: &[CommittedOffset]) -> Result<(), RequestError> {
+    let consumed = committed.iter().map(|committed| committed.position).filter(|position| {
+        matches!(shared.topology.topic(position.topic).kind, TopicKind::Repartition { .. })
+            && position.offset > 0
+    });
+    let before: Vec<_> = consumed
+        .map(|position| (shared.topics.partition(position.topic, position.partition), position.offset))
+        .collect();
+    if !before.is_empty() {
+        Admin::new(&shared.client).delete_records(&before).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The store against a plain ordered map, and its changelog, expiry and restore.
+
+use super::*;
+use crate::codec::I64;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct Written(Vec<(Vec<u8>, Option<Vec<u8>>, i64)>);
+
+impl ChangelogWriter for Written {
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64) {
+        self.0.push((key.to_vec(), value.map(<[u8]>::to_vec), timestamp));
+    }
+}
+
+fn store(logged: bool) -> Store<i64> {
+    Store::new("s".into(), Arc::new(I64), logged)
+}
+
+#[test]
+fn a_flush_writes_the_last_value_of_each_changed_key_once() {
+    let mut store = store(true);
+    store.put(b"b", Some(1), 10);
+    store.put(b"a", Some(2), 11);
+    store.put(b"b", Some(3), 12);
+    let mut written = Written::default();
+    store.flush(&mut written).unwrap();
+    assert_eq!(
+        written.0,
+        [
+            (b"b".to_vec(), Some(3i64.to_be_bytes().to_vec()), 12),
+            (b"a".to_vec(), Some(2i64.to_be_bytes().to_vec()), 11)
+        ]
+    );
+    let mut again = Written::default();
+    store.flush(&mut again).unwrap();
+    assert!(again.0.is_empty());
+}
+
+#[test]
+fn a_deleted_row_leaves_a_tombstone_and_then_nothing() {
+    let mut store = store(true);
+    store.put(b"k", Some(1), 10);
+    store.put(b"k", None, 20);
+    assert_eq!(store.get(b"k"), None);
+    let mut written = Written::default();
+    store.flush(&mut written).unwrap();
+    assert_eq!(written.0, [(b"k".to_vec(), None, 20)]);
+    assert_eq!(store.dump().unwrap().len(), 0);
+    assert_eq!(store.free.len(), 1);
+}
+
+#[test]
+fn windows_expire_by_stream_time_with_tombstones() {
+    let key = |start: i64| [b"k".as_slice(), &start.to_be_bytes(), &[0; 4]].concat();
+    let mut store = Store::windowed("w".into(), Arc::new(I64), true, 100);
+    store.put(&key(0), Some(1), 5);
+    store.put(&key(50), Some(2), 60);
+    store.flush(&mut Written::default()).unwrap();
+    store.expire(99);
+    assert_eq!(store.dump().unwrap().len(), 2);
+    store.expire(100);
+    assert_eq!(store.get(&key(0)), None);
+    let mut written = Written::default();
+    store.flush(&mut written).unwrap();
+    assert_eq!(written.0, [(key(0), None, 5)]);
+    assert_eq!(store.get(&key(50)), Some((&2, 60)));
+}
+
+#[test]
+fn a_backward_range_is_empty() {
+    let mut store = store(false);
+    store.put(b"a", Some(1), 0);
+    let mut seen = 0;
+    store.range(Bound::Included(b"b"), Bound::Included(b"a"), &mut |_, _, _| {
+        seen += 1;
+        true
+    });
+    assert_eq!(seen, 0);
+}
+
+proptest! {
+    #[test]
+    fn any_history_equals_an_ordered_map_and_its_own_restore(
+        steps in prop::collection::vec((prop::collection::vec(0u8..4, 0..3), prop::option::of(any::<i64>()), any::<bool>()), 0..200),
+        logged: bool,
+    ) {
+        let (mut store, mut model) = (store(logged), BTreeMap::new());
+        let mut changelog = Written::default();
+        for (time, (key, value, flush)) in steps.into_iter().enumerate() {
+            let time = time as i64;
+            let before = store.put(&key, value, time);
+            prop_assert_eq!(before, model.get(&key).copied());
+            match value {
+                Some(value) => { model.insert(key, (value, time)); }
+                None => { model.remove(&key); }
+            }
+            if flush {
+                store.flush(&mut changelog).unwrap();
+                store.dump().unwrap();
+            }
+        }
+        let dump = store.dump().unwrap();
+        let expected: Vec<Entry> = model.into_iter()
+            .map(|(key, (value, timestamp))| Entry { key, value: value.to_be_bytes().to_vec(), timestamp })
+            .collect();
+        prop_assert_eq!(&dump, &expected);
+        if logged {
+            store.flush(&mut changelog).unwrap();
+            let mut restored = Store::<i64>::new("r".into(), Arc::new(I64), true);
+            for (key, value, time) in &changelog.0 {
+                restored.restore(key, value.as_deref(), *time).unwrap();
+            }
+            prop_assert_eq!(restored.dump().unwrap(), expected);
+        }
+    }
+}

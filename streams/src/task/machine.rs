@@ -1,0 +1,455 @@
+//! The state machine of one task.
+//!
+//! Order: among the heads that progress control lets go, the least by (event time, topic, partition, offset).
+//! While an input with records to come has none buffered, the task waits for it, so that what is taken next does
+//! not depend on which fetch answers first.
+
+use super::{
+    Commit, CommittedOffset, InputBatch, Level, Position, ProgressTable, TaskId, commit::encode_metadata,
+    decode_metadata, queue::Queue,
+};
+use crate::{
+    processor::{Context, Counters, Outputs, ProcessError, RecordView, Source},
+    store::{Entry, SharedLookup, StoreHandle},
+    topology::{Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
+};
+use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+
+/// How tasks behave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TaskConfig {
+    /// How far one partition's event time may run ahead of another's, in milliseconds; `None` for no limit.
+    pub(crate) skew_bound_ms: Option<i64>,
+    /// How long a partition at its end goes on holding the others.
+    pub(crate) idle_timeout_ms: i64,
+    /// Whether records that cannot be decoded are skipped rather than stop the task.
+    pub(crate) skip_undecodable: bool,
+    /// Whether a record is progress only once its outputs are acknowledged: set when several workers write to
+    /// one repartition topic.
+    pub(crate) acknowledge_progress: bool,
+    /// Records to buffer per partition before fetching stops.
+    pub(crate) buffer_records: usize,
+}
+
+/// Where an input partition begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) position: Position,
+    /// Metadata of the committed offset.
+    pub(crate) metadata: Option<String>,
+    /// Whether `position` is a committed offset.
+    pub(crate) committed: bool,
+    pub(crate) pinned_end: Option<i64>,
+}
+
+/// How far a store's changelog has to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestoreUpTo {
+    /// To its end as it is now.
+    End,
+    /// To this offset of the source topic.
+    Offset(i64),
+}
+
+/// A changelog that has to be read before the task can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RestoreWish {
+    pub(crate) store: usize,
+    pub(crate) topic: TopicId,
+    pub(crate) partition: i32,
+    pub(crate) up_to: RestoreUpTo,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// It used up the records it was allowed; there is more.
+    More,
+    /// Nothing is buffered, or an input with records to come has none buffered.
+    Starved,
+    /// Progress control holds every head.
+    Held,
+}
+
+/// A store's name and rows.
+pub(crate) type StoreDump = (Arc<str>, Vec<Entry>);
+
+struct StoreSlot {
+    changelog: Changelog,
+    store: Rc<RefCell<dyn StoreHandle>>,
+}
+
+/// One task.
+pub(crate) struct Task {
+    id: TaskId,
+    config: TaskConfig,
+    cx: Context,
+    sources: Vec<(TopicId, Box<dyn Source>)>,
+    stores: Vec<StoreSlot>,
+    clock_names: Vec<Arc<str>>,
+    views: HashMap<ViewId, Box<dyn Any>>,
+    queues: Vec<Queue>,
+    progress: Arc<ProgressTable>,
+    restoring: bool,
+    /// Outputs made so far, taken or not.
+    outputs_made: u64,
+    held_since: Option<i64>,
+    now: i64,
+}
+
+impl Task {
+    /// A task whose stores are still to be restored; `starts` names every input partition it reads.
+    pub(crate) fn new(
+        topology: &Topology,
+        plan: &Plan,
+        id: TaskId,
+        config: TaskConfig,
+        (globals, progress): (&Globals, Arc<ProgressTable>),
+        starts: &[Start],
+    ) -> Task {
+        let parts = Assembly::run(topology, id.sub_topology, globals);
+        let counts = Arc::clone(&plan.partition_counts);
+        let mut cx = Context::new(id.partition, counts, config.skip_undecodable);
+        cx.clocks = vec![i64::MIN; parts.clocks.len()];
+        let mut queues = Vec::new();
+        for topic in &topology.sub_topology(id.sub_topology).inputs {
+            let Some(start) = starts.iter().find(|start| start.position.topic == *topic) else { continue };
+            let internal = matches!(topology.topic(*topic).kind, TopicKind::Repartition { .. });
+            let mut queue = Queue::new(start.position, internal);
+            queue.pinned_end = start.pinned_end;
+            queue.committed = start.committed.then_some(start.position.offset);
+            if let Some((time, clocks)) = start.metadata.as_deref().and_then(decode_metadata) {
+                queue.time = time;
+                for (clock, name) in cx.clocks.iter_mut().zip(&parts.clocks) {
+                    *clock = clocks.get(name).map_or(*clock, |restored| (*restored).max(*clock));
+                }
+            }
+            queues.push(queue);
+        }
+        let stores = parts.stores.into_iter().map(|(changelog, store)| StoreSlot { changelog, store });
+        let task = Task {
+            id,
+            config,
+            cx,
+            sources: parts.sources,
+            stores: stores.collect(),
+            clock_names: parts.clocks,
+            views: parts.views,
+            queues,
+            progress,
+            restoring: true,
+            outputs_made: 0,
+            held_since: None,
+            now: 0,
+        };
+        task.publish();
+        task
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        self.id
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.cx.counters
+    }
+
+    /// Whether stores are still to be filled.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.restoring
+    }
+
+    /// Whether the task has this table.
+    pub(crate) fn has_view(&self, view: ViewId) -> bool {
+        self.views.contains_key(&view)
+    }
+
+    /// The changelogs to read before [`Task::restored_all`].
+    pub(crate) fn restore_wishes(&self) -> Vec<RestoreWish> {
+        let wish = |(store, slot): (usize, &StoreSlot)| {
+            let (topic, up_to) = match slot.changelog {
+                Changelog::Own(topic) => (topic, RestoreUpTo::End),
+                Changelog::Source(topic) => {
+                    let queue = self.queues.iter().find(|queue| queue.topic == topic)?;
+                    (topic, RestoreUpTo::Offset(queue.committed?))
+                }
+            };
+            Some(RestoreWish { store, topic, partition: self.id.partition, up_to })
+        };
+        self.stores.iter().enumerate().filter_map(wish).collect()
+    }
+
+    /// Applies changelog records to a store.
+    pub(crate) fn restore(&mut self, store: usize, batch: &InputBatch) -> Result<(), ProcessError> {
+        let Some(slot) = self.stores.get(store) else { return Ok(()) };
+        let mut store = slot.store.borrow_mut();
+        for record in &batch.records {
+            let Some(key) = batch.key(record) else { continue };
+            let restored = store.restore(key, batch.value(record), record.timestamp);
+            restored.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+        }
+        Ok(())
+    }
+
+    /// All changelogs are read: records may be processed.
+    pub(crate) fn restored_all(&mut self) {
+        self.restoring = false;
+    }
+
+    /// Takes a fetched batch.
+    pub(crate) fn add(&mut self, topic: TopicId, batch: InputBatch) {
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) {
+            self.cx.counters.negative_timestamps += queue.push(batch);
+        }
+    }
+
+    /// Notes where a partition ends for now.
+    pub(crate) fn set_end(&mut self, topic: TopicId, end: i64) {
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) {
+            queue.end = Some(end.max(queue.end.unwrap_or(end)));
+        }
+    }
+
+    /// Whether the task would like more records of a topic.
+    pub(crate) fn wants(&self, topic: TopicId) -> bool {
+        let queue = self.queues.iter().find(|queue| queue.topic == topic);
+        queue.is_some_and(|queue| {
+            let through = queue.pinned_end.is_some_and(|end| queue.fetch >= end);
+            !through && queue.buffered() < self.config.buffer_records
+        })
+    }
+
+    /// Offset to fetch a topic from, behind what is buffered.
+    pub(crate) fn fetch_from(&self, topic: TopicId) -> Option<i64> {
+        self.queues.iter().find(|queue| queue.topic == topic).map(|queue| queue.fetch)
+    }
+
+    /// Topics of the inputs.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = TopicId> + '_ {
+        self.queues.iter().map(|queue| queue.topic)
+    }
+
+    /// Next record to process, per input.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        let position =
+            |queue: &Queue| Position { topic: queue.topic, partition: queue.partition, offset: queue.next };
+        self.queues.iter().map(position).collect()
+    }
+
+    /// Whether every input is known to have nothing more for now and everything buffered is processed.
+    pub(crate) fn drained(&self) -> bool {
+        !self.restoring && self.queues.iter().all(|queue| queue.head().is_none() && queue.at_end())
+    }
+
+    /// Whether a replay is through.
+    pub(crate) fn finished(&self) -> bool {
+        !self.restoring && self.queues.iter().all(Queue::finished)
+    }
+
+    /// Takes note of the time, and tells the others how far this task has come.
+    pub(crate) fn tick(&mut self, now: i64) {
+        self.now = self.now.max(now);
+        for queue in &mut self.queues {
+            queue.tick(self.now);
+        }
+        self.publish();
+    }
+
+    /// Processes up to `limit` records at time `now`.
+    pub(crate) fn run(&mut self, now: i64, limit: usize) -> Result<Run, ProcessError> {
+        self.tick(now);
+        if self.restoring {
+            return Ok(Run::Starved);
+        }
+        let others: Vec<Level> = self.least_of_others();
+        let mut ended = Run::More;
+        for _ in 0..limit {
+            match self.choose(&others) {
+                Ok(queue) => self.take(queue)?,
+                Err(why) => {
+                    ended = why;
+                    break;
+                }
+            }
+        }
+        self.measure_hold(ended);
+        self.publish();
+        Ok(ended)
+    }
+
+    /// Per queue, the least level of what holds it in other tasks.
+    fn least_of_others(&self) -> Vec<Level> {
+        let partition = self.id.partition;
+        self.queues.iter().map(|queue| self.progress.least_of_others(queue.topic, partition)).collect()
+    }
+
+    /// The queue whose head is next, or why there is none. Queues are in the order of topic names, so that the first
+    /// of equal heads is the least by (event time, topic, partition, offset); a task has one partition of each topic.
+    fn choose(&self, others: &[Level]) -> Result<usize, Run> {
+        if let ([queue], [others]) = (&self.queues[..], others) {
+            let Some(time) = queue.head_time() else { return Err(Run::Starved) };
+            return if self.allowed(time, *others) { Ok(0) } else { Err(Run::Held) };
+        }
+        if self.queues.iter().any(|queue| queue.head().is_none() && !queue.at_end()) {
+            return Err(Run::Starved);
+        }
+        let (mut any, mut best) = (false, None);
+        for (index, queue) in self.queues.iter().enumerate() {
+            let (Some((timestamp, _)), Some(time)) = (queue.head(), queue.head_time()) else { continue };
+            any = true;
+            let others = others.get(index).copied().unwrap_or(Level::Released);
+            let better = best.is_none_or(|(least, _)| timestamp < least);
+            if better && self.allowed(time, others.min(self.least_of_own(queue.topic))) {
+                best = Some((timestamp, index));
+            }
+        }
+        match best {
+            Some((_, index)) => Ok(index),
+            None => Err(if any { Run::Held } else { Run::Starved }),
+        }
+    }
+
+    /// The least level of the task's own partitions that hold a topic.
+    fn least_of_own(&self, topic: TopicId) -> Level {
+        let holders = self.queues.iter().filter(|queue| self.progress.holds(queue.topic, topic));
+        let levels = holders.map(|queue| self.progress.resolve(queue.topic, self.level(queue)));
+        levels.min().unwrap_or(Level::Released)
+    }
+
+    fn allowed(&self, time: i64, least: Level) -> bool {
+        match (self.config.skew_bound_ms, least) {
+            (None, _) | (_, Level::Released) => true,
+            (Some(bound), Level::At(least) | Level::Behind(least)) => time <= least.saturating_add(bound),
+        }
+    }
+
+    fn level(&self, queue: &Queue) -> Level {
+        if self.restoring {
+            return Level::At(queue.time);
+        }
+        let fed = || self.progress.least_feeding(queue.topic) != Level::Released;
+        queue.level(self.now, self.config.idle_timeout_ms, fed)
+    }
+
+    fn take(&mut self, index: usize) -> Result<(), ProcessError> {
+        let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
+        let (topic, partition) = (queue.topic, queue.partition);
+        let made = self.cx.outputs.len();
+        if let Some((batch, record)) = queue.front() {
+            self.cx.begin(topic, partition, record.offset);
+            let view = RecordView {
+                key: batch.key(record),
+                value: batch.value(record),
+                timestamp: record.timestamp,
+                headers: &record.headers,
+            };
+            for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
+                source.process(&mut self.cx, view);
+            }
+        }
+        if let Some(failure) = self.cx.take_failure() {
+            return Err(failure);
+        }
+        queue.advance();
+        let new = self.cx.outputs.len() - made;
+        if new > 0 {
+            self.outputs_made += new as u64;
+            if self.config.acknowledge_progress {
+                queue.sent(self.outputs_made);
+            }
+        }
+        Ok(())
+    }
+
+    fn measure_hold(&mut self, ended: Run) {
+        if let Some(since) = self.held_since.take() {
+            self.cx.counters.held_ms += u64::try_from(self.now - since).unwrap_or(0);
+        }
+        self.held_since = (ended == Run::Held).then_some(self.now);
+    }
+
+    fn publish(&self) {
+        let levels = self.queues.iter().map(|queue| (queue.topic, self.level(queue)));
+        self.progress.publish(self.id.partition, levels);
+    }
+
+    /// Outputs made so far that have not been taken, and the number of the last one.
+    pub(crate) fn take_outputs(&mut self) -> (Outputs, u64) {
+        (std::mem::take(&mut self.cx.outputs), self.outputs_made)
+    }
+
+    /// Outputs up to this number have been acknowledged.
+    pub(crate) fn acknowledged(&mut self, last: u64) {
+        for queue in &mut self.queues {
+            queue.acknowledged(last);
+        }
+        self.publish();
+    }
+
+    /// Everything since the commit before. Once it is written, call [`Task::committed`].
+    pub(crate) fn commit(&mut self) -> Result<Commit, ProcessError> {
+        let mut changelog = Outputs::default();
+        for slot in &self.stores {
+            let Changelog::Own(topic) = slot.changelog else { continue };
+            let mut out = ChangelogOutputs { outputs: &mut changelog, to: (topic, self.id.partition) };
+            let mut store = slot.store.borrow_mut();
+            let flushed = store.flush(&mut out);
+            flushed.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+        }
+        let clocks: Vec<(Arc<str>, i64)> =
+            self.clock_names.iter().cloned().zip(self.cx.clocks.iter().copied()).collect();
+        let moved = self.queues.iter().filter(|queue| queue.committed != Some(queue.next));
+        let offsets = moved.map(|queue| CommittedOffset {
+            position: Position { topic: queue.topic, partition: queue.partition, offset: queue.next },
+            leader_epoch: queue.leader_epoch,
+            metadata: encode_metadata(queue.time, &clocks),
+        });
+        let offsets = offsets.collect();
+        Ok(Commit { outputs: std::mem::take(&mut self.cx.outputs), changelog, offsets })
+    }
+
+    /// The offsets of a commit have been written.
+    pub(crate) fn committed(&mut self, offsets: &[CommittedOffset]) {
+        for committed in offsets {
+            let mut queues = self.queues.iter_mut();
+            if let Some(queue) = queues.find(|queue| queue.topic == committed.position.topic) {
+                queue.committed = Some(committed.position.offset);
+            }
+        }
+    }
+
+    /// A table's rows, if this task has them.
+    pub(crate) fn lookup<K: 'static, V: 'static>(&self, view: ViewId) -> Option<&SharedLookup<K, V>> {
+        self.views.get(&view)?.downcast_ref()
+    }
+
+    /// Every row of every store that is logged or read from a topic, by store name, in key-byte order.
+    pub(crate) fn dump(&self) -> Result<Vec<StoreDump>, ProcessError> {
+        let dump = |slot: &StoreSlot| {
+            let store = slot.store.borrow();
+            let name = Arc::clone(store.name());
+            let rows =
+                store.dump().map_err(|source| ProcessError::Store { store: Arc::clone(&name), source })?;
+            Ok((name, rows))
+        };
+        self.stores.iter().map(dump).collect()
+    }
+}
+
+impl Drop for Task {
+    /// A task that has gone holds nobody.
+    fn drop(&mut self) {
+        self.progress.withdraw(self.id.partition, self.queues.iter().map(|queue| queue.topic));
+    }
+}
+
+struct ChangelogOutputs<'a> {
+    outputs: &'a mut Outputs,
+    to: (TopicId, i32),
+}
+
+impl crate::store::ChangelogWriter for ChangelogOutputs<'_> {
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64) {
+        self.outputs.push(self.to, key, value, timestamp);
+    }
+}

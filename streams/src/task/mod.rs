@@ -1,0 +1,33 @@
+//! Tasks: one sub-topology over one partition of its inputs, as a synchronous state machine.
+//!
+//! Batches, acknowledgements, restored changelogs and time go in; fetch wishes, outputs and commits come out. A
+//! task decides which record is next and whether it may go yet, and is a pure function of what it is given. It
+//! does no I/O and reads no clock; the runtime and the test driver only move its bytes.
+
+mod commit;
+mod input;
+mod machine;
+mod progress;
+mod queue;
+
+pub(crate) use commit::{Commit, CommittedOffset, Position, decode_metadata};
+pub use input::{InputBatch, InputBatchBuilder, ORIGIN_HEADER, origin_header};
+pub(crate) use machine::{RestoreUpTo, RestoreWish, Run, Start, Task, TaskConfig};
+pub(crate) use progress::{Level, ProgressTable};
+
+use std::fmt;
+
+/// A task's identity: sub-topology and partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId {
+    /// Number of the sub-topology.
+    pub sub_topology: usize,
+    /// Partition of its inputs.
+    pub partition: i32,
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.sub_topology, self.partition)
+    }
+}

@@ -1,0 +1,190 @@
+//! Progress of the partitions that feed a sub-topology, shared by the tasks and threads of one instance.
+//!
+//! Each task publishes, for each of its partitions, how far its event time has come; a task may take a head only
+//! within the skew bound of the least of all the others. Published times never go back, so a stale read holds a task
+//! longer than need be and never lets it run ahead. A topic never holds one that it is made from, else both would
+//! wait for each other.
+
+use crate::topology::{TopicId, Topology};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How far a partition has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// It may still bring records of this event time or later; `i64::MIN` before anything is known.
+    At(i64),
+    /// It has come to this time and is empty; what it still brings comes from topics that have their own levels.
+    Behind(i64),
+    /// It holds nobody: it has been at its end long enough, or has reached its pinned end.
+    Released,
+}
+
+/// How a topic relates to others.
+#[derive(Debug, Default)]
+struct Relations {
+    /// Topics read by the same sub-topology, itself included, that are not made from it.
+    holders: Vec<TopicId>,
+    /// Topics that it is made from, directly or through others.
+    ancestors: BTreeSet<TopicId>,
+}
+
+/// Levels by topic and partition.
+pub(crate) struct ProgressTable {
+    levels: Vec<Mutex<BTreeMap<i32, Level>>>,
+    relations: Vec<Relations>,
+    /// Told when a level has changed, since that may let others go.
+    on_change: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl ProgressTable {
+    pub(crate) fn new(topology: &Topology) -> ProgressTable {
+        let count = topology.0.topics.len();
+        let ancestors: Vec<BTreeSet<TopicId>> =
+            (0..count).map(|topic| topology.ancestors(TopicId(topic as u32))).collect();
+        let mut relations: Vec<Relations> = Vec::new();
+        for (topic, own) in ancestors.iter().enumerate() {
+            let topic = TopicId(topic as u32);
+            let readers = topology.0.sub_topologies.iter().filter(|part| part.inputs.contains(&topic));
+            let inputs = readers.flat_map(|part| part.inputs.iter().copied());
+            let made_from_it = |other: &TopicId| {
+                *other != topic && ancestors.get(other.0 as usize).is_some_and(|of| of.contains(&topic))
+            };
+            let holders = inputs.filter(|other| !made_from_it(other)).collect();
+            relations.push(Relations { holders, ancestors: own.clone() });
+        }
+        ProgressTable { levels: (0..count).map(|_| Mutex::default()).collect(), relations, on_change: None }
+    }
+
+    /// Calls `told` whenever a level has changed.
+    pub(crate) fn on_change(self, told: impl Fn() + Send + Sync + 'static) -> ProgressTable {
+        ProgressTable { on_change: Some(Box::new(told)), ..self }
+    }
+
+    fn changed(&self) {
+        if let Some(told) = &self.on_change {
+            told();
+        }
+    }
+
+    fn relations(&self, topic: TopicId) -> &Relations {
+        self.relations.get(topic.0 as usize).expect("topic ids come from the table's topology")
+    }
+
+    fn levels(&self, topic: TopicId) -> &Mutex<BTreeMap<i32, Level>> {
+        self.levels.get(topic.0 as usize).expect("topic ids come from the table's topology")
+    }
+
+    /// Sets the levels of the partitions of one task.
+    pub(crate) fn publish(&self, partition: i32, levels: impl Iterator<Item = (TopicId, Level)>) {
+        let mut changed = false;
+        for (topic, level) in levels {
+            changed |= self.levels(topic).lock().insert(partition, level) != Some(level);
+        }
+        if changed {
+            self.changed();
+        }
+    }
+
+    /// Forgets the partitions of a task that has gone.
+    pub(crate) fn withdraw(&self, partition: i32, topics: impl Iterator<Item = TopicId>) {
+        topics.for_each(|topic| {
+            self.levels(topic).lock().remove(&partition);
+        });
+        self.changed();
+    }
+
+    /// Whether partitions of `holder` hold those of `topic`; both are read by the same sub-topology.
+    pub(crate) fn holds(&self, holder: TopicId, topic: TopicId) -> bool {
+        self.relations(topic).holders.contains(&holder)
+    }
+
+    /// The least level of whatever holds a topic, but for the partitions of one task.
+    pub(crate) fn least_of_others(&self, topic: TopicId, partition: i32) -> Level {
+        let holders = self.relations(topic).holders.iter();
+        let least = |holder: &TopicId| {
+            let least = {
+                let levels = self.levels(*holder).lock();
+                let others = levels.iter().filter(|(of, _)| **of != partition).map(|(_, level)| *level);
+                // `Behind` sorts by time among its like, and its true level is never below the topics it comes from.
+                let (empty, known): (Vec<_>, Vec<_>) =
+                    others.partition(|level| matches!(level, Level::Behind(_)));
+                (known.into_iter().min(), empty.into_iter().min())
+            };
+            let behind = least.1.map(|level| self.resolve(*holder, level));
+            least.0.into_iter().chain(behind).min()
+        };
+        holders.filter_map(least).min().unwrap_or(Level::Released)
+    }
+
+    /// The level of an empty partition by those of the topics it is made from.
+    pub(crate) fn resolve(&self, topic: TopicId, level: Level) -> Level {
+        let Level::Behind(time) = level else { return level };
+        match self.least_feeding(topic) {
+            Level::At(feeding) | Level::Behind(feeding) => Level::At(feeding.max(time)),
+            Level::Released => Level::At(time),
+        }
+    }
+
+    /// The least level of all partitions whose records a topic is made from.
+    pub(crate) fn least_feeding(&self, topic: TopicId) -> Level {
+        let ancestors = self.relations(topic).ancestors.iter().filter(|ancestor| **ancestor != topic);
+        let least = |ancestor: &TopicId| {
+            let levels = self.levels(*ancestor).lock();
+            levels.values().copied().filter(|level| !matches!(level, Level::Behind(_))).min()
+        };
+        ancestors.filter_map(least).min().unwrap_or(Level::Released)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Builder,
+        codec::{I64, Utf8},
+    };
+
+    /// A stream joined with a table that is made from the same stream, in one sub-topology.
+    fn circular() -> Topology {
+        let b = Builder::new("circular");
+        let stream = b.stream("in", (Utf8, I64));
+        let table = stream.group_by("by-key", (Utf8, I64), |key, _| key.clone()).count("counts");
+        stream.join_table("joined", &table, |_, value, count| value + count).to("out", (Utf8, I64));
+        b.build().unwrap()
+    }
+
+    #[test]
+    fn a_topic_never_holds_one_that_it_is_made_from() {
+        let topology = circular();
+        let topic = |name: &str| {
+            let index = topology.0.topics.iter().position(|topic| &*topic.name == name).unwrap();
+            TopicId(index as u32)
+        };
+        let (input, repartition) = (topic("in"), topic("by-key"));
+        let table = ProgressTable::new(&topology);
+        assert!(!table.holds(repartition, input) && table.holds(input, repartition));
+        table.publish(0, [(input, Level::At(50)), (repartition, Level::Behind(10))].into_iter());
+        table.publish(1, [(input, Level::At(70)), (repartition, Level::Behind(60))].into_iter());
+        assert_eq!(table.least_of_others(input, 0), Level::At(70));
+        assert_eq!(table.least_of_others(repartition, 0), Level::At(60));
+        assert_eq!(table.resolve(repartition, Level::Behind(10)), Level::At(50));
+        table.withdraw(1, [input, repartition].into_iter());
+        assert_eq!(table.least_of_others(input, 0), Level::Released);
+    }
+
+    #[test]
+    fn an_empty_partition_comes_as_far_as_what_feeds_it() {
+        let b = Builder::new("chain");
+        b.stream("in", (Utf8, I64)).group_by("by-key", (Utf8, I64), |key, _| key.clone()).count("counts");
+        let topology = b.build().unwrap();
+        let table = ProgressTable::new(&topology);
+        let (input, repartition) = (TopicId(0), TopicId(1));
+        assert_eq!(table.resolve(repartition, Level::Behind(5)), Level::At(5));
+        table.publish(0, std::iter::once((input, Level::At(90))));
+        table.publish(1, std::iter::once((repartition, Level::Behind(5))));
+        assert_eq!(table.least_of_others(repartition, 0), Level::At(90));
+        table.publish(0, std::iter::once((input, Level::Released)));
+        assert_eq!(table.least_of_others(repartition, 0), Level::At(5));
+    }
+}

@@ -1,0 +1,188 @@
+//! The buffered records of one input partition, and what is known of how far it goes.
+
+use super::{InputBatch, Level, Position, input::InputRecord};
+use crate::topology::TopicId;
+use std::collections::VecDeque;
+
+/// One input partition of a task.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: i32,
+    /// Whether the topic is written by this application.
+    pub(crate) internal: bool,
+    batches: VecDeque<InputBatch>,
+    /// Index into the first batch.
+    at: usize,
+    buffered: usize,
+    /// Timestamp of the head record.
+    head: Option<i64>,
+    /// Greatest timestamp taken so far; `i64::MIN` at first.
+    pub(crate) time: i64,
+    /// Offset of the next record to process.
+    pub(crate) next: i64,
+    /// Offset to fetch from, behind what is buffered.
+    pub(crate) fetch: i64,
+    /// `next` as last committed.
+    pub(crate) committed: Option<i64>,
+    pub(crate) leader_epoch: i32,
+    /// End of the partition as last seen.
+    pub(crate) end: Option<i64>,
+    /// A replay's pinned end: the partition is finished there.
+    pub(crate) pinned_end: Option<i64>,
+    /// Since when the queue has been empty at the partition's end.
+    at_end_since: Option<i64>,
+    /// Outputs not yet acknowledged: number of the last output, and the partition's time when it was made.
+    in_flight: VecDeque<(u64, i64)>,
+}
+
+impl Queue {
+    pub(crate) fn new(start: Position, internal: bool) -> Queue {
+        Queue {
+            topic: start.topic,
+            partition: start.partition,
+            internal,
+            batches: VecDeque::new(),
+            at: 0,
+            buffered: 0,
+            head: None,
+            time: i64::MIN,
+            next: start.offset,
+            fetch: start.offset,
+            committed: None,
+            leader_epoch: -1,
+            end: None,
+            pinned_end: None,
+            at_end_since: None,
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Timestamp and offset of the head record.
+    pub(crate) fn head(&self) -> Option<(i64, i64)> {
+        self.head.map(|timestamp| (timestamp, self.next))
+    }
+
+    /// Greatest timestamp once the head will have been taken.
+    pub(crate) fn head_time(&self) -> Option<i64> {
+        self.head.map(|timestamp| timestamp.max(self.time))
+    }
+
+    /// Appends a fetched batch; returns how many records were skipped for a negative timestamp.
+    pub(crate) fn push(&mut self, mut batch: InputBatch) -> u64 {
+        batch.skip_below(self.fetch);
+        let pinned = self.pinned_end.unwrap_or(i64::MAX);
+        batch.records.retain(|record| record.offset < pinned);
+        let before = batch.len();
+        batch.records.retain(|record| record.timestamp >= 0);
+        let negative = (before - batch.len()) as u64;
+        self.fetch = self.fetch.max(batch.next_offset);
+        if let Some(end) = &mut self.end {
+            *end = (*end).max(self.fetch);
+        }
+        if !batch.is_empty() {
+            self.buffered += batch.len();
+            self.batches.push_back(batch);
+            self.settle();
+        } else if self.batches.is_empty() {
+            self.next = self.fetch.min(pinned);
+        }
+        negative
+    }
+
+    /// Finds the head after a change at the front.
+    fn settle(&mut self) {
+        while let Some(batch) = self.batches.front() {
+            if let Some(record) = batch.records.get(self.at) {
+                self.head = Some(record.timestamp);
+                self.next = record.offset;
+                return;
+            }
+            self.leader_epoch = batch.leader_epoch;
+            self.next = batch.next_offset.min(self.pinned_end.unwrap_or(i64::MAX));
+            self.batches.pop_front();
+            self.at = 0;
+        }
+        self.head = None;
+        self.next = self.next.max(self.fetch.min(self.pinned_end.unwrap_or(i64::MAX)));
+    }
+
+    /// The head record and its batch; call [`Queue::advance`] once it is processed.
+    pub(crate) fn front(&self) -> Option<(&InputBatch, &InputRecord)> {
+        let batch = self.batches.front()?;
+        Some((batch, batch.records.get(self.at)?))
+    }
+
+    /// Moves past the head record.
+    pub(crate) fn advance(&mut self) {
+        if let Some(timestamp) = self.head {
+            self.time = self.time.max(timestamp);
+            self.buffered -= 1;
+            self.at += 1;
+            self.at_end_since = None;
+            self.settle();
+        }
+    }
+
+    /// Notes that the record just taken has outputs up to number `last`.
+    pub(crate) fn sent(&mut self, last: u64) {
+        match self.in_flight.back_mut() {
+            Some((sent, time)) if *time == self.time => *sent = last,
+            _ => self.in_flight.push_back((last, self.time)),
+        }
+    }
+
+    /// Outputs up to number `last` have been acknowledged.
+    pub(crate) fn acknowledged(&mut self, last: u64) {
+        while self.in_flight.front().is_some_and(|(sent, _)| *sent <= last) {
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// Whether the partition has nothing more to give for now and that is known.
+    pub(crate) fn at_end(&self) -> bool {
+        self.head.is_none() && (self.finished() || self.end.is_some_and(|end| self.fetch >= end))
+    }
+
+    /// Whether a replay is through with this partition.
+    pub(crate) fn finished(&self) -> bool {
+        self.head.is_none() && self.pinned_end.is_some_and(|end| self.next >= end)
+    }
+
+    /// Looks at the clock: at the end long enough, the partition stops holding others.
+    pub(crate) fn tick(&mut self, now: i64) {
+        if self.at_end() {
+            self.at_end_since.get_or_insert(now);
+        } else {
+            self.at_end_since = None;
+        }
+    }
+
+    /// How far the partition has come for others: the time of the oldest record whose outputs are not
+    /// acknowledged, else of the head, else of what was taken so far. `fed` tells whether anything may still be
+    /// written to an internal topic.
+    pub(crate) fn level(&self, now: i64, idle_ms: i64, fed: impl FnOnce() -> bool) -> Level {
+        if let Some((_, time)) = self.in_flight.front() {
+            return Level::At(*time);
+        }
+        if let Some(time) = self.head_time() {
+            return Level::At(time);
+        }
+        if self.finished() {
+            return Level::Released;
+        }
+        let idle = self.at_end_since.is_some_and(|since| now.saturating_sub(since) >= idle_ms);
+        if self.pinned_end.is_some() || !self.at_end() {
+            return Level::At(self.time);
+        }
+        match (self.internal && fed(), idle) {
+            (true, _) => Level::Behind(self.time),
+            (false, true) => Level::Released,
+            (false, false) => Level::At(self.time),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Topics in memory, for the test driver.
+
+use crate::{
+    processor::Output,
+    record::Headers,
+    task::{InputBatch, InputBatchBuilder},
+    topology::TopicId,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// Records of a batch delivered at once.
+const BATCH_RECORDS_MAX: usize = 4096;
+
+#[derive(Debug, Clone)]
+pub(super) struct Logged {
+    pub(super) timestamp: i64,
+    pub(super) key: Option<Bytes>,
+    pub(super) value: Option<Bytes>,
+    pub(super) headers: Headers,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    records: Vec<Logged>,
+    /// Records that the driver's user has taken out with a typed reader.
+    read: usize,
+    /// Fetches bring nothing, though records are there.
+    stalled: bool,
+}
+
+/// All partitions of all topics.
+#[derive(Debug, Default)]
+pub(super) struct Topics(BTreeMap<(TopicId, i32), Log>);
+
+impl Topics {
+    pub(super) fn append(&mut self, topic: TopicId, partition: i32, record: Logged) {
+        self.0.entry((topic, partition)).or_default().records.push(record);
+    }
+
+    pub(super) fn write(&mut self, output: Output) {
+        let Output { topic, partition, timestamp, key, value, headers, .. } = output;
+        self.append(topic, partition, Logged { timestamp, key, value, headers });
+    }
+
+    pub(super) fn end(&self, topic: TopicId, partition: i32) -> i64 {
+        self.0.get(&(topic, partition)).map_or(0, |log| log.records.len() as i64)
+    }
+
+    pub(super) fn stall(&mut self, topic: TopicId, partition: i32, stalled: bool) {
+        self.0.entry((topic, partition)).or_default().stalled = stalled;
+    }
+
+    /// A fetch from `offset`, below `end`; `None` if nothing is there or the partition is stalled.
+    pub(super) fn fetch(&self, topic: TopicId, partition: i32, offset: i64, end: i64) -> Option<InputBatch> {
+        let log = self.0.get(&(topic, partition)).filter(|log| !log.stalled)?;
+        let (from, end) = (usize::try_from(offset).ok()?, usize::try_from(end).ok()?.min(log.records.len()));
+        let end = end.min(from.saturating_add(BATCH_RECORDS_MAX));
+        let records = log.records.get(from..end).filter(|records| !records.is_empty())?;
+        let mut batch = InputBatchBuilder::new(offset);
+        for record in records {
+            batch.push(
+                record.timestamp,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                record.headers.clone(),
+            );
+        }
+        Some(batch.finish())
+    }
+
+    /// Records of a topic not yet read, by partition.
+    pub(super) fn drain(&mut self, topic: TopicId) -> Vec<(i32, Logged)> {
+        let mut records = Vec::new();
+        for ((_, partition), log) in self.0.range_mut((topic, i32::MIN)..=(topic, i32::MAX)) {
+            let fresh = log.records.get(log.read..).unwrap_or_default();
+            records.extend(fresh.iter().map(|record| (*partition, record.clone())));
+            log.read = log.records.len();
+        }
+        records
+    }
+
+    pub(super) fn clear(&mut self, topic: TopicId) {
+        self.0.retain(|(of, _), _| *of != topic);
+    }
+}

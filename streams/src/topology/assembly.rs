@@ -1,0 +1,182 @@
+//! Making the processors and stores of one task.
+//!
+//! Children are added to an [`Outlet`] while wiring; when a task is made, every outlet builds its children and
+//! hands them, typed, to the node above. `Any` appears only here, while a task is being put together and when
+//! a query looks for its table; never per record.
+
+use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
+use crate::{
+    codec::{CodecError, Data, SharedCodec},
+    processor::{Downstream, Process, Shared, Source},
+    store::{SharedLookup, Store, StoreHandle},
+};
+use parking_lot::{Mutex, MutexGuard};
+use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+
+/// Number of a table in its topology.
+pub(crate) type ViewId = usize;
+
+pub(crate) type ChildFactory<K, V> = Box<dyn Fn(&mut Assembly<'_>) -> Box<dyn Process<K, V>> + Send + Sync>;
+
+/// The children of an operator while wiring.
+pub(crate) struct Outlet<K, V>(Mutex<Vec<ChildFactory<K, V>>>);
+
+impl<K: Data, V: Data> Outlet<K, V> {
+    pub(crate) fn new() -> Arc<Outlet<K, V>> {
+        Arc::new(Outlet(Mutex::new(Vec::new())))
+    }
+
+    pub(crate) fn add(&self, child: ChildFactory<K, V>) {
+        self.0.lock().push(child);
+    }
+
+    /// Makes the children for one task.
+    pub(crate) fn assemble(&self, assembly: &mut Assembly<'_>) -> Downstream<K, V> {
+        Downstream::new(self.0.lock().iter().map(|child| child(assembly)).collect())
+    }
+}
+
+/// A global table: the whole topic in every instance, shared by its workers.
+pub(crate) struct GlobalStore<T>(Mutex<Store<T>>);
+
+impl<T: Data> GlobalStore<T> {
+    pub(crate) fn new(name: Arc<str>, codec: SharedCodec<T>) -> GlobalStore<T> {
+        GlobalStore(Mutex::new(Store::new(name, codec, false)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Store<T>> {
+        self.0.lock()
+    }
+}
+
+/// A global table whose type is forgotten.
+pub(crate) trait GlobalTable: Send + Sync {
+    /// Applies a record of its topic.
+    fn apply(&self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError>;
+}
+
+impl<T: Data> GlobalTable for GlobalStore<T> {
+    fn apply(&self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError> {
+        self.lock().restore(key, value, timestamp)
+    }
+}
+
+pub(crate) type AnyGlobal = Arc<dyn Any + Send + Sync>;
+
+/// The global tables of one instance, in the topology's order.
+#[derive(Clone)]
+pub(crate) struct Globals(Arc<[(AnyGlobal, Arc<dyn GlobalTable>)]>);
+
+impl Globals {
+    /// Empty global tables of a topology.
+    pub(crate) fn new(topology: &Topology) -> Globals {
+        Globals(topology.0.globals.iter().map(|global| (global.make)()).collect())
+    }
+
+    pub(crate) fn table(&self, index: usize) -> Option<&Arc<dyn GlobalTable>> {
+        self.0.get(index).map(|(_, table)| table)
+    }
+
+    pub(crate) fn store<T: Data>(&self, index: usize) -> Arc<GlobalStore<T>> {
+        let any = self.0.get(index).map(|(any, _)| Arc::clone(any));
+        let store = any.and_then(|any| any.downcast::<GlobalStore<T>>().ok());
+        store.expect("a global table's handle has the type it was made with")
+    }
+}
+
+/// A task being put together.
+pub(crate) struct Assembly<'a> {
+    topology: &'a Topology,
+    globals: &'a Globals,
+    shared: HashMap<NodeId, Rc<dyn Any>>,
+    typed_stores: HashMap<usize, Rc<dyn Any>>,
+    stores: Vec<(usize, Rc<RefCell<dyn StoreHandle>>)>,
+    clocks: Vec<Arc<str>>,
+    views: HashMap<ViewId, Box<dyn Any>>,
+}
+
+/// What an assembly makes.
+pub(crate) struct Parts {
+    /// Sources by topic, in the order of their making.
+    pub(crate) sources: Vec<(TopicId, Box<dyn Source>)>,
+    /// Stores with where they are logged.
+    pub(crate) stores: Vec<(Changelog, Rc<RefCell<dyn StoreHandle>>)>,
+    /// Names of the operators that keep a clock, by clock number.
+    pub(crate) clocks: Vec<Arc<str>>,
+    /// Lookups of tables, as `SharedLookup<K, V>` of the table's types.
+    pub(crate) views: HashMap<ViewId, Box<dyn Any>>,
+}
+
+impl<'a> Assembly<'a> {
+    /// Makes the parts of one task of a sub-topology.
+    pub(crate) fn run(topology: &'a Topology, sub_topology: usize, globals: &'a Globals) -> Parts {
+        let mut assembly = Assembly {
+            topology,
+            globals,
+            shared: HashMap::new(),
+            typed_stores: HashMap::new(),
+            stores: Vec::new(),
+            clocks: Vec::new(),
+            views: HashMap::new(),
+        };
+        let part = topology.sub_topology(sub_topology);
+        let defs = part.sources.iter().filter_map(|index| topology.0.sources.get(*index));
+        let sources = defs.map(|source| (source.topic, (source.make)(&mut assembly))).collect();
+        for view in topology.0.views.iter().filter(|view| part.nodes.contains(&view.node)) {
+            (view.register)(&mut assembly);
+        }
+        assembly.stores.sort_by_key(|(index, _)| *index);
+        let stores = assembly
+            .stores
+            .into_iter()
+            .filter_map(|(index, store)| topology.0.stores.get(index).map(|def| (def.changelog, store)));
+        Parts { sources, stores: stores.collect(), clocks: assembly.clocks, views: assembly.views }
+    }
+
+    /// The children of a node with several parents: made once, shared by all of them.
+    pub(crate) fn shared<K: Data, V: Data>(
+        &mut self,
+        node: NodeId,
+        outlet: &Outlet<K, V>,
+    ) -> Box<dyn Process<K, V>> {
+        let known =
+            self.shared.get(&node).cloned().and_then(|any| any.downcast::<RefCell<Downstream<K, V>>>().ok());
+        let down = known.unwrap_or_else(|| {
+            let down = Rc::new(RefCell::new(outlet.assemble(self)));
+            self.shared.insert(node, Rc::clone(&down) as Rc<dyn Any>);
+            down
+        });
+        Box::new(Shared(down))
+    }
+
+    /// The store of this number, made by the first who asks.
+    pub(crate) fn store<V: Data>(
+        &mut self,
+        index: usize,
+        make: impl FnOnce(&StoreDef) -> Store<V>,
+    ) -> Rc<RefCell<Store<V>>> {
+        let known = self.typed_stores.get(&index).cloned();
+        if let Some(store) = known.and_then(|any| any.downcast::<RefCell<Store<V>>>().ok()) {
+            return store;
+        }
+        let def = self.topology.0.stores.get(index).expect("store numbers come from this topology");
+        let store = Rc::new(RefCell::new(make(def)));
+        self.typed_stores.insert(index, Rc::clone(&store) as Rc<dyn Any>);
+        self.stores.push((index, Rc::clone(&store) as Rc<RefCell<dyn StoreHandle>>));
+        store
+    }
+
+    /// A clock for an operator, persisted under its name.
+    pub(crate) fn clock(&mut self, name: &Arc<str>) -> usize {
+        self.clocks.push(Arc::clone(name));
+        self.clocks.len() - 1
+    }
+
+    pub(crate) fn global<T: Data>(&self, index: usize) -> Arc<GlobalStore<T>> {
+        self.globals.store(index)
+    }
+
+    pub(crate) fn register<K: Data, V: Data>(&mut self, view: ViewId, lookup: SharedLookup<K, V>) {
+        self.views.insert(view, Box::new(lookup));
+    }
+}

@@ -1,0 +1,130 @@
+//! What can be wrong with a topology: its wiring, found by `build()`, and its topics, found at start.
+
+use std::{fmt, sync::Arc};
+
+/// One mistake in the wiring of a topology.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WiringError {
+    /// The application's name cannot begin the names of topics.
+    #[error("application name {name:?} is not a legal topic name")]
+    Application {
+        /// The name.
+        name: String,
+    },
+    /// An operator that must have a name has an empty or illegal one.
+    #[error("{operator} needs a name of letters, digits, '.', '_' and '-', got {name:?}")]
+    Name {
+        /// The kind of operator.
+        operator: &'static str,
+        /// The name given.
+        name: String,
+    },
+    /// Two operators keep state, or two repartition topics exist, under one name.
+    #[error("{what} name {name:?} is used {times} times")]
+    DuplicateName {
+        /// Store, repartition or global table.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// How often.
+        times: usize,
+    },
+    /// A topic whose name no broker accepts.
+    #[error("topic name {name:?} is not legal")]
+    Topic {
+        /// The name.
+        name: String,
+    },
+    /// An operator has to write keys or values whose codec is not known.
+    #[error("{operator} {name:?} does not know the codec of its {what}; say it with with_codecs() before")]
+    Codec {
+        /// The kind of operator.
+        operator: &'static str,
+        /// Its name.
+        name: String,
+        /// Keys or values.
+        what: &'static str,
+    },
+    /// Windows that cannot be.
+    #[error(
+        "windows of {name:?}: {reason} (size {size_ms} ms, advance {advance_ms} ms, grace {grace_ms} ms, retention {retention_ms} ms)"
+    )]
+    Windows {
+        /// Name of the operator.
+        name: String,
+        /// The rule that is broken.
+        reason: &'static str,
+        /// Size of a window.
+        size_ms: i64,
+        /// Distance between windows.
+        advance_ms: i64,
+        /// How long behind its end a window takes records.
+        grace_ms: i64,
+        /// How long a window is kept.
+        retention_ms: i64,
+    },
+    /// A repartition topic was asked for with no partitions.
+    #[error("repartition {name:?} has {partitions} partitions")]
+    Partitions {
+        /// Its name.
+        name: String,
+        /// The number asked for.
+        partitions: i32,
+    },
+    /// An operator combines streams of two builders.
+    #[error("{operator} {name:?} combines streams of two different builders")]
+    ForeignBuilder {
+        /// The kind of operator.
+        operator: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// There is nothing to read.
+    #[error("the topology has no source")]
+    NoSource,
+}
+
+/// Everything that is wrong with the wiring, in the order of the wiring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WiringErrors(pub Vec<WiringError>);
+
+impl fmt::Display for WiringErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in the topology", if self.0.len() == 1 { "one error" } else { "several errors" })?;
+        for error in &self.0 {
+            write!(f, "\n- {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for WiringErrors {}
+
+/// Why a topology does not fit the topics that exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// An input topic does not exist.
+    #[error("topic {topic:?} does not exist; create it before the application starts")]
+    MissingTopic {
+        /// Its name.
+        topic: String,
+    },
+    /// Two inputs of a join have different numbers of partitions, so equal keys are not together.
+    #[error(
+        "join {join:?}: topic {left:?} has {left_partitions} partitions and {right:?} has {right_partitions}; repartition one of them"
+    )]
+    CoPartition {
+        /// The join.
+        join: Arc<str>,
+        /// One input.
+        left: String,
+        /// Its partitions.
+        left_partitions: i32,
+        /// The other input.
+        right: String,
+        /// Its partitions.
+        right_partitions: i32,
+    },
+}

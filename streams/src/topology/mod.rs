@@ -1,0 +1,101 @@
+//! Topologies: graphs of operators, cut into sub-topologies at repartition topics.
+//!
+//! A [`Topology`] is a factory: every task has its own processors and stores made from it. It knows the short
+//! names of its internal topics; the application id and the generation are put in front by [`InternalNames`].
+//! Nothing here touches records.
+
+mod assembly;
+mod describe;
+mod error;
+mod graph;
+mod names;
+mod plan;
+
+pub(crate) use assembly::{Assembly, GlobalStore, GlobalTable, Globals, Outlet, ViewId};
+pub use error::{PlanError, WiringError, WiringErrors};
+pub(crate) use graph::{Changelog, Graph, NodeId};
+pub use names::{InternalNames, TopicId, TopicKind};
+pub(crate) use names::{partition_of, valid_topic};
+pub use plan::{InternalTopic, Plan, SubTopologyPlan};
+
+use graph::{GlobalDef, Node, SourceDef, StoreDef, ViewDef};
+pub(crate) use names::TopicDef;
+use std::{fmt, sync::Arc};
+
+/// A checked topology, cheap to clone, from which tasks are made.
+#[derive(Clone)]
+pub struct Topology(pub(crate) Arc<Built>);
+
+/// The parts of a built topology.
+pub(crate) struct Built {
+    pub(crate) application: Arc<str>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) topics: Vec<TopicDef>,
+    pub(crate) sources: Vec<SourceDef>,
+    pub(crate) stores: Vec<StoreDef>,
+    pub(crate) views: Vec<ViewDef>,
+    pub(crate) globals: Vec<GlobalDef>,
+    pub(crate) joins: Vec<(NodeId, NodeId, Arc<str>)>,
+    pub(crate) sub_topologies: Vec<SubTopology>,
+}
+
+/// A connected part of the graph between topics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SubTopology {
+    pub(crate) nodes: Vec<NodeId>,
+    /// Indexes into the sources, in the order of their making.
+    pub(crate) sources: Vec<usize>,
+    /// Topics read, ordered by name, so that ties between heads do not depend on the order of wiring.
+    pub(crate) inputs: Vec<TopicId>,
+    /// Topics written by sinks, in order, each once.
+    pub(crate) outputs: Vec<TopicId>,
+    /// Indexes into the stores.
+    pub(crate) stores: Vec<usize>,
+}
+
+impl Topology {
+    /// The application's name, the first part of its internal names.
+    pub fn application(&self) -> &str {
+        &self.0.application
+    }
+
+    /// The graph as text: sub-topologies, their sources, operators, stores and sinks. Stable for a given wiring.
+    pub fn describe(&self) -> String {
+        describe::describe(&self.0)
+    }
+
+    /// Checksum of what tasks of this topology must agree on; instances with different ones cannot share work.
+    pub fn fingerprint(&self) -> u32 {
+        crc32fast::hash(self.describe().as_bytes())
+    }
+
+    /// Short names of the topics that are read from outside: sources and global tables, ordered and each once.
+    pub fn input_topics(&self) -> Vec<&str> {
+        let sources = self.0.sources.iter().map(|source| source.topic);
+        let globals = self.0.globals.iter().map(|global| global.topic);
+        let topics = sources.chain(globals).filter_map(|topic| self.0.topics.get(topic.0 as usize));
+        let mut names: Vec<&str> =
+            topics.filter(|topic| topic.kind == TopicKind::External).map(|topic| &*topic.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub(crate) fn topic(&self, topic: TopicId) -> &TopicDef {
+        self.0.topics.get(topic.0 as usize).expect("topic ids come from this topology")
+    }
+
+    pub(crate) fn sub_topology(&self, index: usize) -> &SubTopology {
+        self.0.sub_topologies.get(index).expect("task ids come from this topology's plan")
+    }
+}
+
+impl fmt::Debug for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topology")
+            .field("application", &self.0.application)
+            .field("sub_topologies", &self.0.sub_topologies.len())
+            .field("fingerprint", &self.fingerprint())
+            .finish()
+    }
+}

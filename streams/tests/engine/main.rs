@@ -1,0 +1,8 @@
+//! The engine through its public face: the language, the test driver, no broker.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failure of the test")]
+
+mod operators;
+mod progress;
+mod state;
+mod wiring;

@@ -1,0 +1,7 @@
+//! Applications against an embedded broker: start, queries, restore, moves, generations, replay.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failure of the test")]
+
+mod apps;
+mod cluster;
+mod moves;
