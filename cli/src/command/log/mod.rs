@@ -1,0 +1,134 @@
+//! `kappa log`: reads a data directory offline, with no broker.
+
+mod dump;
+mod segment;
+mod verify;
+
+use crate::{
+    error::{Exit, Failure},
+    output::{self, Output},
+    progress,
+};
+use std::path::{Path, PathBuf};
+
+/// Look into a data directory without a broker
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum LogCommand {
+    /// Print batches and records as they lie on disk
+    #[command(after_long_help = DUMP_EXAMPLES)]
+    Dump(Dump),
+    /// Check every batch, record and index entry; change nothing
+    ///
+    /// Exits with 5 if anything does not hold. A broker may be running: what it writes meanwhile can look like a
+    /// torn end, so stop it for a sure answer.
+    #[command(after_long_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  kappa log dump ./kappa-data --topic flights --partition 0
+  kappa log dump ./kappa-data/flights-0 --records --from-offset 1000 | head
+  kappa log dump ./kappa-data --topic flights --records --output json";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  kappa log verify ./kappa-data
+  kappa log verify ./kappa-data --topic flights --output json";
+
+/// Which partitions.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// Data directory of a broker, or the directory of one partition
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Only partitions of this topic
+    #[arg(short, long)]
+    topic: Option<String>,
+    /// Only partitions of this number
+    #[arg(short, long)]
+    partition: Option<i32>,
+}
+
+/// Arguments of `kappa log dump`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    which: Which,
+    /// Print the records of each batch too
+    #[arg(short, long)]
+    records: bool,
+    /// Leave out what ends before this offset
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    from_offset: i64,
+}
+
+/// Arguments of `kappa log verify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl LogCommand {
+    /// Runs it.
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        match self {
+            LogCommand::Dump(dump) => {
+                let wanted = dump::Wanted { from_offset: dump.from_offset, records: dump.records, output };
+                dump.which.partitions()?.iter().try_for_each(|dir| dump::partition(dir, wanted))
+            }
+            LogCommand::Verify(verify) => verify.run(output),
+        }
+    }
+}
+
+impl Which {
+    fn partitions(&self) -> Result<Vec<segment::PartitionDir>, Failure> {
+        let mut found = segment::partitions(&self.dir)?;
+        found.retain(|dir| self.topic.as_ref().is_none_or(|topic| *topic == dir.topic));
+        found.retain(|dir| self.partition.is_none_or(|partition| partition == dir.partition));
+        if found.is_empty() {
+            return Err(Failure::new(
+                Exit::NotFound,
+                format!("'{}' holds no such partition", self.dir.display()),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+impl Verify {
+    fn run(self, output: Output) -> Result<(), Failure> {
+        let partitions = self.which.partitions()?;
+        let total = partitions.iter().map(|dir| bytes(&dir.path)).sum();
+        let bar = progress::bar(total, "bytes checked");
+        let mut verified = Vec::with_capacity(partitions.len());
+        for dir in partitions {
+            let path = dir.path.clone();
+            let found = verify::partition(dir, &mut |bytes| bar.inc(bytes));
+            verified.push(found.map_err(|error| Failure::file("read", &path, &error))?);
+        }
+        bar.finish_and_clear();
+        output.rows(&verified, "no partitions")?;
+        let problems: Vec<_> = verified.iter().flat_map(|partition| &partition.problems).collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        if output == Output::Table {
+            problems.iter().try_for_each(|problem| output::line(problem))?;
+        }
+        let plural = if problems.len() == 1 { "problem" } else { "problems" };
+        Err(Failure::new(Exit::Unsound, format!("{} {plural} found", problems.len()))
+            .cure("a broker that starts on this directory sets the damaged part aside and reports it"))
+    }
+}
+
+/// Bytes of a partition's segments, 0 if they cannot be told: only progress is drawn from it.
+fn bytes(dir: &Path) -> u64 {
+    let sizes = segment::segments(dir)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|base| std::fs::metadata(segment::file(dir, base, "log")).map_or(0, |metadata| metadata.len()));
+    sizes.sum()
+}

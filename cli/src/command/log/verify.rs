@@ -1,0 +1,185 @@
+//! Checks the segments of partitions from their bytes alone and says what does not hold.
+//!
+//! Invariant: nothing is changed. The log is the evidence and is checked first: order of offsets, checksums, every
+//! record of every batch. An index is only compared with it; damage there costs a rebuild, not data.
+
+use super::segment::{self, BatchReader, Found, PartitionDir, ReadError};
+use crate::output::{Column, Row, grouped};
+use kappa_protocol::record::Batch;
+use serde::Serialize;
+use std::{io, path::Path};
+
+/// Most bytes that one decompressed batch may take here.
+const DECOMPRESSED_BYTES_MAX: usize = 1 << 30;
+
+/// What was found in one partition.
+#[derive(Debug, Serialize)]
+pub(super) struct Verified {
+    topic: String,
+    partition: i32,
+    segments: usize,
+    batches: u64,
+    records: u64,
+    bytes: u64,
+    start_offset: i64,
+    end_offset: i64,
+    /// What does not hold, in words.
+    pub(super) problems: Vec<String>,
+    /// Whether a segment could not be read to its end, so that its indexes cannot be judged.
+    #[serde(skip)]
+    torn: bool,
+}
+
+impl Row for Verified {
+    const COLUMNS: &'static [Column] = &[
+        Column::Text("PARTITION"),
+        Column::Number("SEGMENTS"),
+        Column::Number("BATCHES"),
+        Column::Number("RECORDS"),
+        Column::Number("BYTES"),
+        Column::Number("START"),
+        Column::Number("END"),
+        Column::Text("STATE"),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let state = match self.problems.len() {
+            0 => "sound".to_owned(),
+            1 => "1 problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        vec![
+            format!("{}-{}", self.topic, self.partition),
+            self.segments.to_string(),
+            grouped(self.batches),
+            grouped(self.records),
+            grouped(self.bytes),
+            self.start_offset.to_string(),
+            self.end_offset.to_string(),
+            state,
+        ]
+    }
+}
+
+/// Reads a whole partition. `each_bytes` is told of the bytes read, for progress.
+pub(super) fn partition(dir: PartitionDir, each_bytes: &mut dyn FnMut(u64)) -> io::Result<Verified> {
+    let bases = segment::segments(&dir.path)?;
+    let start_offset = bases.first().copied().unwrap_or(0);
+    let mut found = Verified {
+        topic: dir.topic,
+        partition: dir.partition,
+        segments: bases.len(),
+        batches: 0,
+        records: 0,
+        bytes: 0,
+        start_offset,
+        end_offset: start_offset,
+        problems: Vec::new(),
+        torn: false,
+    };
+    for base in bases {
+        if base < found.end_offset {
+            found
+                .problems
+                .push(format!("segment {base} begins below {}, the end before it", found.end_offset));
+        }
+        found.end_offset = found.end_offset.max(base);
+        let extents = found.log(&dir.path, base, each_bytes)?;
+        if !found.torn {
+            found.indexes(&dir.path, base, &extents)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Where a batch lies in its segment, and what it spans.
+struct Extent {
+    position: u64,
+    base_offset: i64,
+    last_offset: i64,
+    max_timestamp: i64,
+}
+
+impl Verified {
+    /// Checks the batches of a segment and says where they lie; those behind bytes that are no batch are unknown.
+    fn log(&mut self, dir: &Path, base: i64, each_bytes: &mut dyn FnMut(u64)) -> io::Result<Vec<Extent>> {
+        let mut extents = Vec::new();
+        let mut reader = BatchReader::open(&segment::file(dir, base, "log"))?;
+        self.bytes += reader.len();
+        loop {
+            let at = reader.position();
+            let Found { position, batch, damage } = match reader.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(extents),
+                Err(ReadError::Io(error)) => return Err(error),
+                Err(ReadError::Batch(error)) => {
+                    self.problems.push(format!("segment {base}, position {at}: {error}"));
+                    self.torn = true;
+                    return Ok(extents);
+                }
+            };
+            match damage {
+                None => self.batch(base, position, &batch),
+                Some(damage) => self.problems.push(format!("segment {base}, position {position}: {damage}")),
+            }
+            each_bytes(batch.size() as u64);
+            extents.push(Extent {
+                position,
+                base_offset: batch.base_offset(),
+                last_offset: batch.last_offset(),
+                max_timestamp: batch.max_timestamp(),
+            });
+        }
+    }
+
+    fn batch(&mut self, base: i64, position: u64, batch: &Batch<'_>) {
+        let mut problem =
+            |what: String| self.problems.push(format!("segment {base}, position {position}: {what}"));
+        if batch.base_offset() < self.end_offset {
+            problem(format!("offset {} follows {}", batch.base_offset(), self.end_offset - 1));
+        }
+        match batch.decode(DECOMPRESSED_BYTES_MAX) {
+            Err(error) => problem(error.to_string()),
+            Ok(body) => {
+                for record in body.iter() {
+                    match record {
+                        Ok(_) => self.records += 1,
+                        Err(error) => problem(error.to_string()),
+                    }
+                }
+            }
+        }
+        self.batches += 1;
+        self.end_offset = self.end_offset.max(batch.next_offset());
+    }
+
+    fn indexes(&mut self, dir: &Path, base: i64, extents: &[Extent]) -> io::Result<()> {
+        let mut previous = None;
+        for entry in segment::offset_index(&segment::file(dir, base, "index"), base)? {
+            let batch = extents.binary_search_by_key(&entry.position, |extent| extent.position).ok();
+            let batch = batch.and_then(|index| extents.get(index));
+            let points_at_it =
+                batch.is_some_and(|batch| (batch.base_offset..=batch.last_offset).contains(&entry.offset));
+            if !points_at_it || previous >= Some(entry.offset) {
+                self.problems.push(format!(
+                    "segment {base}: offset index says that offset {} is at position {}, where it is not",
+                    entry.offset, entry.position
+                ));
+            }
+            previous = Some(entry.offset);
+        }
+        let mut previous = None;
+        for entry in segment::time_index(&segment::file(dir, base, "timeindex"), base)? {
+            let index = extents.partition_point(|extent| extent.last_offset < entry.offset);
+            let found = extents.get(index).is_some_and(|extent| extent.max_timestamp == entry.timestamp);
+            if !found || previous > Some(entry.timestamp) {
+                self.problems.push(format!(
+                    "segment {base}: time index says that the batch of offset {} reaches {}, which it does not",
+                    entry.offset, entry.timestamp
+                ));
+            }
+            previous = Some(entry.timestamp);
+        }
+        Ok(())
+    }
+}

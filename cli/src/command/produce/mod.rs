@@ -1,0 +1,244 @@
+//! `kappa produce`: lines of files or stdin become records.
+
+mod input;
+
+use crate::{
+    error::Failure,
+    progress,
+    session::{self, Session},
+    timestamp,
+};
+use indicatif::ProgressBar;
+use input::{LineForm, LineRecord};
+use kappa_client::{Acks, Compression, Producer, ProducerConfig, ProducerRecord, producer::SendError};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  seq 1000 | kappa produce numbers
+  kappa produce users -K : users.txt               # lines such as `alice:{\"age\":30}`
+  kappa consume a -o beginning -e --output json | kappa produce b --json
+  kappa produce clicks --rate 100 --compression zstd < clicks.jsonl
+  echo hello | kappa produce greetings --key en --header source=cli --timestamp 2013-01-01";
+
+/// Arguments of `kappa produce`.
+///
+/// Each line is the value of one record. The command ends when every record is acknowledged; it fails if one is not.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+#[command(about = "Write records from files or stdin to a topic")]
+pub(crate) struct Produce {
+    /// Name of the topic
+    #[arg(value_name = "TOPIC")]
+    topic: String,
+    /// Files to read; `-` or none for stdin
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Lines are JSON: {"key": ..., "value": ..., "timestamp": ms, "headers": [{"name": ..., "value": ...}]}
+    #[arg(long, conflicts_with_all = ["key_separator", "empty_as_null", "key"])]
+    json: bool,
+    /// What stands between key and value on each line
+    #[arg(short = 'K', long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    key_separator: Option<String>,
+    /// Key of every record
+    #[arg(short, long, conflicts_with = "key_separator")]
+    key: Option<String>,
+    /// Empty keys and values are null
+    #[arg(short = 'Z', long)]
+    empty_as_null: bool,
+    /// Header of every record
+    #[arg(short = 'H', long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    /// Event time of every record: milliseconds since 1970, or UTC such as 2013-01-01T10:00:00Z [default: now]
+    #[arg(short, long, value_name = "TIME", value_parser = timestamp::parse, allow_negative_numbers = true)]
+    timestamp: Option<i64>,
+    /// Partition of every record [default: chosen by key, or evenly without one]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// When a record counts as delivered: 0 once sent, 1 once written, all once kept
+    #[arg(short, long, value_name = "0|1|all", default_value = "all", value_parser = acks)]
+    acks: Acks,
+    /// Codec: none, gzip, snappy, lz4 or zstd
+    #[arg(short = 'z', long, value_name = "CODEC", default_value = "none")]
+    compression: Compression,
+    /// Most records per second
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// The acknowledgements that a word asks for.
+pub(crate) fn acks(text: &str) -> Result<Acks, String> {
+    match text {
+        "0" => Ok(Acks::None),
+        "1" => Ok(Acks::Leader),
+        "all" | "-1" => Ok(Acks::All),
+        _ => Err("expected 0, 1 or all".to_owned()),
+    }
+}
+
+impl Produce {
+    /// Runs it.
+    pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
+        // A mistyped name must not become a topic, so the broker is not left to create one.
+        session.partitions(&self.topic, self.partition.as_slice()).await?;
+        let config = ProducerConfig::default()
+            .acks(self.acks)
+            .idempotent(self.acks == Acks::All)
+            .compression(self.compression);
+        let producer = Producer::new(&session.client, config);
+        let producer = producer.await.map_err(|error| session::refused("produce", &error))?;
+        let reads_terminal = self.files.is_empty() && io::stdin().is_terminal();
+        let counter =
+            if reads_terminal { ProgressBar::hidden() } else { progress::counter("records produced") };
+        let mut sender = Sender {
+            form: self.form(),
+            headers: self
+                .header
+                .iter()
+                .map(|(name, value)| (name.as_str(), Some(value.as_bytes())))
+                .collect(),
+            arguments: &self,
+            producer: &producer,
+            pace: self.rate.map(Pace::new),
+            counter: &counter,
+        };
+        let sent = sender.send_all().await;
+        // What was read before a bad line is delivered all the same.
+        let flushed = producer.close().await.map_err(|error| session::delivery_error(&self.topic, &error));
+        counter.finish();
+        sent.and(flushed)
+    }
+
+    fn form(&self) -> LineForm {
+        if self.json {
+            return LineForm::Json;
+        }
+        LineForm::Plain { separator: self.key_separator.clone(), empty_as_null: self.empty_as_null }
+    }
+}
+
+/// Sends the lines of all inputs.
+struct Sender<'a> {
+    arguments: &'a Produce,
+    form: LineForm,
+    headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    producer: &'a Producer,
+    pace: Option<Pace>,
+    counter: &'a ProgressBar,
+}
+
+impl Sender<'_> {
+    async fn send_all(&mut self) -> Result<(), Failure> {
+        if self.arguments.files.is_empty() {
+            return self.send_lines("stdin", &mut io::stdin().lock()).await;
+        }
+        for path in &self.arguments.files {
+            if path.as_os_str() == "-" {
+                self.send_lines("stdin", &mut io::stdin().lock()).await?;
+                continue;
+            }
+            let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
+            self.send_lines(&path.display().to_string(), &mut BufReader::with_capacity(256 * 1024, file))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Reading blocks this thread, and no other: deliveries go on in the runtime's.
+    async fn send_lines(&mut self, name: &str, reader: &mut impl BufRead) -> Result<(), Failure> {
+        let mut line = Vec::new();
+        let mut number = 0_u64;
+        while input::read_line(reader, &mut line)
+            .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?
+        {
+            number += 1;
+            if let Some(pace) = &mut self.pace {
+                pace.wait().await;
+            }
+            self.send_line(&line).await.map_err(|error| match error {
+                SendLineError::Line(error) => Failure::failed(format!("line {number} of {name} {error}")),
+                SendLineError::Send(error) => session::send_error(&self.arguments.topic, &error),
+            })?;
+            self.counter.inc(1);
+        }
+        Ok(())
+    }
+
+    async fn send_line(&self, line: &[u8]) -> Result<(), SendLineError> {
+        loop {
+            match self.form.with_record(line, |record| self.try_send(&record))? {
+                Ok(()) => return Ok(()),
+                Err(SendError::Full { .. }) => self.producer.room().await,
+                Err(SendError::TopicUnknown { topic }) => {
+                    let known = self.producer.partitions_for(&topic).await;
+                    known.map_err(|reason| SendError::Metadata { topic, reason })?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn try_send(&self, line: &LineRecord<'_>) -> Result<(), SendError> {
+        let mut joined = Vec::new();
+        let headers = if line.headers.is_empty() {
+            self.headers.as_slice()
+        } else {
+            joined.extend(line.headers.iter().chain(&self.headers).copied());
+            joined.as_slice()
+        };
+        let record = ProducerRecord {
+            topic: &self.arguments.topic,
+            partition: self.arguments.partition,
+            timestamp: line.timestamp.or(self.arguments.timestamp),
+            key: line.key.or(self.arguments.key.as_ref().map(String::as_bytes)),
+            value: line.value,
+            headers,
+        };
+        self.producer.send_nowait(record).map(|_| ())
+    }
+}
+
+/// Why a line was not sent.
+#[derive(Debug, thiserror::Error)]
+enum SendLineError {
+    #[error(transparent)]
+    Line(#[from] input::LineError),
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+/// Holds a loop to so many rounds per second.
+pub(crate) struct Pace {
+    started: Instant,
+    rounds: u64,
+    per_second: f64,
+}
+
+impl Pace {
+    /// Beginning now.
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { started: Instant::now(), rounds: 0, per_second: f64::from(per_second) }
+    }
+
+    /// Waits until the next round is due, and says when that was: not when a late waker noticed it.
+    pub(crate) async fn wait(&mut self) -> Instant {
+        let due = self.started + Duration::from_secs_f64(self.rounds as f64 / self.per_second);
+        self.rounds += 1;
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        due
+    }
+}

@@ -1,0 +1,90 @@
+//! `kappa log`: offline, on what a broker left.
+
+use crate::harness::{Broker, Ran, kappa, run};
+use std::{fs, path::PathBuf};
+
+fn stopped_broker() -> Broker {
+    let mut broker = Broker::start();
+    broker.kappa(&["topic", "create", "t", "-p", "1"]).ok();
+    for number in 0..5 {
+        broker
+            .kappa_with(&["produce", "t", "-k", "key", "-z", "lz4"], format!("value {number}\n").as_bytes())
+            .ok();
+    }
+    broker.stop();
+    broker
+}
+
+fn log(broker: &Broker, command: &str, more: &[&str]) -> Ran {
+    run(kappa().args(["log", command]).arg(broker.data_dir()).args(["--topic", "t"]).args(more), b"")
+}
+
+fn segment(broker: &Broker) -> PathBuf {
+    broker.data_dir().join("t-0").join("00000000000000000000.log")
+}
+
+#[test]
+fn a_stopped_broker_leaves_a_sound_log() {
+    let broker = stopped_broker();
+    let verified = log(&broker, "verify", &["--output", "json"]).json();
+    assert_eq!(verified.as_array().unwrap().len(), 1);
+    assert_eq!((&verified[0]["records"], &verified[0]["end_offset"]), (&5.into(), &5.into()));
+    assert_eq!(verified[0]["problems"], serde_json::json!([]));
+    let all = run(kappa().args(["log", "verify"]).arg(broker.data_dir()), b"").ok();
+    assert!(all.contains("t-0 ") && all.contains("__kappa_catalog-0 ") && !all.contains("problem"), "{all}");
+}
+
+#[test]
+fn batches_and_records_are_dumped_as_they_lie() {
+    let broker = stopped_broker();
+    let dumped = log(&broker, "dump", &["--from-offset", "3"]).ok();
+    let lines: Vec<_> = dumped.lines().collect();
+    assert_eq!(lines.len(), 3, "{dumped}");
+    assert!(
+        lines[1].starts_with("offsets 3..3 records 1 position ") && lines[1].contains(" compression lz4 "),
+        "{dumped}"
+    );
+    let dumped = log(&broker, "dump", &["--records", "--output", "json"]).ok();
+    let values: Vec<_> = dumped
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["value"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(values, ["value 0", "value 1", "value 2", "value 3", "value 4"]);
+}
+
+#[test]
+fn damage_is_found_and_told_with_its_place() {
+    let broker = stopped_broker();
+    let path = segment(&broker);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 1] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let ran = log(&broker, "verify", &[]);
+    assert_eq!(ran.code, 5);
+    assert!(
+        ran.stdout.contains("\nsegment 0, position ") && ran.stdout.contains("checksum"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stderr.starts_with("kappa: 1 problem found"), "{}", ran.stderr);
+    assert_eq!(log(&broker, "dump", &[]).code, 5);
+
+    fs::write(&path, &bytes[..end - 1]).unwrap();
+    assert_eq!(log(&broker, "verify", &[]).code, 5);
+}
+
+#[test]
+fn a_directory_without_partitions_is_not_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    run(kappa().args(["log", "verify"]).arg(dir.path()), b"").failed(
+        4,
+        &format!(
+            "kappa: '{path}' holds no partitions; give the broker's --data-dir, or the directory of one partition in it"
+        ),
+    );
+    assert_eq!(run(kappa().args(["log", "verify", "/no/such/directory"]), b"").code, 4);
+}

@@ -1,0 +1,189 @@
+//! `kappa produce` and `kappa consume`.
+
+use crate::harness::{Broker, Ran};
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+};
+
+fn broker_with(topic: &str, partitions: &str) -> Broker {
+    let broker = Broker::start();
+    broker.kappa(&["topic", "create", topic, "-p", partitions]).ok();
+    broker
+}
+
+fn numbers(count: usize) -> String {
+    (1..=count).map(|number| format!("{number}\n")).collect()
+}
+
+/// Everything in `topic`, printed with more arguments.
+fn consumed(broker: &Broker, topic: &str, arguments: &[&str]) -> Ran {
+    broker.kappa(&[&["consume", topic, "-o", "beginning", "-e"], arguments].concat())
+}
+
+#[test]
+fn lines_come_back_in_order() {
+    let broker = broker_with("numbers", "1");
+    let lines = numbers(20_000);
+    assert_eq!(broker.kappa_with(&["produce", "numbers"], lines.as_bytes()).ok(), "");
+    assert_eq!(consumed(&broker, "numbers", &[]).ok(), lines);
+}
+
+#[test]
+fn every_codec_and_acknowledgement_carries_the_same_lines() {
+    let broker = broker_with("codecs", "1");
+    let mut expected = String::new();
+    for arguments in [
+        &["-z", "gzip"][..],
+        &["-z", "snappy"],
+        &["-z", "lz4"],
+        &["-z", "zstd"],
+        &["--acks", "1"],
+        &["--acks", "0"],
+    ] {
+        let lines = numbers(500);
+        broker.kappa_with(&[&["produce", "codecs"], arguments].concat(), lines.as_bytes()).ok();
+        expected.push_str(&lines);
+    }
+    assert_eq!(consumed(&broker, "codecs", &[]).ok(), expected);
+}
+
+#[test]
+fn keys_choose_partitions_and_show_in_a_format() {
+    let broker = broker_with("users", "3");
+    let lines = "alice:1\nbob:2\nalice:3\n";
+    broker
+        .kappa_with(
+            &["produce", "users", "-K", ":", "-H", "source=test", "-t", "2013-01-01T10:00:00Z"],
+            lines.as_bytes(),
+        )
+        .ok();
+    let printed = consumed(&broker, "users", &["-f", r"%k=%s %T %h %K %S\n"]).ok();
+    let mut printed: Vec<_> = printed.lines().collect();
+    printed.sort_unstable();
+    let expected = [
+        "alice=1 1357034400000 source=test 5 1",
+        "alice=3 1357034400000 source=test 5 1",
+        "bob=2 1357034400000 source=test 3 1",
+    ];
+    assert_eq!(printed, expected);
+    let partitions = consumed(&broker, "users", &["-f", r"%k %p\n"]).ok();
+    let partitions: std::collections::BTreeSet<_> =
+        partitions.lines().filter(|line| line.starts_with("alice")).collect();
+    assert_eq!(partitions.len(), 1);
+}
+
+#[test]
+fn a_record_as_json_goes_out_and_comes_back_the_same() {
+    let broker = broker_with("a", "1");
+    broker.kappa(&["topic", "create", "b"]).ok();
+    let lines = concat!(
+        r#"{"key":"k","value":"ü \"quoted\"","timestamp":1,"headers":[{"name":"h","value":"1"},{"name":"h","value":null}]}"#,
+        "\n",
+        r#"{"key":null,"value":null,"timestamp":2}"#,
+        "\n",
+        r#"{"key_hex":"ff00","value_hex":"80","timestamp":3}"#,
+        "\n",
+    );
+    broker.kappa_with(&["produce", "a", "--json"], lines.as_bytes()).ok();
+    let first = consumed(&broker, "a", &["--output", "json"]).ok();
+    assert!(first.starts_with(
+        r#"{"topic":"a","partition":0,"offset":0,"timestamp":1,"headers":[{"name":"h","value":"1"},"#
+    ));
+    assert!(first.contains(r#""key_hex":"ff00","key":null,"value_hex":"80""#), "{first}");
+    broker.kappa_with(&["produce", "b", "--json"], first.as_bytes()).ok();
+    let second = consumed(&broker, "b", &["--output", "json"]).ok();
+    assert_eq!(second, first.replace(r#""topic":"a""#, r#""topic":"b""#));
+}
+
+#[test]
+fn reading_starts_where_it_is_told_and_stops_when_it_is_told() {
+    let broker = broker_with("numbers", "1");
+    let lines: String = (0..10)
+        .map(|number| format!("{{\"value\":\"{number}\",\"timestamp\":{}}}\n", 1_000 + number * 10))
+        .collect();
+    broker.kappa_with(&["produce", "numbers", "--json"], lines.as_bytes()).ok();
+    let read = |place: &str, more: &[&str]| {
+        broker.kappa(&[&["consume", "numbers", "-o", place, "-e"], more].concat()).ok().replace('\n', "")
+    };
+    assert_eq!(read("7", &[]), "789");
+    assert_eq!(read("-2", &[]), "89");
+    assert_eq!(read("-20", &[]), "0123456789");
+    assert_eq!(read("end", &[]), "");
+    assert_eq!(read("@1050", &[]), "56789");
+    assert_eq!(read("@1970-01-01T00:00:01.085Z", &[]), "9");
+    assert_eq!(read("beginning", &["-n", "3"]), "012");
+    assert_eq!(read("beginning", &["-p", "0", "-n", "1"]), "0");
+}
+
+#[test]
+fn files_are_read_one_after_the_other() {
+    let broker = broker_with("files", "1");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("1"), "a\nb").unwrap();
+    std::fs::write(at("2"), "c\n").unwrap();
+    broker.kappa_with(&["produce", "files", &at("1"), "-", &at("2")], b"stdin\n").ok();
+    assert_eq!(consumed(&broker, "files", &[]).ok(), "a\nb\nstdin\nc\n");
+    let ran = broker.kappa(&["produce", "files", &at("3")]);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.starts_with(&format!("kappa: cannot open '{}'", at("3"))), "{}", ran.stderr);
+}
+
+#[test]
+fn a_topic_that_is_not_there_is_named_and_not_created() {
+    let broker = Broker::start();
+    let missing = "kappa: topic 'x' does not exist; create it with `kappa topic create x`";
+    broker.kappa_with(&["produce", "x"], b"1\n").failed(4, missing);
+    broker.kappa(&["consume", "x", "-e"]).failed(4, missing);
+    broker.kappa(&["topic", "create", "t"]).ok();
+    let partition = "kappa: topic 't' has no partition 3: it has 1, numbered from 0";
+    broker.kappa(&["consume", "t", "-p", "3"]).failed(4, partition);
+    broker.kappa(&["produce", "t", "-p", "3"]).failed(4, partition);
+}
+
+#[test]
+fn a_line_that_is_no_record_is_named_and_what_came_before_it_is_kept() {
+    let broker = broker_with("lines", "1");
+    let ran = broker.kappa_with(&["produce", "lines", "-K", ":"], b"a:1\nb\nc:3\n");
+    ran.failed(1, "kappa: line 2 of stdin has no key separator ':'");
+    let ran = broker.kappa_with(&["produce", "lines", "--json"], b"{\"value\":\"2\"}\n{\"valu\":\"\"}\n");
+    assert!(
+        ran.stderr.starts_with("kappa: line 2 of stdin is not a record in JSON: unknown field `valu`"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(consumed(&broker, "lines", &[]).ok(), "1\n2\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let broker = broker_with("numbers", "1");
+    broker.kappa_with(&["produce", "numbers"], numbers(100_000).as_bytes()).ok();
+    let mut child = broker
+        .command(&["consume", "numbers", "-o", "beginning"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "1\n");
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn what_is_produced_shows_at_once_to_who_is_reading() {
+    let broker = broker_with("live", "1");
+    let mut child = broker
+        .command(&["consume", "live", "-n", "1", "-o", "beginning"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    broker.kappa_with(&["produce", "live"], b"hello\n").ok();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), child.wait().unwrap().code()), ("hello\n", Some(0)));
+}

@@ -1,0 +1,91 @@
+//! Help, completions, exit codes and the errors that need no broker.
+
+use crate::harness::{kappa, run};
+
+fn ran(arguments: &[&str]) -> crate::harness::Ran {
+    run(kappa().args(arguments), b"")
+}
+
+#[test]
+fn help_names_every_command_and_every_exit_code() {
+    let help = ran(&["--help"]).ok();
+    for word in
+        ["broker", "topic", "produce", "consume", "group", "app", "log", "bench", "demo", "completions"]
+    {
+        assert!(help.contains(&format!("\n  {word} ")), "{word} is missing in\n{help}");
+    }
+    for line in [
+        "0    done",
+        "1    it was tried",
+        "2    the command line",
+        "3    no broker",
+        "4    a named",
+        "5    a check",
+        "130  stopped",
+    ] {
+        assert!(help.contains(line), "{line} is missing in\n{help}");
+    }
+}
+
+#[test]
+fn long_help_of_every_command_shows_examples() {
+    for command in [
+        &["topic", "create"][..],
+        &["topic", "alter"],
+        &["produce"],
+        &["consume"],
+        &["group", "reset-offsets"],
+        &["app", "reset"],
+        &["log", "dump"],
+        &["log", "verify"],
+        &["bench", "produce"],
+        &["bench", "latency"],
+        &["broker"],
+        &["demo"],
+        &["completions"],
+    ] {
+        let help = ran(&[command, &["--help"]].concat()).ok();
+        assert!(help.contains("\nExamples:\n  ") && help.contains("kappa "), "{command:?}:\n{help}");
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ran(&["completions", shell]).ok();
+        assert!(script.contains("reset-offsets"), "{shell}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["topic", "create"],
+        &["topic", "alter", "t"],
+        &["consume", "t", "-o", "noon"],
+        &["consume", "t", "-f", "%x"],
+        &["produce", "t", "--acks", "2"],
+        &["produce", "t", "--compression", "rar"],
+        &["produce", "t", "--timestamp", "yesterday"],
+        &["group", "reset-offsets", "g", "--topic", "t"],
+        &["log", "verify"],
+    ] {
+        let ran = ran(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn without_a_broker_commands_exit_with_3_and_say_how_to_start_one() {
+    // Port 1 is reserved, and nothing that can be installed listens there.
+    let unused = "127.0.0.1:1";
+    for arguments in [&["topic", "list"][..], &["consume", "t"], &["produce", "t"], &["group", "list"]] {
+        let ran = run(kappa().args(["-b", unused]).args(arguments), b"");
+        assert_eq!(ran.code, 3, "{}", ran.stderr);
+        assert!(ran.stderr.contains(unused) && ran.stderr.contains("`kappa broker`"), "{}", ran.stderr);
+    }
+    let ran = run(kappa().args(["topic", "list"]).env("KAPPA_BOOTSTRAP_SERVER", unused), b"");
+    assert!(ran.stderr.contains(unused), "{}", ran.stderr);
+}
