@@ -97,7 +97,8 @@ impl App {
         let globals = Globals::new(topology);
         let counts = Arc::clone(&plan.partition_counts);
         let reader = GlobalReader::load(topology, &client, (&topic_names, &counts), &globals).await?;
-        let (asks, asked): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
+        let (asks, asked): (Vec<_>, Vec<_>) =
+            (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
         let (progressed, _) = watch::channel(());
         let ticks = progressed.clone();
         let progress = ProgressTable::new(topology).on_change(move || {
