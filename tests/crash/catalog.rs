@@ -9,6 +9,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const RETENTION: &str = "retention.ms";
+/// Topics that there are at a time.
+const TOPICS_MAX: usize = 12;
 /// DescribeConfigs and IncrementalAlterConfigs name a topic so.
 const TOPIC_RESOURCE: i8 = 2;
 
@@ -34,6 +36,13 @@ pub(super) struct Catalog {
 impl Catalog {
     pub(super) fn new() -> Self {
         Self { next: 0, topics: BTreeMap::new() }
+    }
+
+    /// A topic to delete, so that there are never many.
+    fn surplus(&self) -> Option<String> {
+        let mut there = self.topics.iter().filter(|(_, owed)| owed.before.is_some());
+        let first = there.next()?.0.clone();
+        (there.count() >= TOPICS_MAX).then_some(first)
     }
 
     /// Remembers what is asked, asks, and once it is acknowledged only the new facts count.
@@ -101,15 +110,13 @@ impl Load for Catalog {
                     Ok(wire.ask(1, alter(&name, altered.retention_ms))?.responses[0].error_code)
                 })?;
             }
-            if !n.is_multiple_of(8) {
-                self.ask(&name, None, || {
-                    let request = m::DeleteTopicsRequest {
-                        topic_names: vec![name.clone()],
-                        timeout_ms: 30_000,
-                        ..Default::default()
-                    };
-                    Ok(wire.ask(5, request)?.responses[0].error_code)
-                })?;
+            while let Some(name) = self.surplus() {
+                let delete = m::DeleteTopicsRequest {
+                    topic_names: vec![name.clone()],
+                    timeout_ms: 30_000,
+                    ..Default::default()
+                };
+                self.ask(&name, None, || Ok(wire.ask(5, delete)?.responses[0].error_code))?;
             }
             acknowledged.fetch_add(1, Ordering::Relaxed);
         }

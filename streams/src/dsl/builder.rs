@@ -4,11 +4,8 @@ use super::{Stream, Table};
 use crate::{
     codec::{Codec, Data, SharedCodec},
     processor::{RecordSource, TableSource},
-    store::{Store, StoreLookup},
-    topology::{
-        Changelog, GlobalStore, GlobalTable as AnyGlobalTable, Graph, Outlet, TopicKind, Topology,
-        WiringErrors,
-    },
+    store::{GlobalStore, Store, StoreLookup},
+    topology::{Changelog, GlobalTable as AnyGlobalTable, Graph, Outlet, TopicKind, Topology, WiringErrors},
 };
 use std::{fmt, sync::Arc};
 

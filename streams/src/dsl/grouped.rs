@@ -186,8 +186,15 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
     ) -> Table<Windowed<K>, A> {
         let (graph, windows) = (&self.stream.graph, self.windows);
         graph.check_name(operator, name);
-        if let Some(error) = windows.check(name) {
-            graph.error(error);
+        if let Some(reason) = windows.broken_rule() {
+            graph.error(WiringError::Windows {
+                name: name.to_owned(),
+                reason,
+                size_ms: windows.size_ms(),
+                advance_ms: windows.advance_ms(),
+                grace_ms: windows.grace_ms(),
+                retention_ms: windows.retention_ms(),
+            });
         }
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);

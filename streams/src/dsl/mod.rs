@@ -11,12 +11,11 @@ mod grouped_table;
 mod stream;
 mod stream_join;
 mod table;
-mod windows;
 
+pub use crate::processor::Windows;
 pub use branch::{Predicate, otherwise, when};
 pub use builder::{Builder, GlobalTable};
 pub use grouped::{Grouped, WindowedGroup};
 pub use grouped_table::GroupedTable;
 pub use stream::{Repartition, Stream};
 pub use table::Table;
-pub use windows::Windows;

@@ -3,13 +3,14 @@
 //! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
 //! unwind the processors; the task looks for it after each record and commits nothing behind it.
 
-use crate::{
-    codec::CodecError,
-    record::Headers,
-    topology::{TopicId, partition_of},
-};
+use crate::{codec::CodecError, record::Headers};
 use bytes::Bytes;
+use kappa_protocol::record::partition_for_key;
 use std::{ops::Range, sync::Arc};
+
+/// A topic within one topology: where processors read from and write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId(pub(crate) u32);
 
 /// Where an output record came from: the record that was being processed, and which of its outputs this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -286,7 +287,7 @@ impl Context {
         };
         let count = self.partition_counts.get(head.topic.0 as usize).copied().unwrap_or(1).max(1);
         let encoded = key.clone().and_then(|range| self.outputs.bytes.get(range));
-        let partition = encoded.map_or(self.partition % count, |key| partition_of(key, count));
+        let partition = encoded.map_or(self.partition % count, |key| partition_for_key(key, count));
         let origin = head.with_origin.then_some(self.origin);
         self.origin.number += 1;
         self.counters.records_out += 1;

@@ -2,12 +2,11 @@
 //!
 //! Here nulls meet the types: a null that a codec has no item for is dropped and counted.
 
-use super::{Context, Downstream, Process, ProcessError, RecordView, context::OutputHead};
+use super::{Context, Downstream, Process, ProcessError, RecordView, TopicId, context::OutputHead};
 use crate::{
     codec::{CodecError, Data, SharedCodec, encode_into},
     record::{Change, Record},
     store::Store,
-    topology::TopicId,
 };
 use std::{
     cell::RefCell,

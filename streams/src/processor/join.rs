@@ -4,8 +4,7 @@ use super::{Context, Downstream, Process, ProcessError};
 use crate::{
     codec::{Data, SharedCodec, encode_into},
     record::Record,
-    store::SharedLookup,
-    topology::GlobalStore,
+    store::{GlobalStore, SharedLookup},
 };
 use std::sync::Arc;
 

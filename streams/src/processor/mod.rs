@@ -12,10 +12,11 @@ mod join;
 mod stateless;
 mod table;
 mod window;
+mod windows;
 
 pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate, TableReduce};
 pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
-pub use context::{Counters, ProcessError};
+pub use context::{Counters, ProcessError, TopicId};
 pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Source, StreamToTable, TableSource};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use stateless::{
@@ -24,6 +25,7 @@ pub(crate) use stateless::{
 };
 pub(crate) use table::{FilterTable, MapTable, RegroupTable};
 pub(crate) use window::WindowAggregate;
+pub use windows::Windows;
 
 use crate::{codec::Data, record::Record};
 

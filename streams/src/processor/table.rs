@@ -1,10 +1,9 @@
 //! Operators on table changes: filter, map, and regroup by another key.
 
-use super::{Context, Downstream, Process, ProcessError, context::OutputHead};
+use super::{Context, Downstream, Process, ProcessError, TopicId, context::OutputHead};
 use crate::{
     codec::{ChangeCodec, Codec, CodecError, Data, SharedCodec, encode_into},
     record::{Change, Headers, Record},
-    topology::TopicId,
 };
 use std::sync::Arc;
 

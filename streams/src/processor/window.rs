@@ -4,10 +4,9 @@
 //! operator's observed stream time less the grace. The clock is part of what a task commits, so a restart
 //! decides as the run before it would have.
 
-use super::{Context, Downstream, Process, ProcessError};
+use super::{Context, Downstream, Process, ProcessError, Windows};
 use crate::{
     codec::{Data, SharedCodec, encode_into},
-    dsl::Windows,
     record::{Change, Record, Window, Windowed},
     store::Store,
 };

@@ -5,9 +5,11 @@
 //! the last [`StoreHandle::flush`] are remembered once each, in the order first written. A store knows nothing
 //! of topics and offsets; where its bytes come from and go to is the task's business.
 
+mod global;
 mod key;
 mod lookup;
 
+pub(crate) use global::GlobalStore;
 pub(crate) use lookup::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, StoreLookup};
 
 use crate::codec::{CodecError, Data, SharedCodec, window_start_of};

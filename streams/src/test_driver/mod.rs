@@ -27,9 +27,10 @@ use crate::{
     query::{self, Dump, Row, Span},
     record::{Headers, Windowed, millis},
     task::{Commit, InputBatch, Position, ProgressTable, RestoreUpTo, Start, Task, TaskConfig, TaskId},
-    topology::{Globals, Plan, PlanError, TopicId, TopicKind, Topology, partition_of},
+    topology::{Globals, Plan, PlanError, TopicId, TopicKind, Topology},
 };
 use bytes::Bytes;
+use kappa_protocol::record::partition_for_key;
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 use topics::{Logged, Topics};
 
@@ -204,7 +205,7 @@ impl TestDriver {
                 table.apply(key, value, timestamp)?;
             }
         }
-        let by_key = || key.map_or(0, |key| partition_of(key, self.partitions_of(id)));
+        let by_key = || key.map_or(0, |key| partition_for_key(key, self.partitions_of(id)));
         let partition = partition.unwrap_or_else(by_key);
         let (key, value) = (key.map(Bytes::copy_from_slice), value.map(Bytes::copy_from_slice));
         self.topics.append(id, partition, Logged { timestamp, key, value, headers });

@@ -6,11 +6,11 @@
 
 use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
-    codec::{CodecError, Data, SharedCodec},
+    codec::{CodecError, Data},
     processor::{Downstream, Process, Shared, Source},
-    store::{SharedLookup, Store, StoreHandle},
+    store::{GlobalStore, SharedLookup, Store, StoreHandle},
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 /// Number of a table in its topology.
@@ -33,19 +33,6 @@ impl<K: Data, V: Data> Outlet<K, V> {
     /// Makes the children for one task.
     pub(crate) fn assemble(&self, assembly: &mut Assembly<'_>) -> Downstream<K, V> {
         Downstream::new(self.0.lock().iter().map(|child| child(assembly)).collect())
-    }
-}
-
-/// A global table: the whole topic in every instance, shared by its workers.
-pub(crate) struct GlobalStore<T>(Mutex<Store<T>>);
-
-impl<T: Data> GlobalStore<T> {
-    pub(crate) fn new(name: Arc<str>, codec: SharedCodec<T>) -> GlobalStore<T> {
-        GlobalStore(Mutex::new(Store::new(name, codec, false)))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Store<T>> {
-        self.0.lock()
     }
 }
 

@@ -11,11 +11,12 @@ mod graph;
 mod names;
 mod plan;
 
-pub(crate) use assembly::{Assembly, GlobalStore, GlobalTable, Globals, Outlet, ViewId};
+pub use crate::processor::TopicId;
+pub(crate) use assembly::{Assembly, GlobalTable, Globals, Outlet, ViewId};
 pub use error::{PlanError, WiringError, WiringErrors};
 pub(crate) use graph::{Changelog, Graph, NodeId};
-pub use names::{InternalNames, TopicId, TopicKind};
-pub(crate) use names::{partition_of, valid_topic};
+pub(crate) use names::valid_topic;
+pub use names::{InternalNames, TopicKind};
 pub use plan::{InternalTopic, Plan, SubTopologyPlan};
 
 use graph::{GlobalDef, Node, SourceDef, StoreDef, ViewDef};

@@ -9,10 +9,6 @@ use std::{fmt, sync::Arc};
 /// Longest topic name that brokers accept.
 const TOPIC_NAME_MAX: usize = 249;
 
-/// A topic within one topology.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicId(pub(crate) u32);
-
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicKind {
@@ -78,11 +74,6 @@ impl fmt::Display for InternalNames {
 pub(crate) fn valid_topic(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     !name.is_empty() && name.len() <= TOPIC_NAME_MAX && name != "." && name != ".." && name.bytes().all(legal)
-}
-
-/// Kafka's default partition of a key.
-pub(crate) fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    kappa_protocol::record::partition_for_key(key, partitions)
 }
 
 #[cfg(test)]

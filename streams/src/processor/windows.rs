@@ -1,9 +1,6 @@
 //! Windows of event time as values.
 
-use crate::{
-    record::{Window, millis},
-    topology::WiringError,
-};
+use crate::record::{Window, millis};
 use std::time::Duration;
 
 /// Windows shorter than this are kept this long anyway, so that a view can show what has just closed.
@@ -53,6 +50,10 @@ impl Windows {
         self.size_ms
     }
 
+    pub(crate) fn advance_ms(&self) -> i64 {
+        self.advance_ms
+    }
+
     pub(crate) fn grace_ms(&self) -> i64 {
         self.grace_ms
     }
@@ -73,7 +74,7 @@ impl Windows {
     }
 
     /// The rule these windows break, if any.
-    pub(crate) fn check(&self, name: &str) -> Option<WiringError> {
+    pub(crate) fn broken_rule(&self) -> Option<&'static str> {
         let least = self.size_ms.saturating_add(self.grace_ms);
         let reason = if self.size_ms <= 0 {
             "the size must be positive"
@@ -84,14 +85,7 @@ impl Windows {
         } else {
             return None;
         };
-        Some(WiringError::Windows {
-            name: name.to_owned(),
-            reason,
-            size_ms: self.size_ms,
-            advance_ms: self.advance_ms,
-            grace_ms: self.grace_ms,
-            retention_ms: self.retention_ms(),
-        })
+        Some(reason)
     }
 }
 
@@ -116,9 +110,9 @@ mod tests {
     #[test]
     fn impossible_windows_are_reported() {
         let second = Duration::from_secs(1);
-        assert!(Windows::tumbling(Duration::ZERO).check("w").is_some());
-        assert!(Windows::hopping(second, second * 2).check("w").is_some());
-        assert!(Windows::tumbling(second).retention(Duration::from_millis(1)).check("w").is_some());
-        assert!(Windows::tumbling(second).grace(second).check("w").is_none());
+        assert!(Windows::tumbling(Duration::ZERO).broken_rule().is_some());
+        assert!(Windows::hopping(second, second * 2).broken_rule().is_some());
+        assert!(Windows::tumbling(second).retention(Duration::from_millis(1)).broken_rule().is_some());
+        assert!(Windows::tumbling(second).grace(second).broken_rule().is_none());
     }
 }
