@@ -82,6 +82,16 @@ impl Comparison {
         }
     }
 
+    /// One candidate over another: the median of the rounds' ratios, since the machine drifts between rounds.
+    pub(crate) fn ratio(&self, name: &str, to: &str) -> f64 {
+        let values = |of: &str| match self.series.iter().find(|series| series.name == of) {
+            Some(series) => series.values.clone(),
+            None => Vec::new(),
+        };
+        let values = values(name).into_iter().zip(values(to)).map(|(value, to)| value / to).collect();
+        Series { name: "ratio", values }.median()
+    }
+
     /// Prints a line per candidate: median, range, ratio to the first.
     pub(crate) fn print(&self) {
         println!("\n{} [{}]", self.title, self.unit);
