@@ -27,6 +27,12 @@ pub(crate) fn rounds() -> usize {
     if is_quick() { 1 } else { 5 }
 }
 
+/// Whether what is called `name` is to be measured: all, or what contains an argument of the command.
+pub(crate) fn is_wanted(name: &str) -> bool {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+}
+
 /// How long `work` took.
 pub(crate) fn timed(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
@@ -54,7 +60,8 @@ impl Series {
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    fn range(&self) -> (f64, f64) {
+    /// The smallest and the largest value.
+    pub(crate) fn range(&self) -> (f64, f64) {
         let sorted = self.sorted();
         (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN))
     }
@@ -82,14 +89,14 @@ impl Comparison {
         }
     }
 
-    /// One candidate over another: the median of the rounds' ratios, since the machine drifts between rounds.
-    pub(crate) fn ratio(&self, name: &str, to: &str) -> f64 {
+    /// One candidate over another: the rounds' own ratios, since the machine drifts between rounds.
+    pub(crate) fn ratios(&self, name: &str, to: &str) -> Series {
         let values = |of: &str| match self.series.iter().find(|series| series.name == of) {
             Some(series) => series.values.clone(),
             None => Vec::new(),
         };
         let values = values(name).into_iter().zip(values(to)).map(|(value, to)| value / to).collect();
-        Series { name: "ratio", values }.median()
+        Series { name: "ratio", values }
     }
 
     /// Prints a line per candidate: median, range, ratio to the first.

@@ -6,7 +6,7 @@ use crate::{
     output::Output,
 };
 use kappa_client::{
-    Admin, Client, ClientConfig, RequestError, TopicPartition,
+    Admin, Client, ClientConfig, ConnectError, RequestError, TopicPartition,
     admin::{ItemResults, TopicDescription},
     consumer::ConsumerError,
     producer::{DeliveryError, SendError},
@@ -28,10 +28,14 @@ impl Session {
     /// Connects to the first bootstrap server that answers.
     pub(crate) async fn connect(common: &Common) -> Result<Self, Failure> {
         let config = ClientConfig::default().client_id("kappa-cli");
-        let client = Client::connect(&common.bootstrap_server, config).await.map_err(|error| {
-            Failure::new(Exit::Unreachable, error.to_string())
-                .cure("start a broker with `kappa broker`, or name one with --bootstrap-server")
-        })?;
+        let client =
+            Client::connect(&common.bootstrap_server, config).await.map_err(|error| match error {
+                ConnectError::Unreachable { address, reason } => {
+                    Failure::new(Exit::Unreachable, format!("cannot reach {address}: {reason}"))
+                        .cure("start a broker with `kappa broker`, or name one with --bootstrap-server")
+                }
+                error => Failure::new(Exit::Unreachable, error.to_string()),
+            })?;
         let admin = Admin::new(&client);
         Ok(Self { client, admin, output: common.output })
     }

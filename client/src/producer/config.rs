@@ -41,9 +41,10 @@ settings! {
         /// unanswered. A broker that owes nothing is sent what there is at once, so that a single record is never
         /// held back. Default 5 ms.
         linger: Duration = Duration::from_millis(5),
-        /// Bytes of uncompressed records at which a batch is full; a larger record gets a batch of its own. Default
-        /// 256 KiB.
-        batch_bytes: usize = 256_usize << 10,
+        /// Bytes of uncompressed records at which a batch is full; a larger record gets a batch of its own. A topic's
+        /// `max.message.bytes` must allow it. Default 1,000,000, which Kafka's default of 1,048,588 does: few large
+        /// batches keep the pipe full though only five requests may be in flight.
+        batch_bytes: usize = 1_000_000_usize,
         /// Most bytes of one record; a topic's `max.message.bytes` bounds it too. Default 1 MiB.
         record_bytes_max: usize = 1_usize << 20,
         /// Most bytes of one request, which carries a batch each of several partitions. Default 8 MiB.

@@ -16,15 +16,27 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A broker on an empty directory; the client shares its memory.
     pub(crate) async fn start() -> Cluster {
+        Cluster::with(&[]).await
+    }
+
+    /// The same with settings of the broker.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Cluster {
         let data = TempDir::new().unwrap();
-        let broker = Broker::start(BrokerConfig::new(data.path())).await.unwrap();
+        let mut config = BrokerConfig::new(data.path());
+        settings.iter().for_each(|(key, value)| config.set(key, value).unwrap());
+        let broker = Broker::start(config).await.unwrap();
         let client = Client::in_process(broker.lane());
         Cluster { client, broker, _data: data }
     }
 
+    /// Where the broker listens.
+    pub(crate) fn address(&self) -> String {
+        self.broker.address().to_string()
+    }
+
     /// A client over TCP.
     pub(crate) async fn remote(&self) -> Client {
-        Client::connect(&self.broker.address().to_string(), ClientConfig::default()).await.unwrap()
+        Client::connect(&self.address(), ClientConfig::default()).await.unwrap()
     }
 
     /// Creates a topic that keeps everything.

@@ -4,4 +4,5 @@
 
 mod apps;
 mod cluster;
+mod kills;
 mod moves;
