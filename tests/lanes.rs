@@ -204,3 +204,21 @@ fn acks_0_is_appended_and_not_answered() {
     let response = wire.ask(requests::PRODUCE, produce("silent", 0, one_record(1))).unwrap();
     assert_eq!(base_offset(&response), Ok(1));
 }
+
+/// There is no other way to tell a producer that asked for no answer, and Kafka does the same.
+#[test]
+fn a_refused_acks_0_closes_the_connection() {
+    let home = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&home.path().join("data"), &[]);
+    let mut wire = Wire::connect(daemon.address()).unwrap();
+    create_topic(&mut wire, "refused", 1, &[]);
+    let mut corrupt = one_record(0).to_vec();
+    *corrupt.last_mut().unwrap() ^= 1;
+    let silent: Request = m::ProduceRequest { acks: 0, ..produce("refused", 0, corrupt.into()) }.into();
+    wire.send_unanswered(requests::PRODUCE, &silent).unwrap();
+    let asked = wire.ask(requests::PRODUCE, produce("refused", 0, one_record(1)));
+    assert!(asked.is_err(), "answered after a refusal: {asked:?}");
+    let mut wire = Wire::connect(daemon.address()).unwrap();
+    let response = wire.ask(requests::PRODUCE, produce("refused", 0, one_record(1))).unwrap();
+    assert_eq!(base_offset(&response), Ok(0));
+}

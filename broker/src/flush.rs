@@ -1,7 +1,8 @@
 //! The one module that says "partition P is durable up to O": when partitions are synced, and by whom.
 //!
-//! Dirty partitions wait in a queue, each at most once; one thread takes them and syncs them in turn. While a sync
-//! runs, later appends gather for the next, so that one sync serves all of them, however many there are.
+//! Dirty partitions wait in a queue, each at most once; a few threads take them and sync them, each partition by one
+//! thread at a time. While a sync runs, later appends gather for the next, so that one sync serves all of them, however
+//! many there are; syncs of several partitions at a time share the file system's own commits.
 //! Invariant: only [`Partition::sync`], called from here, moves a synced offset. What makes bytes durable (a sync per
 //! partition now) may change without anyone above or below noticing.
 
@@ -22,6 +23,9 @@ const DIRTY_BYTES_OF_PARTITION_MAX: u64 = 32 * 1024 * 1024;
 const DIRTY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What is a little.
 const DIRTY_BYTES_OF_PARTITION_MIN: u64 = 64 * 1024;
+/// Threads that sync. Four writers to 18 partitions were 1.6 times as fast with four as with one, and no faster with
+/// eight; a single partition is indifferent.
+const THREADS: usize = 4;
 /// Time between syncs under [`FlushMode::Interval`] unless `flush.ms` says otherwise, in ms.
 const INTERVAL_MS: i64 = 1000;
 
@@ -139,6 +143,8 @@ struct Waiting {
     /// By the time in ms at which they are due, and a number that keeps them apart.
     later: BTreeMap<(i64, u64), Arc<Partition>>,
     numbered: u64,
+    /// Those that a thread is syncing.
+    taken: Vec<Arc<Partition>>,
     is_stopping: bool,
 }
 
@@ -174,9 +180,9 @@ impl FlushQueue {
 
     /// Syncs, in turn, the partitions that are due now. Returns how many; failures are the partitions' to deal with.
     pub fn run_due(&self) -> usize {
-        let due = self.waiting.lock().take_due(self.clock.now_ms());
-        due.iter().for_each(|partition| sync(partition));
-        due.len()
+        let now_ms = self.clock.now_ms();
+        let take = || self.waiting.lock().take_due(now_ms);
+        std::iter::from_fn(take).map(|partition| self.sync(&partition)).count()
     }
 
     /// Has a partition synced as soon as can be; it must not be among those yet.
@@ -219,40 +225,55 @@ impl FlushQueue {
         }
     }
 
-    /// Syncs what is due, again and again, until told to stop and nothing is left.
+    /// Syncs what is due, again and again, until told to stop and nothing is left that another thread is not syncing.
     fn run(&self) {
-        loop {
-            let mut waiting = self.waiting.lock();
-            let due = loop {
-                let now_ms = self.clock.now_ms();
-                let due = waiting.take_due(now_ms);
-                if !due.is_empty() {
-                    break due;
-                }
-                if waiting.is_stopping {
-                    return;
-                }
-                match waiting.later.first_key_value() {
-                    Some(((due_ms, _), _)) => {
-                        let wait_ms = u64::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(0).max(1);
-                        self.changed.wait_for(&mut waiting, Duration::from_millis(wait_ms));
-                    }
-                    None => self.changed.wait(&mut waiting),
-                }
-            };
-            drop(waiting);
-            due.iter().for_each(|partition| sync(partition));
+        while let Some(partition) = self.wait_for_due() {
+            self.sync(&partition);
         }
+    }
+
+    fn wait_for_due(&self) -> Option<Arc<Partition>> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            let now_ms = self.clock.now_ms();
+            if let Some(partition) = waiting.take_due(now_ms) {
+                return Some(partition);
+            }
+            if waiting.is_stopping {
+                return None;
+            }
+            match waiting.later.first_key_value() {
+                Some(((due_ms, _), _)) => {
+                    let wait_ms = u64::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(0).max(1);
+                    self.changed.wait_for(&mut waiting, Duration::from_millis(wait_ms));
+                }
+                None => self.changed.wait(&mut waiting),
+            }
+        }
+    }
+
+    /// Syncs a partition that was taken.
+    fn sync(&self, partition: &Arc<Partition>) {
+        if let Err(error) = partition.sync() {
+            tracing::error!(%error, cause = %error.source, "cannot sync a partition");
+        }
+        self.waiting.lock().taken.retain(|taken| !Arc::ptr_eq(taken, partition));
     }
 }
 
 impl Waiting {
-    fn take_due(&mut self, now_ms: i64) -> VecDeque<Arc<Partition>> {
+    /// Takes out the first partition that is due and that no thread is syncing.
+    fn take_due(&mut self, now_ms: i64) -> Option<Arc<Partition>> {
         let horizon = if self.is_stopping { i64::MAX } else { now_ms };
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= horizon) {
             self.now.push_back(entry.remove());
         }
-        std::mem::take(&mut self.now)
+        let is_taken =
+            |partition: &Arc<Partition>| self.taken.iter().any(|taken| Arc::ptr_eq(taken, partition));
+        let at = self.now.iter().position(|partition| !is_taken(partition))?;
+        let partition = self.now.remove(at)?;
+        self.taken.push(partition.clone());
+        Some(partition)
     }
 }
 
@@ -262,25 +283,29 @@ impl fmt::Debug for FlushQueue {
     }
 }
 
-/// The thread that serves a queue.
+/// The threads that serve a queue.
 #[derive(Debug)]
 pub struct Flusher {
     queue: Arc<FlushQueue>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Flusher {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
     /// Whatever the operating system says.
     pub fn start(queue: Arc<FlushQueue>) -> io::Result<Self> {
-        let served = queue.clone();
-        let thread = std::thread::Builder::new().name("flush".to_owned()).spawn(move || served.run())?;
-        Ok(Self { queue, thread: Some(thread) })
+        let mut flusher = Self { queue, threads: Vec::with_capacity(THREADS) };
+        for number in 0..THREADS {
+            let queue = flusher.queue.clone();
+            let thread = std::thread::Builder::new().name(format!("flush-{number}"));
+            flusher.threads.push(thread.spawn(move || queue.run())?);
+        }
+        Ok(flusher)
     }
 
-    /// Syncs what waits and ends the thread. Waits for it.
+    /// Syncs what waits and ends the threads. Waits for them.
     pub fn stop(mut self) {
         self.join();
     }
@@ -288,10 +313,10 @@ impl Flusher {
     fn join(&mut self) {
         self.queue.waiting.lock().is_stopping = true;
         self.queue.changed.notify_all();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the flush thread panicked");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a flush thread panicked");
+            }
         }
     }
 }
@@ -299,11 +324,5 @@ impl Flusher {
 impl Drop for Flusher {
     fn drop(&mut self) {
         self.join();
-    }
-}
-
-fn sync(partition: &Partition) {
-    if let Err(error) = partition.sync() {
-        tracing::error!(%error, cause = %error.source, "cannot sync a partition");
     }
 }

@@ -1,4 +1,6 @@
 //! Produce: one batch per partition is checked and appended at once; acks=all answers when it is durable.
+//!
+//! A producer that wants no answer (acks=0) learns of a refusal by losing its connection, as with Kafka.
 
 use super::{Node, Refusal, append_error_code};
 use crate::partition::{Appended, Partition};
@@ -8,7 +10,8 @@ use kappa_protocol::messages::produce_request::PartitionProduceData;
 use kappa_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kappa_protocol::messages::{ProduceRequest, ProduceResponse};
 use kappa_protocol::record::Batch;
-use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use kappa_protocol::{Context, ErrorCode, LaneError, Operation, Reply, Resource};
+use std::future::ready;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -65,10 +68,20 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
         });
     }
     match acks {
-        Some(Acks::None) => Reply::None,
+        Some(Acks::None) => match first_refusal(&response) {
+            None => Reply::None,
+            Some(reason) => Reply::Later(Box::pin(ready(Err(LaneError::Disconnected { reason })))),
+        },
         _ if pending.is_empty() => Reply::Now(response.into()),
         _ => when_durable(node, response, pending),
     }
+}
+
+fn first_refusal(response: &ProduceResponse) -> Option<Arc<str>> {
+    let mut partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    let refused = partitions.find(|partition| partition.error_code != ErrorCode::None.code())?;
+    let why = refused.error_message.as_deref().unwrap_or("no reason given");
+    Some(Arc::from(format!("a batch with acks=0 was refused: {why}")))
 }
 
 /// Answers once everything appended is as durable as the topics' settings promise.

@@ -56,6 +56,10 @@ pub(crate) struct Demo {
     /// Write the views to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Worker threads that the application's tasks are spread over. Several wait for each other's durable
+    /// acknowledgements, so that no flight is late; for this input one is the fastest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    workers: u8,
     /// Leave broker and application running to be queried, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -107,7 +111,7 @@ impl Demo {
         feed::create_topics(&admin).await?;
         feed::airlines(&client).await?;
 
-        let first = first_pass(&client, &admin).await?;
+        let first = first_pass(&client, &admin, self.workers).await?;
         output::line(&first.report.text())?;
         if let Some(path) = &self.json {
             write_json(path, &first.report)?;
@@ -116,7 +120,7 @@ impl Demo {
             "\ndropping every store, changelog, repartition topic and offset, and replaying the flights",
         )?;
         pass::drop_all(&client).await?;
-        let running = Running::start(&client, Some(first.ends.clone())).await?;
+        let running = Running::start(&client, self.workers, Some(first.ends.clone())).await?;
         let bar = progress::bar(RECORDS, "records replayed");
         let replay = running.finish(&admin, async { Ok(first.ends.clone()) }, &bar).await?;
         output::line(&format!("\n{}\n{}\n", first.speed("first pass"), replay.speed("replay")))?;
@@ -126,9 +130,9 @@ impl Demo {
 }
 
 /// Builds the views while the flights come in.
-async fn first_pass(client: &Client, admin: &Admin) -> Result<Pass, Failure> {
+async fn first_pass(client: &Client, admin: &Admin, workers: u8) -> Result<Pass, Failure> {
     let flights = data::flights().map_err(|error| Failure::failed(error::chain(&error)))?;
-    let running = Running::start(client, None).await?;
+    let running = Running::start(client, workers, None).await?;
     let (produced, processed) = progress::bars((FLIGHTS, "flights produced"), (RECORDS, "records processed"));
     let ends = async {
         feed::flights(client, &flights, &produced).await?;

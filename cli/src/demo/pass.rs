@@ -65,10 +65,14 @@ impl Pass {
 
 impl Running {
     /// Starts the application where its committed offsets say, or from offset 0; as a replay if `ends` are pinned.
-    pub(super) async fn start(client: &Client, ends: Option<EndOffsets>) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        client: &Client,
+        workers: u8,
+        ends: Option<EndOffsets>,
+    ) -> Result<Self, Failure> {
         let (topology, views) =
             topology::topology().map_err(|error| Failure::failed(error::chain(&error)))?;
-        let mut config = Config::client(client).skew_bound(SKEW_BOUND);
+        let mut config = Config::client(client).workers(workers.into()).skew_bound(SKEW_BOUND);
         if let Some(ends) = ends {
             config = config.replay_until(ends);
         }

@@ -3,7 +3,7 @@
 use super::{Stream, Table, Windows, stream_join::nullable};
 use crate::{
     codec::{Codec, Data, I64, SharedCodec, WindowedKeys},
-    processor::{Keyed, StreamAggregate, WindowAggregate},
+    processor::{StreamAggregate, WindowAggregate},
     record::Windowed,
     store::Store,
     topology::{Changelog, Outlet, TopicKind, WiringError},
@@ -81,27 +81,10 @@ impl<K: Data, V: Data> Grouped<K, V> {
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
-        let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
-        let store = graph.store(name, node, Changelog::Own(changelog));
-        let outlet = Outlet::new();
-        let of_store = Arc::clone(&codec);
-        let lookup = Table::stored(move |assembly| {
-            assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&of_store), true))
-        });
-        let codecs = (Arc::clone(&keys), Arc::clone(&codec));
-        let table = Table::new(graph, node, Arc::clone(&outlet), codecs, lookup);
+        let (table, kept) = Table::kept(graph, node, name, (keys, codec));
         let (values, next) = (nullable(&stream.codecs.1), Arc::new(next));
-        let (name, send_old) = (graph.name(node), table.send_old());
         stream.outlet.add(Box::new(move |assembly| {
-            let of_store = Arc::clone(&codec);
-            let keyed = Keyed {
-                name: Arc::clone(&name),
-                keys: Arc::clone(&keys),
-                store: assembly.store(store, |def| Store::new(Arc::clone(&def.name), of_store, true)),
-                send_old: send_old.get(),
-                scratch: Vec::new(),
-                down: outlet.assemble(assembly),
-            };
+            let keyed = kept(assembly);
             Box::new(StreamAggregate { keyed, values: values.clone(), next: Arc::clone(&next) })
         }));
         table

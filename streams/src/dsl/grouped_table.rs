@@ -5,8 +5,7 @@ use crate::{
     codec::{ChangeCodec, Codec, Data, I64, SharedCodec},
     processor::{Keyed, Process, RecordSource, TableAggregate, TableReduce},
     record::Change,
-    store::Store,
-    topology::{Changelog, Graph, NodeId, Outlet, TopicId, TopicKind},
+    topology::{Graph, NodeId, Outlet, TopicId},
 };
 use std::{fmt, sync::Arc};
 
@@ -91,28 +90,8 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         let graph = &self.graph;
         graph.check_name(operator, name);
         let node = graph.node(operator, name, &[self.node]);
-        let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
-        let store = graph.store(name, node, Changelog::Own(changelog));
-        let outlet = Outlet::new();
-        let of_store = Arc::clone(&codec);
-        let lookup = Table::stored(move |assembly| {
-            assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&of_store), true))
-        });
-        let keys = Arc::clone(&self.codecs.0);
-        let codecs = (Arc::clone(&keys), Arc::clone(&codec));
-        let table = Table::new(graph, node, Arc::clone(&outlet), codecs, lookup);
-        let (name, send_old) = (graph.name(node), table.send_old());
-        self.outlet.add(Box::new(move |assembly| {
-            let of_store = Arc::clone(&codec);
-            make(Keyed {
-                name: Arc::clone(&name),
-                keys: Arc::clone(&keys),
-                store: assembly.store(store, |def| Store::new(Arc::clone(&def.name), of_store, true)),
-                send_old: send_old.get(),
-                scratch: Vec::new(),
-                down: outlet.assemble(assembly),
-            })
-        }));
+        let (table, kept) = Table::kept(graph, node, name, (Arc::clone(&self.codecs.0), codec));
+        self.outlet.add(Box::new(move |assembly| make(kept(assembly))));
         table
     }
 }

@@ -3,10 +3,10 @@
 use super::{GroupedTable, Repartition, Stream};
 use crate::{
     codec::{Codec, Data, SharedCodec},
-    processor::{Downstream, FilterTable, MapTable, Process, RegroupTable, TableToStream},
+    processor::{Downstream, FilterTable, Keyed, MapTable, Process, RegroupTable, TableToStream},
     record::Change,
-    store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup},
-    topology::{Assembly, Graph, NodeId, Outlet, TopicKind, ViewId},
+    store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, Store},
+    topology::{Assembly, Changelog, Graph, NodeId, Outlet, TopicKind, ViewId},
 };
 use std::{
     fmt,
@@ -78,6 +78,34 @@ impl<K, V> fmt::Debug for Table<K, V> {
 }
 
 impl<K: Data, V: Data> Table<K, V> {
+    /// The table of an operator that keeps a row per key in a store with a changelog, both called `name`; and, per
+    /// task, what the operator works with.
+    pub(crate) fn kept(
+        graph: &Graph,
+        node: NodeId,
+        name: &str,
+        codecs: (SharedCodec<K>, SharedCodec<V>),
+    ) -> (Table<K, V>, impl Fn(&mut Assembly<'_>) -> Keyed<K, V> + Send + Sync + 'static) {
+        let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
+        let store = graph.store(name, node, Changelog::Own(changelog));
+        let rows = Arc::clone(&codecs.1);
+        let open = move |assembly: &mut Assembly<'_>| {
+            assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&rows), true))
+        };
+        let (outlet, keys, name) = (Outlet::new(), Arc::clone(&codecs.0), graph.name(node));
+        let table = Table::new(graph, node, Arc::clone(&outlet), codecs, Table::stored(open.clone()));
+        let send_old = table.send_old();
+        let kept = move |assembly: &mut Assembly<'_>| Keyed {
+            name: Arc::clone(&name),
+            keys: Arc::clone(&keys),
+            store: open(assembly),
+            send_old: send_old.get(),
+            scratch: Vec::new(),
+            down: outlet.assemble(assembly),
+        };
+        (table, kept)
+    }
+
     pub(crate) fn new(
         graph: &Graph,
         node: NodeId,

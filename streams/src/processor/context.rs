@@ -98,6 +98,26 @@ impl Counters {
         self.negative_timestamps += other.negative_timestamps;
         self.held_ms += other.held_ms;
     }
+
+    /// Kinds of records that have been dropped since `before` and never until then, each with what lets them pass.
+    pub(crate) fn first_drops(&self, before: &Counters) -> impl Iterator<Item = &'static str> {
+        let kinds = [
+            (
+                before.null_keys,
+                self.null_keys,
+                "records without a key, where one is needed (opt() around a codec admits them)",
+            ),
+            (
+                before.null_values,
+                self.null_values,
+                "records without a value, where one is needed (opt() around a codec admits them)",
+            ),
+            (before.late, self.late, "records later than their window's grace (a longer grace admits them)"),
+            (before.undecodable, self.undecodable, "records that cannot be decoded"),
+            (before.negative_timestamps, self.negative_timestamps, "records with a negative timestamp"),
+        ];
+        kinds.into_iter().filter(|(before, now, _)| *before == 0 && *now > 0).map(|(_, _, kind)| kind)
+    }
 }
 
 #[derive(Debug)]

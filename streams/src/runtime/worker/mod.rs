@@ -116,7 +116,12 @@ impl Worker {
         let inputs: BTreeSet<TopicId> =
             shared.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
         consumer.subscribe(inputs.iter().map(|topic| Arc::clone(shared.topics.name(*topic))))?;
-        let producer = Producer::new(&shared.client, ProducerConfig::default()).await?;
+        let mut sending = ProducerConfig::default();
+        if shared.config.task_config().acknowledge_progress {
+            // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
+            sending = sending.linger(Duration::ZERO);
+        }
+        let producer = Producer::new(&shared.client, sending).await?;
         // The consumer announces one change at a time and waits for it.
         let (moves, announced) = mpsc::channel(1);
         let now = Instant::now();
@@ -348,7 +353,10 @@ impl Worker {
         let mut counters = self.gone;
         self.tasks.values().for_each(|task| counters.add(&task.counters()));
         let mut status = self.shared.status.lock();
-        status.counters.insert(self.number, counters);
+        let before = status.counters.insert(self.number, counters).unwrap_or_default();
+        for kind in counters.first_drops(&before) {
+            tracing::warn!(worker = self.number, "dropping and counting {kind}");
+        }
         for (id, task) in self.tasks.iter().filter(|(_, task)| !task.is_restoring()) {
             status.committed.entry(*id).or_insert_with(|| task.positions());
         }
