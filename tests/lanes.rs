@@ -220,5 +220,6 @@ fn a_refused_acks_0_closes_the_connection() {
     assert!(asked.is_err(), "answered after a refusal: {asked:?}");
     let mut wire = Wire::connect(daemon.address()).unwrap();
     let response = wire.ask(requests::PRODUCE, produce("refused", 0, one_record(1))).unwrap();
-    assert_eq!(base_offset(&response), Ok(0));
+    // What was sent behind the refused batch may have been carried out before the connection was closed.
+    assert!(base_offset(&response).is_ok_and(|offset| offset <= 1), "{response:?}");
 }

@@ -23,8 +23,8 @@ const DIRTY_BYTES_OF_PARTITION_MAX: u64 = 32 * 1024 * 1024;
 const DIRTY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What is a little.
 const DIRTY_BYTES_OF_PARTITION_MIN: u64 = 64 * 1024;
-/// Threads that sync. Four writers to 18 partitions were 1.6 times as fast with four as with one, and no faster with
-/// eight; a single partition is indifferent.
+/// Threads that sync. Two writers to 18 partitions were 1.6 times as fast with four as with one, and no faster with
+/// eight (docs/adr/0007-four-sync-threads.md).
 const THREADS: usize = 4;
 /// Time between syncs under [`FlushMode::Interval`] unless `flush.ms` says otherwise, in ms.
 const INTERVAL_MS: i64 = 1000;

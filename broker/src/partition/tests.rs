@@ -545,7 +545,7 @@ fn a_fold_shows_what_is_durable_and_replays_to_the_same_state() {
 }
 
 #[test]
-fn the_flush_thread_syncs_by_itself_and_ends_when_told() {
+fn the_flush_threads_sync_by_themselves_and_end_when_told() {
     let clock = Clock::System;
     let flush = FlushQueue::new(clock.clone());
     let env = PartitionEnv { disk: Arc::new(SimulatedDisk::new(1)), clock, flush: flush.clone() };
