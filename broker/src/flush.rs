@@ -187,8 +187,14 @@ impl FlushQueue {
 
     /// Has a partition synced as soon as can be; it must not be among those yet.
     pub(crate) fn push(&self, partition: Arc<Partition>) {
-        self.waiting.lock().now.push_back(partition);
-        self.changed.notify_one();
+        let mut waiting = self.waiting.lock();
+        // The thread that syncs it now looks for more when it is done; another would wake in vain.
+        let wakes = !waiting.is_taken(&partition);
+        waiting.now.push_back(partition);
+        drop(waiting);
+        if wakes {
+            self.changed.notify_one();
+        }
     }
 
     /// Has a partition synced at `due_ms`.
@@ -268,12 +274,15 @@ impl Waiting {
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= horizon) {
             self.now.push_back(entry.remove());
         }
-        let is_taken =
-            |partition: &Arc<Partition>| self.taken.iter().any(|taken| Arc::ptr_eq(taken, partition));
-        let at = self.now.iter().position(|partition| !is_taken(partition))?;
+        let at = self.now.iter().position(|partition| !self.is_taken(partition))?;
         let partition = self.now.remove(at)?;
         self.taken.push(partition.clone());
         Some(partition)
+    }
+
+    /// Whether a thread is syncing a partition.
+    fn is_taken(&self, partition: &Arc<Partition>) -> bool {
+        self.taken.iter().any(|taken| Arc::ptr_eq(taken, partition))
     }
 }
 
