@@ -555,26 +555,33 @@ fn the_flush_threads_sync_by_themselves_and_end_when_told() {
     flush.observe(move |_: Duration| {
         counted.fetch_add(1, Ordering::Relaxed);
     });
-    let partition = open(&env, &config(FlushMode::Commit), Opening::default());
+    let partitions = ["/t-0", "/t-1"].map(|directory| {
+        let config = config(FlushMode::Commit);
+        Partition::open(&env, directory.into(), None, config, Opening::default()).unwrap().0
+    });
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    for _ in 0..100 {
-        let stamped = BatchOptions::default();
-        let mut builder = BatchBuilder::new(stamped);
-        builder.push(1, None, Some(b"x"), std::iter::empty());
-        let appended = partition.append(builder.finish(0)).unwrap();
-        let mut durable = pin!(partition.durable(appended.mark));
-        while durable.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            std::thread::park();
+    let append_and_wait = |partition: &Arc<Partition>| {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        for _ in 0..100 {
+            let appended = partition.append(batch(1, None)).unwrap();
+            let mut durable = pin!(partition.durable(appended.mark));
+            while durable.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                std::thread::park();
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for partition in partitions.iter().chain(&partitions).chain(&partitions) {
+            scope.spawn(move || append_and_wait(partition));
+        }
+    });
     flusher.stop();
-    assert_eq!(partition.offsets().high_watermark, 100);
+    assert_eq!(partitions.map(|partition| partition.offsets().high_watermark), [300, 300]);
     assert_eq!(flush.stats().syncs, observed.load(Ordering::Relaxed) as u64);
     assert!(flush.stats().syncs > 0);
 }

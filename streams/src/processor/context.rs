@@ -315,3 +315,18 @@ impl Context {
         self.outputs.slots.push(OutputSlot { topic, partition, timestamp, key, value, headers, origin });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_drop_is_told_once() {
+        let none = Counters::default();
+        let some = Counters { null_keys: 2, late: 1, ..none };
+        let more = Counters { null_keys: 5, late: 1, undecodable: 1, ..none };
+        assert_eq!(none.first_drops(&none).count(), 0);
+        assert_eq!(some.first_drops(&none).count(), 2);
+        assert_eq!(more.first_drops(&some).collect::<Vec<_>>(), ["records that cannot be decoded"]);
+    }
+}
