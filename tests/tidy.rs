@@ -19,7 +19,7 @@ const CRATE_IMPORTS: [(&str, &[&str]); 5] = [
 const BROKER_LAYERS: &[&[&str]] = &[
     &["clock", "metrics"],
     &["disk"],
-    &["log"],
+    &["log", "journal"],
     &["flush", "partition"],
     &["config"],
     &["topic"],

@@ -22,6 +22,7 @@ pub mod flush;
 mod group;
 mod handler;
 mod http;
+pub mod journal;
 pub mod log;
 mod metrics;
 pub mod partition;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use kappa_broker::clock::Clock;
 use kappa_broker::disk::{Disk, Fault, Operation, SimulatedDisk};
 use kappa_broker::flush::FlushQueue;
+use kappa_broker::journal::{Journal, JournalConfig};
 use kappa_broker::log::{Checkpoints, LogConfig, Opening, Positions};
 use kappa_broker::partition::{
     Durable, IsolationLevel, Partition, PartitionConfig, PartitionEnv, ReadRequest,
@@ -25,12 +26,17 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use uuid::Uuid;
 
 const DATA_DIR: &str = "/data";
 const DIRECTORY: &str = "/data/t-0";
 const NOW_MS: i64 = 1_700_000_000_000;
 const IN_FLIGHT_MAX: usize = 5;
 const RETENTION_BYTES: u64 = 4000;
+const TOPIC_ID: Uuid = Uuid::from_u128(0x7e57);
+/// Small enough to be full now and then.
+const JOURNAL: JournalConfig =
+    JournalConfig { file_bytes: 5 * 4096, files_max: 2, piece_bytes_max: 800, misses_before_first: 0 };
 
 /// What a schedule found wrong.
 type Loss = String;
@@ -74,6 +80,7 @@ struct Schedule {
     seen: i64,
     /// Retention may have deleted what is before.
     log_start: i64,
+    has_journal: bool,
 }
 
 fn config() -> PartitionConfig {
@@ -109,6 +116,7 @@ impl Schedule {
             acknowledged: BTreeMap::new(),
             seen: 0,
             log_start: 0,
+            has_journal: !seed.is_multiple_of(4),
         }
     }
 
@@ -119,17 +127,24 @@ impl Schedule {
         self.compare_with_a_fresh_scan()
     }
 
-    fn env(&self) -> PartitionEnv {
-        let flush = FlushQueue::new(self.clock.clone());
-        PartitionEnv { disk: Arc::new(self.disk.clone()), clock: self.clock.clone(), flush }
+    fn env(&self) -> Result<PartitionEnv, Loss> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let (journal, pieces) = Journal::open(disk.clone(), Path::new(DATA_DIR), JOURNAL)
+            .map_err(|error| format!("{error:?}"))?;
+        let flush = match self.has_journal {
+            true => FlushQueue::with_journal(self.clock.clone(), journal, pieces),
+            false => FlushQueue::new(self.clock.clone()),
+        };
+        Ok(PartitionEnv { disk, clock: self.clock.clone(), flush })
     }
 
     fn open(&self, env: &PartitionEnv) -> Result<Arc<Partition>, Loss> {
         let checkpoints =
             Checkpoints::open(&*env.disk, Path::new(DATA_DIR)).map_err(|error| format!("{error:?}"))?;
         let (partition, report) =
-            Partition::open(env, DIRECTORY.into(), None, config(), checkpoints.of("t", 0))
+            Partition::open(env, DIRECTORY.into(), Some(TOPIC_ID), config(), checkpoints.of("t", 0))
                 .map_err(|error| format!("{error:?}"))?;
+        env.flush.begin().map_err(|error| format!("{error:?}"))?;
         match report.damage.as_slice() {
             [] => Ok(partition),
             damage => Err(format!("damaged: {damage:?}")),
@@ -138,7 +153,7 @@ impl Schedule {
 
     /// One life of the broker, from the start to the check of what the next one finds.
     fn live(&mut self) -> Result<(), Loss> {
-        let env = self.env();
+        let env = self.env()?;
         let partition = self.open(&env)?;
         let power_goes = self.random.one_in(2);
         if power_goes {
@@ -186,7 +201,7 @@ impl Schedule {
                 let error = io::ErrorKind::Other;
                 self.disk.inject(Fault {
                     operation,
-                    path_contains: "t-0".to_owned(),
+                    path_contains: ["t-0", "journal"][self.random.below(2) as usize].to_owned(),
                     after,
                     times: 1,
                     error,
@@ -254,7 +269,7 @@ impl Schedule {
 
     /// What a life left behind: everything acknowledged, every producer's batches once and in order, no more.
     fn check(&mut self, is_clean: bool) -> Result<(), Loss> {
-        let env = self.env();
+        let env = self.env()?;
         let partition = self.open(&env)?;
         let offsets = partition.offsets();
         if offsets.log_end < self.seen {
@@ -309,15 +324,16 @@ impl Schedule {
 
     /// Indexes and snapshot of the log as it was recovered and closed equal those made from its batches alone.
     fn compare_with_a_fresh_scan(self) -> Result<(), Loss> {
-        let (env, dir) = (self.env(), Path::new(DIRECTORY));
+        let (env, dir) = (self.env()?, Path::new(DIRECTORY));
         let partition = self.open(&env)?;
         partition.close().map_err(|error| format!("{error:?}"))?;
         let (recovered, recovered_producers) = (derived_files(&*env.disk)?, partition.producer_snapshot());
         for name in recovered.keys() {
             self.disk.remove_file(&dir.join(name)).map_err(|error| format!("{error:?}"))?;
         }
-        let (fresh, _) = Partition::open(&env, DIRECTORY.into(), None, config(), Opening::default())
-            .map_err(|error| format!("{error:?}"))?;
+        let (fresh, _) =
+            Partition::open(&env, DIRECTORY.into(), Some(TOPIC_ID), config(), Opening::default())
+                .map_err(|error| format!("{error:?}"))?;
         fresh.close().map_err(|error| format!("{error:?}"))?;
         let mut scanned = derived_files(&*env.disk)?;
         // A fresh scan knows no more of producers than the batches that retention left.

@@ -52,6 +52,9 @@ pub trait Disk: Debug + Send + Sync {
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable: creations, renames and removals.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes everything on the file system of `path` durable: bytes, lengths and names. After an error, nothing that was
+    /// written since it was last synced may be counted on.
+    fn sync_file_system(&self, path: &Path) -> io::Result<()>;
     /// Takes an exclusive lock on a path, creating the file; [`io::ErrorKind::WouldBlock`] if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
     /// Bytes that can still be written to the file system of `path`.

@@ -69,6 +69,10 @@ impl Disk for RealDisk {
         fs::File::open(dir)?.sync_all()
     }
 
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        platform::sync_file_system(&fs::File::open(path)?)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;

@@ -19,6 +19,7 @@ mod metadata;
 mod open;
 mod read;
 mod recovery;
+mod restore;
 mod retention;
 mod scan;
 mod segment;
@@ -48,8 +49,9 @@ pub use error::StorageError;
 pub use metadata::directory_topic_id;
 pub use read::{ReadLimit, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryReport, SetAside};
+pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
-pub use sync::{SaveJob, SyncJob};
+pub use sync::{CommitJob, SaveJob, SyncJob};
 pub use timestamps::{TimestampSearch, TimestampedOffset};
 
 /// A place between two batches.
@@ -135,7 +137,7 @@ impl Log {
         let ActiveSegment { base_offset, file, size, index, was_cut, .. } =
             std::mem::replace(&mut self.active, fresh);
         let sealed = Arc::new(SealedSegment::built(base_offset, self.next_offset, size, file.clone(), index));
-        if was_cut || self.is_dirty() {
+        if was_cut || self.needs_sync() {
             self.sync.leave_unsynced(base_offset, file);
         }
         self.sync.sealed(sealed.clone(), (self.next_offset, snapshot));
@@ -292,6 +294,22 @@ impl Log {
         let at = *self.snapshots.range(..=offset).next_back()?;
         let bytes = self.files.disk.read(&self.files.path(at, SNAPSHOT)).ok()?;
         Some((at, bytes))
+    }
+
+    /// Whether no snapshot tells of the producers as of the active segment's beginning or later, so that with the
+    /// segments before it they would be forgotten.
+    pub fn lacks_snapshot(&self) -> bool {
+        !self.sealed.is_empty() && self.snapshots.range(self.active.base_offset..).next().is_none()
+    }
+
+    /// Keeps the producers' state at the log's end, all of which is synced.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn save_snapshot(&mut self, snapshot: &[u8]) -> Result<(), StorageError> {
+        self.files.replace(&self.files.path(self.next_offset, SNAPSHOT), snapshot)?;
+        self.snapshots.insert(self.next_offset);
+        Ok(())
     }
 
     fn sealed_with(&self, offset: i64) -> Option<&Arc<SealedSegment>> {

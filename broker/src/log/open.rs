@@ -57,7 +57,6 @@ impl Log {
         } else {
             None
         };
-        let is_closed = closed.is_some();
         let (segments, report) = match closed {
             Some(segments) => (segments, RecoveryReport::default()),
             None => recover(&files, &config, opening, (&listing.segments, start), now_ms)?,
@@ -80,10 +79,13 @@ impl Log {
             repairs: Vec::new(),
             doomed: Vec::new(),
         };
-        // Past the recovery point a snapshot may be of an end of the log that was cut off since.
-        let trusted = if is_closed { next_offset } else { opening.recovery_point.min(next_offset) };
-        for beyond in log.snapshots.split_off(&(trusted + 1)) {
-            log.files.remove(&log.files.path(beyond, super::files::SNAPSHOT))?;
+        // Beyond the end a snapshot is of batches that were lost; one below it was saved when all before it was synced.
+        let beyond = log.snapshots.split_off(&(next_offset + 1));
+        for offset in &beyond {
+            log.files.remove(&log.files.path(*offset, super::files::SNAPSHOT))?;
+        }
+        if !beyond.is_empty() {
+            log.files.sync_names()?;
         }
         Ok((log, report))
     }

@@ -3,7 +3,8 @@
 //! Every batch from the segment of the recovery point on is checked, with memory for one window. Past the recovery
 //! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside. Before
 //! it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
-//! it is. Invariant: what survives is synced before anyone can see it, and nothing is ever deleted.
+//! it is. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
+//! Invariant: what survives is synced before anyone can see it, and nothing is ever deleted.
 
 use super::files::{Files, LOG};
 use super::index::{IndexBuilder, Indexed};
@@ -86,7 +87,8 @@ impl Recovery<'_> {
     /// Recovers the log whose segments have these base offsets, at least one.
     pub(super) fn run(&mut self, segments: &BTreeSet<i64>) -> Result<RecoveredSegments, StorageError> {
         let bases: Vec<i64> = segments.iter().copied().collect();
-        let first = bases.partition_point(|base| *base <= self.recovery_point).saturating_sub(1);
+        // The segment that ends at the recovery point is looked at too: its end may have been cut off unsynced.
+        let first = bases.partition_point(|base| *base < self.recovery_point).saturating_sub(1);
         let mut sealed = Vec::new();
         for (base, end) in bases.iter().zip(bases.iter().skip(1)).take(first) {
             let path = self.files.path(*base, LOG);
@@ -96,14 +98,14 @@ impl Recovery<'_> {
 
         let mut last: Option<Scanned> = None;
         let mut remaining = bases.iter().skip(first);
-        for base in remaining.by_ref() {
+        while let Some(base) = remaining.next() {
             if let Some(previous) = last.take_if(|previous| previous.next_offset == *base) {
                 sealed.push(self.seal(previous)?);
             } else if last.is_some() {
                 self.set_aside_segment(*base)?;
                 break;
             }
-            let scanned = self.scan(*base)?;
+            let scanned = self.scan(*base, remaining.clone().next().copied())?;
             let ends_log = scanned.ends_log;
             last = Some(scanned);
             if ends_log {
@@ -129,7 +131,8 @@ impl Recovery<'_> {
         Ok(RecoveredSegments { sealed, active, next_offset })
     }
 
-    fn scan(&mut self, base_offset: i64) -> Result<Scanned, StorageError> {
+    /// Looks at a segment, up to the base offset of the next one.
+    fn scan(&mut self, base_offset: i64, next_base: Option<i64>) -> Result<Scanned, StorageError> {
         let path = self.files.path(base_offset, LOG);
         let file = self.files.open(&path)?;
         let on_read = |source: io::Error| StorageError::on("read", &path)(source);
@@ -141,7 +144,7 @@ impl Recovery<'_> {
         let mut scan = Scan::new(&*file, Check::Checksums, 0, file_size);
         let (mut size, mut next_offset, mut first_timestamp) = (0, base_offset, None);
         let mut ends_log = false;
-        loop {
+        while next_base != Some(next_offset) {
             let invalid_at = match scan.next().map_err(on_read)? {
                 Step::End => break,
                 Step::Invalid { position } => position,
@@ -189,8 +192,12 @@ impl Recovery<'_> {
     }
 
     /// Makes a scanned segment durable, indexes included.
-    fn seal(&self, scanned: Scanned) -> Result<Arc<SealedSegment>, StorageError> {
+    fn seal(&mut self, scanned: Scanned) -> Result<Arc<SealedSegment>, StorageError> {
         let Scanned { base_offset, file, size, next_offset, index, .. } = scanned;
+        if file.size().map_err(StorageError::on("measure", &self.files.path(base_offset, LOG)))? > size {
+            let end = LogPosition { offset: next_offset, segment: base_offset, position: size };
+            self.report.set_aside.push(set_aside::tail(self.files, &*file, end)?);
+        }
         self.sync(base_offset, &*file)?;
         let segment = SealedSegment::built(base_offset, next_offset, size, file, index);
         segment.save_indexes(self.files, self.config.index_interval_bytes)?;

@@ -1,8 +1,10 @@
 //! What of a log is durable, and the work that makes more of it so.
 //!
-//! Invariant: the synced position is contiguous. It only moves to where the log ended when a [`SyncJob`] was made,
-//! after the job synced the names of new files and then every file from the oldest unsynced one on, in order. The
-//! recovery point follows it, but stays before segments whose indexes and snapshot are not durable yet.
+//! Two positions say so. Up to the *synced* one the segments' own files are durable: it is contiguous, and only moves
+//! to where the log ended when a [`SyncJob`] was made, after the job synced the names of new files and then every file
+//! from the oldest unsynced one on, in order. Up to the *durable* one the bytes are on the disk somewhere, in the
+//! segments or in the journal, which a [`CommitJob`] tells what to take. Invariant: `synced <= durable <= end`. The recovery point follows the synced
+//! position, but stays before segments whose indexes and snapshot are not durable yet.
 
 use super::files::{Files, LOG, SNAPSHOT};
 use super::segment::SealedSegment;
@@ -13,7 +15,8 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct SyncState {
-    pub(super) synced: LogPosition,
+    durable: LogPosition,
+    synced: LogPosition,
     /// Sealed segments that no sync has covered since they were last written to, oldest first.
     unsynced: Vec<(i64, Arc<dyn File>)>,
     /// Sealed segments whose indexes are in memory only, oldest first.
@@ -38,6 +41,14 @@ pub struct SyncJob {
     up_to: LogPosition,
 }
 
+/// Bytes of the active segment for the journal to take.
+#[derive(Debug)]
+pub struct CommitJob {
+    file: Arc<dyn File>,
+    from: u64,
+    up_to: LogPosition,
+}
+
 /// Indexes and snapshots of rolled segments to write.
 #[derive(Debug)]
 pub struct SaveJob {
@@ -49,7 +60,14 @@ pub struct SaveJob {
 impl SyncState {
     /// The state of a log that was just opened or created and is durable up to `synced`.
     pub(super) fn new(synced: LogPosition) -> Self {
-        Self { synced, unsynced: Vec::new(), unsaved: VecDeque::new(), names_changed: 0, names_synced: 0 }
+        Self {
+            durable: synced,
+            synced,
+            unsynced: Vec::new(),
+            unsaved: VecDeque::new(),
+            names_changed: 0,
+            names_synced: 0,
+        }
     }
 
     /// Has the next sync cover a file that is sealed now.
@@ -67,8 +85,10 @@ impl SyncState {
     pub(super) fn cut(&mut self, end: LogPosition) {
         self.unsynced.retain(|(base_offset, _)| *base_offset < end.segment);
         self.unsaved.retain(|unsaved| unsaved.segment.base_offset < end.segment);
-        if self.synced.offset > end.offset {
-            self.synced = end;
+        for position in [&mut self.synced, &mut self.durable] {
+            if position.offset > end.offset {
+                *position = end;
+            }
         }
         self.names_changed += 1;
     }
@@ -85,13 +105,23 @@ impl SyncState {
 }
 
 impl Log {
-    /// The position up to which the log is durable.
+    /// The position up to which the log is durable, in its segments or in the journal.
+    pub fn durable(&self) -> LogPosition {
+        self.sync.durable
+    }
+
+    /// The position up to which the segments' files are durable.
     pub fn synced(&self) -> LogPosition {
         self.sync.synced
     }
 
-    /// Whether a sync would make more durable.
+    /// Whether something in the log is not durable.
     pub fn is_dirty(&self) -> bool {
+        self.sync.durable.offset < self.next_offset
+    }
+
+    /// Whether a [`SyncJob`] would have something to do.
+    pub fn needs_sync(&self) -> bool {
         self.sync.synced.offset < self.next_offset
     }
 
@@ -104,7 +134,7 @@ impl Log {
     /// The work that makes the log durable up to its present end; `None` if it is. To be run without the lock, one at
     /// a time, and then given to [`Log::finish_sync`].
     pub fn begin_sync(&self) -> Option<SyncJob> {
-        if !self.is_dirty() {
+        if !self.needs_sync() {
             return None;
         }
         let mut data = self.sync.unsynced.clone();
@@ -121,6 +151,45 @@ impl Log {
         self.sync.unsynced.retain(|(base_offset, _)| *base_offset >= job.up_to.segment);
         self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
         self.sync.synced = job.up_to;
+        if self.sync.durable.offset < job.up_to.offset {
+            self.sync.durable = job.up_to;
+        }
+    }
+
+    /// The bytes that the journal has to take so that the log is durable up to its present end; `None` if it is
+    /// already, or if they reach over several segments.
+    pub fn begin_commit(&self) -> Option<CommitJob> {
+        let (durable, active) = (self.sync.durable, &self.active);
+        let from = match durable.segment == active.base_offset {
+            true => durable.position,
+            false if durable.offset == active.base_offset => 0,
+            false => return None,
+        };
+        (from < active.size).then(|| CommitJob { file: active.file.clone(), from, up_to: self.end() })
+    }
+
+    /// Takes note that the journal has the job's bytes, durably.
+    pub fn finish_commit(&mut self, job: &CommitJob) {
+        if self.sync.durable.offset < job.up_to.offset {
+            self.sync.durable = job.up_to;
+        }
+    }
+
+    /// Writes bytes of an unsynced segment to its file once more, after a sync that failed may have lost them.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn write_again(&self, segment: i64, position: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        let active = (self.active.base_offset, &self.active.file);
+        let unsynced = self.sync.unsynced.iter().map(|(base_offset, file)| (*base_offset, file));
+        match unsynced.chain([active]).find(|(base_offset, _)| *base_offset == segment) {
+            Some((_, file)) => {
+                let written = file.write_at(position, [bytes, &[]]);
+                written.map_err(StorageError::on("write to", &self.files.path(segment, LOG)))
+            }
+            // The segment is synced.
+            None => Ok(()),
+        }
     }
 
     /// Whether a segment was rolled and its sync and save are still to come.
@@ -156,9 +225,7 @@ impl Log {
         let (offsets, times) = self.active.index.clone().finish();
         self.files.replace(&self.files.path(base_offset, super::files::OFFSET_INDEX), &offsets)?;
         self.files.replace(&self.files.path(base_offset, super::files::TIME_INDEX), &times)?;
-        self.files.replace(&self.files.path(self.next_offset, SNAPSHOT), snapshot)?;
-        self.snapshots.insert(self.next_offset);
-        Ok(())
+        self.save_snapshot(snapshot)
     }
 }
 
@@ -181,6 +248,36 @@ impl SyncJob {
     /// Where the log ended when the job was made.
     pub fn up_to(&self) -> LogPosition {
         self.up_to
+    }
+}
+
+impl CommitJob {
+    /// Where the bytes begin in the segment's file.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> u64 {
+        self.up_to.position - self.from
+    }
+
+    /// Whether there are none, which is never so.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the log ended when the job was made.
+    pub fn up_to(&self) -> LogPosition {
+        self.up_to
+    }
+
+    /// Appends the bytes to `into`, out of the page cache. Returns how many came.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub fn read(&self, into: &mut Vec<u8>) -> std::io::Result<usize> {
+        self.file.read_at(self.from, usize::try_from(self.len()).map_err(std::io::Error::other)?, into)
     }
 }
 

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub(super) enum Repair {
     /// The active file may hold bytes beyond the log's end.
     CutActive,
+    /// What was cut off may come back with the power, between batches that are appended in its place.
+    SyncActive,
     /// A file of what was cut off may still be there.
     Remove(PathBuf),
     /// The names removed may come back until the directory is synced.
@@ -64,7 +66,7 @@ impl Log {
         self.next_offset = cut.next_offset;
         self.log_start = self.log_start.min(cut.next_offset);
         self.sync.cut(self.end());
-        self.repairs.extend([Repair::CutActive, Repair::SyncNames]);
+        self.repairs.extend([Repair::CutActive, Repair::SyncActive, Repair::SyncNames]);
         if let Err(error) = self.repair() {
             tracing::warn!(%error, "the end of the log is cut off, but not on the disk yet");
         }
@@ -88,6 +90,10 @@ impl Log {
                     let cut = self.active.file.set_len(self.active.size);
                     cut.map_err(StorageError::on("cut", &self.active_path()))?;
                     self.active.was_cut = true;
+                }
+                Repair::SyncActive => {
+                    let synced = self.active.file.sync_data();
+                    synced.map_err(StorageError::on("sync", &self.active_path()))?;
                 }
                 Repair::Remove(path) => self.files.remove(path)?,
                 Repair::SyncNames => self.files.sync_names()?,

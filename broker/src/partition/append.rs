@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kappa_protocol::record::{Batch, TimestampType, crc32c};
 
 /// Time after a failure of the disk in which appends are refused without trying, in ms.
-const RETRY_AFTER_MS: i64 = 200;
+pub(super) const RETRY_AFTER_MS: i64 = 200;
 
 /// A batch that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ pub struct Appended {
 enum Flush {
     No,
     Now,
-    At(i64),
+    /// After so many ms.
+    After(i64),
 }
 
 impl Partition {
@@ -60,21 +61,28 @@ impl Partition {
             Some(bytes) => Batch::produced(bytes)?,
             None => view,
         };
-        let appended = state.append(&stored, now_ms, &mut wakers)?;
+        let appended = match state.append(&stored, now_ms, &mut wakers) {
+            Ok(appended) => appended,
+            Err(error) => {
+                drop(state);
+                self.retry_later();
+                return Err(error);
+            }
+        };
         let log_append_time = restamped.is_some().then_some(now_ms);
         let mut flush = Flush::No;
         if !appended.is_duplicate {
             let dirty_bytes = self.env.flush.count_dirty(stored.size() as u64);
-            flush = state.flush_after(&stored, now_ms, dirty_bytes);
+            flush = state.flush_after(&stored, dirty_bytes);
         }
         drop(state);
         wakers.wake();
         match flush {
             Flush::No => {}
             Flush::Now => self.push_to_queue(),
-            Flush::At(due_ms) => {
+            Flush::After(interval_ms) => {
                 if let Some(me) = self.me.upgrade() {
-                    self.env.flush.push_at(due_ms, me);
+                    self.env.flush.push_after(interval_ms, me);
                 }
             }
         }
@@ -135,7 +143,7 @@ impl State {
     /// Makes a broken partition ready for an append, if it is time to try.
     fn heal(&mut self, now_ms: i64) -> Result<(), AppendError> {
         if let Health::Broken { error, retry_ms, .. } = &mut self.health {
-            if now_ms < *retry_ms {
+            if now_ms < *retry_ms || self.is_blocked || self.must_write_again {
                 return Err(error.clone().into());
             }
             *retry_ms = now_ms.saturating_add(RETRY_AFTER_MS);
@@ -143,14 +151,17 @@ impl State {
         if let Health::Broken { cut_pending: true, .. } = self.health {
             self.cut_back(now_ms)?;
         }
-        if self.log.needs_repair() {
-            self.log.repair()?;
+        if self.log.needs_repair()
+            && let Err(error) = self.log.repair()
+        {
+            self.must_write_again |= self.log.synced().offset < self.log.durable().offset;
+            return Err(error.into());
         }
         Ok(())
     }
 
     /// What the flush policy wants after an append, with so many dirty bytes in all partitions together.
-    fn flush_after(&mut self, batch: &Batch<'_>, now_ms: i64, dirty_bytes: u64) -> Flush {
+    fn flush_after(&mut self, batch: &Batch<'_>, dirty_bytes: u64) -> Flush {
         let policy = self.config.flush;
         let flush = &mut self.flush;
         flush.unsynced_records += i64::from(batch.count());
@@ -163,9 +174,7 @@ impl State {
             return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };
         }
         match policy.interval_ms() {
-            Some(interval_ms) if !std::mem::replace(&mut flush.is_timed, true) => {
-                Flush::At(now_ms.saturating_add(interval_ms))
-            }
+            Some(interval_ms) if !std::mem::replace(&mut flush.is_timed, true) => Flush::After(interval_ms),
             _ => Flush::No,
         }
     }

@@ -1,12 +1,16 @@
-//! What of a partition is durable: the sync, what follows its success or failure, and those who wait for it.
+//! What of a partition is durable: syncs and commits, what follows their success or failure, and those who wait.
 //!
-//! Invariant: a waiter is told that its batch is durable only if a sync that began after the append succeeded and no
-//! cut took the batch away. After a failed sync, log, indexes, producers and offsets are those of the synced offset.
+//! A *sync* makes the segments' files durable; a *commit* has the journal take what they lack. Either may run while the
+//! other does. Invariant: a waiter is told that its batch is durable only if a sync or commit that began after the
+//! append succeeded and no cut took the batch away. After a failure, log, indexes, producers and offsets are those of
+//! the durable offset, and no cut is made while a commit is under way.
 
 use super::offsets::Advance;
 use super::waiters::WaiterId;
 use super::{Health, Partition, State, Wakers, load_producers};
-use crate::log::StorageError;
+use crate::journal::{Frame, PartitionKey, Place};
+use crate::log::{CommitJob, StorageError, SyncJob};
+use parking_lot::MutexGuard;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -54,24 +58,141 @@ impl Partition {
     /// [`StorageError`]; the log was then cut back to what had been synced before.
     pub fn sync(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.syncing.lock();
+        self.write_again()?;
         let now_ms = self.env.clock.now_ms();
-        let job = {
+        let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
                 return Ok(());
             }
-            state.begin_sync(now_ms)
+            state.begin_sync(now_ms)?
         };
-        self.sync_and_save(job?, now_ms)
+        self.sync_and_save(begun, now_ms)
+    }
+
+    /// Makes the segments of many partitions durable by one sync of the file system, which costs less than one of each.
+    /// Those whose segments are being synced already, or need more than that, are left out.
+    ///
+    /// # Errors
+    /// [`StorageError`], as [`Partition::sync`] for each of them.
+    pub(crate) fn sync_together(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
+        let Some(first) = partitions.first() else { return Ok(()) };
+        let (disk, now_ms) = (&first.env.disk, first.env.clock.now_ms());
+        let begun: Vec<_> =
+            partitions.iter().filter_map(|partition| partition.begin_together(now_ms)).collect();
+        let directory = &first.directory;
+        let result =
+            disk.sync_file_system(directory).map_err(StorageError::on("sync the disk of", directory));
+        let mut outcome = result.clone();
+        for (partition, begun, _one_at_a_time) in begun {
+            outcome = outcome.and(partition.finish_sync(begun, result.clone(), now_ms));
+        }
+        outcome
+    }
+
+    fn begin_together(&self, now_ms: i64) -> Option<(&Self, BegunSync, MutexGuard<'_, ()>)> {
+        let one_at_a_time = self.syncing.try_lock()?;
+        let mut state = self.state.lock();
+        let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
+        let begun = is_ready.then(|| state.begin_sync(now_ms).ok()).flatten()?;
+        drop(state);
+        Some((self, begun, one_at_a_time))
+    }
+
+    /// After a sync that failed, what only the journal has for sure goes to the segments' files once more. The lock for
+    /// syncs is held.
+    pub(super) fn write_again(&self) -> Result<(), StorageError> {
+        let Some(key) = self.key else { return Ok(()) };
+        let (synced, durable) = {
+            let state = self.state.lock();
+            if !state.must_write_again {
+                return Ok(());
+            }
+            (state.log.synced().offset, state.log.durable().offset)
+        };
+        let written = self.env.flush.pieces_of(key).and_then(|pieces| {
+            let lacking = |next_offset: i64| next_offset > synced && next_offset <= durable;
+            for piece in pieces.iter().filter(|piece| lacking(piece.place.next_offset)) {
+                let bytes = piece.read()?;
+                self.state.lock().log.write_again(piece.place.segment, piece.place.position, &bytes)?;
+            }
+            Ok(())
+        });
+        match written {
+            Ok(()) => self.state.lock().must_write_again = false,
+            Err(_) => {
+                self.state.lock().flush.is_timed = false;
+                self.retry_later();
+            }
+        }
+        written
+    }
+
+    /// Begins a commit. There is one of a partition at a time.
+    pub(crate) fn begin_commit(&self, bytes_max: u64) -> Commit<'_> {
+        let Some(committing) = self.committing.try_lock() else { return Commit::Sync };
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Commit::Nothing;
+        }
+        let is_sound = matches!(state.health, Health::Sound);
+        let (true, true, false, Some(key)) =
+            (is_sound, state.is_commit(), state.log.has_unsaved_roll(), self.key)
+        else {
+            return Commit::Sync;
+        };
+        match state.log.begin_commit() {
+            None if state.log.is_dirty() => Commit::Sync,
+            None => {
+                state.flush.is_queued = false;
+                Commit::Nothing
+            }
+            Some(job) if job.len() > bytes_max => Commit::Sync,
+            Some(job) => {
+                state.flush.is_queued = false;
+                state.flush.unsynced_records = 0;
+                drop(state);
+                Commit::Journal(BegunCommit { partition: self, key, job, _committing: committing })
+            }
+        }
+    }
+
+    /// Refuses appends until [`Partition::unblock`], with nothing cut off yet: it is not known what of a commit that
+    /// failed is on the disk.
+    fn block(&self, error: &StorageError) {
+        let mut wakers = Wakers::default();
+        let now_ms = self.env.clock.now_ms();
+        let mut state = self.state.lock();
+        let durable = state.log.durable().offset;
+        state.is_blocked = true;
+        state.cuts.push(durable);
+        state.health = Health::Broken { error: error.clone(), retry_ms: now_ms, cut_pending: true };
+        state.waiting_for_sync.all(&mut wakers);
+        drop(state);
+        wakers.wake();
+    }
+
+    /// Lets a partition go on whose commit failed and is known not to be on the disk.
+    pub(crate) fn unblock(&self) {
+        self.state.lock().is_blocked = false;
     }
 
     /// Carries out a sync and then writes what rolled segments left to write. The lock for syncs is held.
     pub(super) fn sync_and_save(&self, begun: BegunSync, now_ms: i64) -> Result<(), StorageError> {
+        let result = begun.job.as_ref().map_or(Ok(()), SyncJob::run);
+        self.finish_sync(begun, result, now_ms)
+    }
+
+    /// Takes in what a sync came to.
+    fn finish_sync(
+        &self,
+        begun: BegunSync,
+        result: Result<(), StorageError>,
+        now_ms: i64,
+    ) -> Result<(), StorageError> {
         self.env.flush.count_clean(begun.bytes);
         if let Some(job) = begun.job {
-            let started = Instant::now();
-            let result = job.run();
-            self.env.flush.observe_sync(started.elapsed(), begun.bytes, result.is_ok());
+            self.env.flush.observe_sync(begun.started.elapsed(), begun.bytes, result.is_ok());
             let mut wakers = Wakers::default();
             let mut state = self.state.lock();
             match &result {
@@ -83,13 +204,35 @@ impl Partition {
                     }
                     state.waiting_for_sync.reached(synced.offset, &mut wakers);
                 }
-                Err(error) => state.fail_sync(error, now_ms, &mut wakers),
+                Err(error) => {
+                    // A commit that is under way must know where the log ends.
+                    drop(state);
+                    let _no_commit = self.committing.lock();
+                    state = self.state.lock();
+                    state.must_write_again = state.log.synced().offset < state.log.durable().offset;
+                    state.fail_sync(error, now_ms, &mut wakers);
+                }
             }
             drop(state);
             wakers.wake();
-            result?;
+            self.retry_later();
         }
+        if let Some(key) = self.key {
+            let synced = self.state.lock().log.synced().offset;
+            self.env.flush.release(key, synced);
+        }
+        result?;
         self.save()
+    }
+
+    /// Has a partition synced again soon, if what the journal has of it may not be in its segments.
+    pub(super) fn retry_later(&self) {
+        let mut state = self.state.lock();
+        let retries = state.must_write_again && !std::mem::replace(&mut state.flush.is_timed, true);
+        drop(state);
+        if let Some(me) = self.me.upgrade().filter(|_| retries) {
+            self.env.flush.push_after(super::append::RETRY_AFTER_MS, me);
+        }
     }
 
     /// Writes the indexes and snapshots of rolled segments. The lock for syncs is held.
@@ -103,10 +246,73 @@ impl Partition {
     }
 }
 
+/// What a commit of a partition comes to.
+pub(crate) enum Commit<'a> {
+    /// Everything is durable.
+    Nothing,
+    /// Its segments must be synced instead.
+    Sync,
+    /// The journal can take it.
+    Journal(BegunCommit<'a>),
+}
+
+/// A commit that is about to run.
+pub(crate) struct BegunCommit<'a> {
+    partition: &'a Partition,
+    key: PartitionKey,
+    job: CommitJob,
+    _committing: MutexGuard<'a, ()>,
+}
+
+impl BegunCommit<'_> {
+    /// What the journal knows the partition by.
+    pub(crate) fn key(&self) -> PartitionKey {
+        self.key
+    }
+
+    /// Adds the partition's bytes to a frame. Returns whether they could be read.
+    pub(crate) fn add_to(&self, frame: &mut Frame) -> bool {
+        let up_to = self.job.up_to();
+        let place = Place {
+            key: self.key,
+            segment: up_to.segment,
+            position: self.job.from(),
+            next_offset: up_to.offset,
+        };
+        let Ok(len) = usize::try_from(self.job.len()) else { return false };
+        frame.add(place, len, |into| self.job.read(into))
+    }
+
+    /// The frame is durable.
+    pub(crate) fn succeed(self, wakers: &mut Wakers) {
+        let mut state = self.partition.state.lock();
+        state.log.finish_commit(&self.job);
+        let durable = self.job.up_to();
+        if state.is_commit() {
+            state.make_safe(durable, wakers);
+        }
+        state.waiting_for_sync.reached(durable.offset, wakers);
+    }
+
+    /// The frame is not durable, and will never be if `is_undone`.
+    pub(crate) fn fail(self, error: &StorageError, is_undone: bool) {
+        if !is_undone {
+            return self.partition.block(error);
+        }
+        let mut wakers = Wakers::default();
+        let now_ms = self.partition.env.clock.now_ms();
+        let mut state = self.partition.state.lock();
+        state.fail_sync(error, now_ms, &mut wakers);
+        drop(state);
+        wakers.wake();
+    }
+}
+
 /// A sync that is about to run.
 pub(super) struct BegunSync {
-    job: Option<crate::log::SyncJob>,
+    job: Option<SyncJob>,
     bytes: u64,
+    started: Instant,
 }
 
 impl State {
@@ -120,13 +326,13 @@ impl State {
         if let Health::Broken { cut_pending: true, .. } = self.health {
             self.cut_back(now_ms)?;
         }
-        Ok(BegunSync { job: self.log.begin_sync(), bytes })
+        Ok(BegunSync { job: self.log.begin_sync(), bytes, started: Instant::now() })
     }
 
     fn fail_sync(&mut self, error: &StorageError, now_ms: i64, wakers: &mut Wakers) {
-        let synced = self.log.synced().offset;
-        tracing::error!(%error, cause = %error.source, synced, "a sync failed, what it should have kept is cut off");
-        self.cuts.push(synced);
+        let durable = self.log.durable().offset;
+        tracing::error!(%error, cause = %error.source, durable, "a sync failed, what it should have kept is cut off");
+        self.cuts.push(durable);
         self.health = Health::Broken { error: error.clone(), retry_ms: now_ms, cut_pending: true };
         if let Err(error) = self.cut_back(now_ms) {
             tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
@@ -134,17 +340,24 @@ impl State {
         self.waiting_for_sync.all(wakers);
     }
 
-    /// Cuts log, producers and offsets back to the synced offset.
+    /// Cuts log, producers and offsets back to the durable offset.
     pub(super) fn cut_back(&mut self, now_ms: i64) -> Result<(), StorageError> {
-        let synced = self.log.synced().offset;
-        self.log.truncate_to(synced, now_ms)?;
+        if let Health::Broken { error, .. } = &self.health
+            && self.is_blocked
+        {
+            return Err(error.clone());
+        }
+        let durable = self.log.durable().offset;
+        self.log.truncate_to(durable, now_ms)?;
+        // A cut that could not be synced may have lost what was not synced before.
+        self.must_write_again |= self.log.needs_repair() && self.log.synced().offset < durable;
         self.producers = load_producers(&self.log, now_ms)?;
-        if self.offsets.high_watermark > synced {
+        if self.offsets.high_watermark > durable {
             // Consumers may have seen what is gone; the epoch lets them notice.
             self.log.begin_epoch()?;
         }
-        self.offsets.advance(Advance::Cut { log_end: synced });
-        if self.high_watermark.offset >= synced {
+        self.offsets.advance(Advance::Cut { log_end: durable });
+        if self.high_watermark.offset >= durable {
             self.high_watermark = self.log.end();
         }
         if let Health::Broken { cut_pending, .. } = &mut self.health {
@@ -159,7 +372,7 @@ impl State {
         if is_cut {
             return Some(Err(self.failure("keep what was appended to")));
         }
-        if self.log.synced().offset >= mark.next_offset {
+        if self.log.durable().offset >= mark.next_offset {
             return Some(Ok(()));
         }
         self.is_closed.then(|| Err(self.failure("sync")))

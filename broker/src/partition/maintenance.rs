@@ -68,6 +68,7 @@ impl Partition {
     /// [`StorageError`]; the data directory must then not be marked clean.
     pub fn close(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.syncing.lock();
+        let written = self.write_again();
         let now_ms = self.env.clock.now_ms();
         let begun = {
             let mut state = self.state.lock();
@@ -75,7 +76,7 @@ impl Partition {
                 return Ok(());
             }
             state.is_closed = true;
-            state.begin_sync(now_ms)
+            written.and_then(|()| state.begin_sync(now_ms))
         };
         let result = begun.and_then(|begun| self.sync_and_save(begun, now_ms));
         let mut wakers = Wakers::default();
@@ -95,6 +96,7 @@ impl Partition {
     /// [`StorageError`]; what is left of the directory can be removed later.
     pub fn delete(&self, unique: &str) -> Result<(), StorageError> {
         let _one_at_a_time = self.syncing.lock();
+        let _no_commit = self.committing.lock();
         let mut wakers = Wakers::default();
         let mut state = self.state.lock();
         state.is_closed = true;
@@ -103,6 +105,9 @@ impl Partition {
         state.waiting_for_records.all(&mut wakers);
         drop(state);
         self.env.flush.count_clean(bytes);
+        if let Some(key) = self.key {
+            self.env.flush.release(key, i64::MAX);
+        }
         wakers.wake();
         remove_directory(&*self.env.disk, &self.directory, unique)
     }
@@ -129,7 +134,7 @@ impl State {
         if self.log.needs_repair() {
             self.log.repair()?;
         }
-        if self.log.is_dirty() {
+        if self.log.needs_sync() {
             let cause = io::Error::other("a sync failed");
             return Err(StorageError::on("close", self.log.directory())(cause));
         }

@@ -21,13 +21,19 @@ mod waiters;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::flush::{FlushMode, FlushQueue};
-use crate::log::{Log, LogPosition, Opening, Positions, RecoveryReport, StorageError};
+use crate::journal::{PartitionKey, Place};
+use crate::log::{
+    Log, LogPosition, Opening, Positions, RecoveryReport, RestoredPiece, StorageError, restore,
+};
 use parking_lot::Mutex;
 use producers::Producers;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
-use waiters::{Waiters, Wakers};
+use waiters::Waiters;
+
+pub(crate) use durability::{BegunCommit, Commit};
+pub(crate) use waiters::Wakers;
 
 pub use append::Appended;
 pub use config::PartitionConfig;
@@ -57,8 +63,12 @@ pub struct Partition {
     directory: PathBuf,
     topic_id: Option<Uuid>,
     state: Mutex<State>,
+    /// What the journal knows the partition by; `None` for one of no topic.
+    key: Option<PartitionKey>,
     /// Held for a sync and what belongs to it: there is one at a time.
     syncing: Mutex<()>,
+    /// Held for a commit, and by whoever cuts the log: taken after `syncing`, before `state`.
+    committing: Mutex<()>,
     me: Weak<Partition>,
 }
 
@@ -74,6 +84,10 @@ struct State {
     flush: FlushState,
     /// Offsets that the log was cut to by failed syncs, in order.
     cuts: Vec<i64>,
+    /// Whether it is not known what of a failed commit is on the disk.
+    is_blocked: bool,
+    /// Whether a failed sync may have lost from the segments what the journal has.
+    must_write_again: bool,
     waiting_for_sync: Waiters,
     waiting_for_records: Waiters,
     is_closed: bool,
@@ -115,9 +129,15 @@ impl Partition {
         opening: Opening,
     ) -> Result<(Arc<Self>, RecoveryReport), StorageError> {
         let now_ms = env.clock.now_ms();
-        let (log, report) =
+        let key =
+            topic_id.zip(index_of(&directory)).map(|(topic_id, index)| PartitionKey { topic_id, index });
+        let opening = restore_from_journal(env, &directory, key, opening)?;
+        let (mut log, report) =
             Log::open(env.disk.clone(), directory.clone(), topic_id, config.log.clone(), opening, now_ms)?;
         let producers = load_producers(&log, now_ms)?;
+        if log.lacks_snapshot() && !producers.is_empty() {
+            log.save_snapshot(&snapshot::encode(&producers))?;
+        }
         let state = State {
             offsets: Offsets::opened(log.log_start(), log.next_offset()),
             high_watermark: log.end(),
@@ -126,6 +146,8 @@ impl Partition {
             health: Health::Sound,
             flush: FlushState::default(),
             cuts: Vec::new(),
+            is_blocked: false,
+            must_write_again: false,
             waiting_for_sync: Waiters::default(),
             waiting_for_records: Waiters::default(),
             is_closed: false,
@@ -136,7 +158,9 @@ impl Partition {
             directory,
             topic_id: state.log.topic_id(),
             state: Mutex::new(state),
+            key,
             syncing: Mutex::new(()),
+            committing: Mutex::new(()),
             me: me.clone(),
         });
         Ok((partition, report))
@@ -260,6 +284,32 @@ impl State {
             self.waiting_for_records.reached(position.offset, wakers);
         }
     }
+}
+
+/// Puts into the segments what only the journal has of a partition. The log is to be recovered then.
+fn restore_from_journal(
+    env: &PartitionEnv,
+    directory: &Path,
+    key: Option<PartitionKey>,
+    opening: Opening,
+) -> Result<Opening, StorageError> {
+    let known = opening.recovery_point.max(opening.log_start);
+    let pieces = key.map(|key| env.flush.take_pieces(key)).unwrap_or_default();
+    let lacking: Vec<_> = pieces.into_iter().filter(|piece| piece.place.next_offset > known).collect();
+    if lacking.is_empty() {
+        return Ok(opening);
+    }
+    let pieces = lacking.iter().map(|piece| {
+        let Place { segment, position, .. } = piece.place;
+        Ok(RestoredPiece { segment, position, bytes: piece.read()? })
+    });
+    restore(env.disk.clone(), directory.to_path_buf(), pieces)?;
+    Ok(Opening { clean: false, ..opening })
+}
+
+/// The number at the end of a partition's directory.
+fn index_of(directory: &Path) -> Option<i32> {
+    directory.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
 }
 
 /// The producers as of the log's end: from the newest snapshot that can be used, and the batches behind it.

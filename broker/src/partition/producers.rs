@@ -176,6 +176,10 @@ impl Producers {
         self.by_id.retain(|_, producer| producer.seen_ms >= before_ms);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     pub(super) fn summaries(&self) -> Vec<ProducerSummary> {
         let summary = |(producer_id, producer): (&i64, &Producer)| {
             let last = producer.batches().last();

@@ -59,11 +59,11 @@ impl Waiters {
 /// Wakers taken under a lock, to be woken after it.
 #[derive(Debug, Default)]
 #[must_use]
-pub(super) struct Wakers(Vec<Waker>);
+pub(crate) struct Wakers(Vec<Waker>);
 
 impl Wakers {
     /// Wakes all, tasks that come several times in a row once.
-    pub(super) fn wake(self) {
+    pub(crate) fn wake(self) {
         let mut wakers = self.0.into_iter().peekable();
         while let Some(waker) = wakers.next() {
             if !wakers.peek().is_some_and(|next| next.will_wake(&waker)) {

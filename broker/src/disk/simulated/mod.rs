@@ -3,7 +3,7 @@
 //! What was not synced is lost or torn by [`SimulatedDisk::power_cut`]: of every file sector by sector, of every
 //! directory change by change; a failed sync forgets the sectors it should have written; any call can be made to fail;
 //! space runs out; the disk turns read-only. Everything follows from the seed and the calls.
-//! Invariant: only [`File::sync_data`] and [`Disk::sync_dir`] make anything durable.
+//! Invariant: only [`File::sync_data`], [`Disk::sync_dir`] and [`Disk::sync_file_system`] make anything durable.
 
 mod inode;
 mod names;
@@ -40,6 +40,8 @@ pub enum Operation {
     SetLen,
     /// [`File::sync_data`], which then loses what it should have written.
     SyncData,
+    /// [`Disk::sync_file_system`], which then loses what it should have written.
+    SyncFileSystem,
 }
 
 /// Calls that are to fail.
@@ -340,6 +342,23 @@ impl Disk for SimulatedDisk {
         state.changes = rest;
         let synced: Vec<Change> = synced;
         synced.iter().for_each(|change| state.durable_names.apply(change));
+        Ok(())
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Err(error) = state.enter_to_change(Operation::SyncFileSystem, path) {
+            if state.powered {
+                state.inodes.values_mut().for_each(Inode::lose_unsynced);
+            }
+            return Err(error);
+        }
+        if state.ignore_syncs {
+            return Ok(());
+        }
+        let changes = std::mem::take(&mut state.changes);
+        changes.iter().for_each(|change| state.durable_names.apply(change));
+        state.inodes.values_mut().for_each(Inode::sync);
         Ok(())
     }
 

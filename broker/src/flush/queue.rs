@@ -1,0 +1,279 @@
+//! The partitions that are to be made durable: at once, at a time, or by a sync of their own.
+//!
+//! Invariant: a partition is in `now` at most once (it keeps count itself), and of those taken for a sync no two are
+//! the same. Times are those of the steady clock.
+
+use super::FlushStats;
+use crate::clock::Clock;
+use crate::journal::{Journal, PartitionKey, Piece, Pieces};
+use crate::log::StorageError;
+use crate::partition::Partition;
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+type Observer = Box<dyn Fn(Duration) + Send + Sync>;
+
+/// See the module's description.
+pub struct FlushQueue {
+    pub(super) clock: Clock,
+    pub(super) journal: Option<Journal>,
+    /// What the journal held when it was opened, until the partitions have taken it.
+    recovered: Mutex<Pieces>,
+    /// Those with something in the journal that may not be in their segments.
+    pub(super) journaled: Mutex<HashMap<PartitionKey, Weak<Partition>>>,
+    pub(super) waiting: Mutex<Waiting>,
+    /// Something is to be committed.
+    pub(super) commits: Condvar,
+    /// Something is to be synced.
+    pub(super) syncs: Condvar,
+    /// The journal needs something.
+    pub(super) upkeep: Condvar,
+    observer: OnceLock<Observer>,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    commits: AtomicU64,
+    committed_partitions: AtomicU64,
+    syncs: AtomicU64,
+    failures: AtomicU64,
+    bytes: AtomicU64,
+    dirty_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// To be committed in the next round.
+    now: Vec<Arc<Partition>>,
+    /// To be synced, in turn.
+    direct: VecDeque<Arc<Partition>>,
+    /// To be synced, by the time in ms at which they are due, and a number that keeps them apart.
+    later: BTreeMap<(i64, u64), Arc<Partition>>,
+    numbered: u64,
+    /// Those that a thread is syncing.
+    taken: Vec<Arc<Partition>>,
+    /// Whose commit failed and may be on the disk all the same.
+    pub(super) blocked: Vec<Arc<Partition>>,
+    pub(super) is_stopping: bool,
+    /// Rounds under way.
+    pub(super) committing: bool,
+}
+
+impl FlushQueue {
+    /// An empty queue without a journal; `clock` says when partitions are due.
+    pub fn new(clock: Clock) -> Arc<Self> {
+        Self::with(clock, None, Pieces::new())
+    }
+
+    /// An empty queue with a journal and what it held when it was opened, which partitions take as they are opened.
+    pub fn with_journal(clock: Clock, journal: Journal, recovered: Pieces) -> Arc<Self> {
+        Self::with(clock, Some(journal), recovered)
+    }
+
+    fn with(clock: Clock, journal: Option<Journal>, recovered: Pieces) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            journal,
+            recovered: Mutex::new(recovered),
+            journaled: Mutex::default(),
+            waiting: Mutex::default(),
+            commits: Condvar::new(),
+            syncs: Condvar::new(),
+            upkeep: Condvar::new(),
+            observer: OnceLock::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Every partition has been opened and has in its segments what the journal held: it may be written to.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the journal cannot be written to.
+    pub fn begin(&self) -> Result<(), StorageError> {
+        self.recovered.lock().clear();
+        self.journal.as_ref().map_or(Ok(()), Journal::retire)
+    }
+
+    /// What the journal held of a partition when it was opened.
+    pub(crate) fn take_pieces(&self, key: PartitionKey) -> Vec<Piece> {
+        self.recovered.lock().remove(&key).unwrap_or_default()
+    }
+
+    /// What the journal holds of a partition.
+    pub(crate) fn pieces_of(&self, key: PartitionKey) -> Result<Vec<Piece>, StorageError> {
+        self.journal.as_ref().map_or_else(|| Ok(Vec::new()), |journal| journal.pieces_of(key))
+    }
+
+    /// The segments of a partition have everything up to `offset`, or nobody will ask for it again.
+    pub(crate) fn release(&self, key: PartitionKey, offset: i64) {
+        if let Some(journal) = &self.journal {
+            journal.release(key, offset);
+        }
+    }
+
+    /// Has `observer` called with the duration of every commit and sync that succeeds; the first one stays.
+    pub fn observe(&self, observer: impl Fn(Duration) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> FlushStats {
+        let counts = &self.counts;
+        FlushStats {
+            commits: counts.commits.load(Ordering::Relaxed),
+            committed_partitions: counts.committed_partitions.load(Ordering::Relaxed),
+            syncs: counts.syncs.load(Ordering::Relaxed),
+            failures: counts.failures.load(Ordering::Relaxed),
+            bytes: counts.bytes.load(Ordering::Relaxed),
+            dirty_bytes: counts.dirty_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Does all that is due now: a round, the syncs that are due or that it left, and what the journal needs. Returns how many partitions were
+    /// committed or synced; failures are the partitions' to deal with.
+    pub fn run_due(&self) -> usize {
+        let mut done = 0;
+        loop {
+            let due = self.waiting.lock().take_now();
+            done += self.commit(due);
+            let mut synced = 0;
+            while let Some(partition) = self.take_sync() {
+                self.sync(&partition);
+                synced += 1;
+            }
+            done += synced;
+            self.look_after_journal();
+            if synced == 0 && self.waiting.lock().now.is_empty() {
+                return done;
+            }
+        }
+    }
+
+    /// Has a partition made durable as soon as can be; it must not be waiting for that yet.
+    pub(crate) fn push(&self, partition: Arc<Partition>) {
+        let mut waiting = self.waiting.lock();
+        waiting.now.push(partition);
+        // The thread that commits looks for more when it is done; waking it then would be in vain.
+        let wakes = !waiting.committing && waiting.now.len() == 1;
+        drop(waiting);
+        if wakes {
+            self.commits.notify_one();
+        }
+    }
+
+    /// Has a partition synced after so many ms.
+    pub(crate) fn push_after(&self, after_ms: i64, partition: Arc<Partition>) {
+        let due_ms = self.clock.steady_ms().saturating_add(after_ms);
+        let mut waiting = self.waiting.lock();
+        waiting.numbered += 1;
+        let key = (due_ms, waiting.numbered);
+        waiting.later.insert(key, partition);
+        let is_first = waiting.later.first_key_value().is_some_and(|(first, _)| *first == key);
+        drop(waiting);
+        if is_first {
+            self.syncs.notify_one();
+        }
+    }
+
+    /// Has partitions synced, each by itself.
+    pub(super) fn push_direct(&self, partitions: impl IntoIterator<Item = Arc<Partition>>) {
+        let mut waiting = self.waiting.lock();
+        let before = waiting.direct.len();
+        waiting.direct.extend(partitions);
+        let added = waiting.direct.len() - before;
+        drop(waiting);
+        for _ in 0..added.min(super::threads::SYNC_THREADS) {
+            self.syncs.notify_one();
+        }
+    }
+
+    /// A partition to be synced now, if there is one.
+    pub(super) fn take_sync(&self) -> Option<Arc<Partition>> {
+        self.waiting.lock().take_sync(self.clock.steady_ms())
+    }
+
+    /// Syncs a partition that was taken.
+    pub(super) fn sync(&self, partition: &Arc<Partition>) {
+        if let Err(error) = partition.sync() {
+            tracing::error!(%error, cause = %error.source, "cannot sync a partition");
+        }
+        self.waiting.lock().taken.retain(|taken| !Arc::ptr_eq(taken, partition));
+        self.upkeep.notify_one();
+    }
+
+    /// Counts bytes that were appended. Returns how many are not in synced segments yet, in all partitions.
+    pub(crate) fn count_dirty(&self, bytes: u64) -> u64 {
+        self.counts.dirty_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    pub(crate) fn count_clean(&self, bytes: u64) {
+        self.counts.dirty_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn observe_sync(&self, took: Duration, bytes: u64, is_ok: bool) {
+        if !is_ok {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.observe_duration(took);
+    }
+
+    pub(super) fn observe_commit(&self, took: Duration, partitions: usize, is_ok: bool) {
+        if !is_ok {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.counts.commits.fetch_add(1, Ordering::Relaxed);
+        self.counts.committed_partitions.fetch_add(partitions as u64, Ordering::Relaxed);
+        self.observe_duration(took);
+    }
+
+    fn observe_duration(&self, took: Duration) {
+        if let Some(observer) = self.observer.get() {
+            observer(took);
+        }
+    }
+}
+
+impl Waiting {
+    /// Takes everything that is to be committed.
+    pub(super) fn take_now(&mut self) -> Vec<Arc<Partition>> {
+        std::mem::take(&mut self.now)
+    }
+
+    pub(super) fn has_now(&self) -> bool {
+        !self.now.is_empty()
+    }
+
+    /// Takes out the first partition that is due for a sync and that no thread is syncing.
+    pub(super) fn take_sync(&mut self, now_ms: i64) -> Option<Arc<Partition>> {
+        let horizon = if self.is_stopping { i64::MAX } else { now_ms };
+        while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= horizon) {
+            self.direct.push_back(entry.remove());
+        }
+        let is_taken =
+            |partition: &&Arc<Partition>| self.taken.iter().any(|taken| Arc::ptr_eq(taken, partition));
+        let at = self.direct.iter().position(|partition| !is_taken(&partition))?;
+        let partition = self.direct.remove(at)?;
+        self.taken.push(partition.clone());
+        Some(partition)
+    }
+
+    /// When the next partition is due for a sync.
+    pub(super) fn next_due_ms(&self) -> Option<i64> {
+        self.later.first_key_value().map(|((due_ms, _), _)| *due_ms)
+    }
+}
+
+impl fmt::Debug for FlushQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlushQueue").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+//! The threads that serve a [`FlushQueue`]: one commits, a few sync, one looks after the journal.
+
+use super::FlushQueue;
+use super::commit::RETRY_AFTER;
+use crate::partition::Partition;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Threads that sync. Two writers to 18 partitions were 1.6 times as fast with four as with one, and no faster with
+/// eight (docs/adr/0007-four-sync-threads.md).
+pub(super) const SYNC_THREADS: usize = 4;
+
+/// The threads of a queue.
+#[derive(Debug)]
+pub struct Flusher {
+    queue: Arc<FlushQueue>,
+    /// The one that commits comes first: what it hands on is synced by the others before they end.
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl FlushQueue {
+    /// Commits what waits, again and again, until told to stop and nothing is left.
+    fn run_commits(&self) {
+        loop {
+            let due = {
+                let mut waiting = self.waiting.lock();
+                waiting.committing = false;
+                while !waiting.has_now() && !waiting.is_stopping {
+                    self.commits.wait(&mut waiting);
+                }
+                waiting.committing = true;
+                waiting.take_now()
+            };
+            if due.is_empty() {
+                return;
+            }
+            self.commit(due);
+        }
+    }
+
+    fn run_syncs(&self) {
+        while let Some(partition) = self.wait_for_sync() {
+            self.sync(&partition);
+        }
+    }
+
+    fn wait_for_sync(&self) -> Option<Arc<Partition>> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            let now_ms = self.clock.steady_ms();
+            if let Some(partition) = waiting.take_sync(now_ms) {
+                return Some(partition);
+            }
+            if waiting.is_stopping {
+                return None;
+            }
+            match waiting.next_due_ms() {
+                Some(due_ms) => {
+                    let wait_ms = u64::try_from(due_ms.saturating_sub(now_ms)).unwrap_or(0).max(1);
+                    self.syncs.wait_for(&mut waiting, Duration::from_millis(wait_ms));
+                }
+                None => self.syncs.wait(&mut waiting),
+            }
+        }
+    }
+
+    fn run_upkeep(&self) {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                if waiting.is_stopping {
+                    return;
+                }
+                match waiting.blocked.is_empty() {
+                    true => self.upkeep.wait(&mut waiting),
+                    false => {
+                        self.upkeep.wait_for(&mut waiting, RETRY_AFTER);
+                    }
+                }
+            }
+            self.look_after_journal();
+        }
+    }
+}
+
+impl Flusher {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn start(queue: Arc<FlushQueue>) -> io::Result<Self> {
+        let mut flusher = Self { queue, threads: Vec::with_capacity(SYNC_THREADS + 2) };
+        flusher.spawn("kappa-commit".into(), FlushQueue::run_commits)?;
+        for number in 0..SYNC_THREADS {
+            flusher.spawn(format!("kappa-sync-{number}"), FlushQueue::run_syncs)?;
+        }
+        flusher.spawn("kappa-journal".into(), FlushQueue::run_upkeep)?;
+        Ok(flusher)
+    }
+
+    fn spawn(&mut self, name: String, run: fn(&FlushQueue)) -> io::Result<()> {
+        let queue = self.queue.clone();
+        self.threads.push(std::thread::Builder::new().name(name).spawn(move || run(&queue))?);
+        Ok(())
+    }
+
+    /// Makes durable what waits and ends the threads. Waits for them.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.queue.waiting.lock().is_stopping = true;
+        for changed in [&self.queue.commits, &self.queue.syncs, &self.queue.upkeep] {
+            changed.notify_all();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a flush thread panicked");
+            }
+        }
+        // What the last round handed on after the others had ended.
+        self.queue.run_due();
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

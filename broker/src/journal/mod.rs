@@ -1,0 +1,427 @@
+//! The journal: what all partitions appended since the last commit, in one write and one sync.
+//!
+//! A few files of blocks that were written beforehand, since overwriting and syncing those is the cheapest durable
+//! write there is. A frame covers any number of partitions and is valid whole or not at all. The same bytes lie in the
+//! segments' files, which are synced later; a journal file is written over once the segments have all that it covers.
+//! (The term and the idea are those of Apache BookKeeper's journal.)
+//! Invariants: a frame that was answered as written is read again by every later [`Journal::open`] until the segments
+//! have its bytes; a frame that failed is made invalid before the journal goes on. The bytes of a partition below its
+//! durable offset never change, so that applying a frame twice does no harm.
+//! It knows partitions as keys, their logs as places of bytes, and neither of them as things.
+
+mod frame;
+
+use crate::disk::{Disk, File};
+use crate::log::StorageError;
+use frame::{BLOCK, FRAME_HEADER_LEN, FrameHeader, file_generation, file_header, pieces};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use frame::{Frame, PartitionKey, Place};
+
+/// Bytes written at once when a file is made.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Sizes of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Size of the first file in bytes; each further one is twice as large.
+    pub file_bytes: u64,
+    /// Files at most.
+    pub files_max: usize,
+    /// Bytes of one partition beyond which it is better synced by itself than written twice.
+    pub piece_bytes_max: u64,
+    /// Frames that find no room before the first file is made: a broker that hardly writes needs none.
+    pub misses_before_first: u32,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self { file_bytes: 8 << 20, files_max: 3, piece_bytes_max: 512 << 10, misses_before_first: 16 }
+    }
+}
+
+/// Bytes that a journal held when it was opened.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Where they belong.
+    pub place: Place,
+    sequence: u64,
+    file: Arc<dyn File>,
+    path: Arc<Path>,
+    at: u64,
+    len: usize,
+}
+
+impl Piece {
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the frame was valid when the journal was opened, so bytes that are missing are an error too.
+    pub fn read(&self) -> Result<Vec<u8>, StorageError> {
+        let mut bytes = Vec::with_capacity(self.len);
+        let read = self.file.read_at(self.at, self.len, &mut bytes);
+        match read.map_err(StorageError::on("read", &self.path))? {
+            len if len == self.len => Ok(bytes),
+            _ => Err(StorageError::on("read", &self.path)(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+/// By partition, oldest first.
+pub type Pieces = HashMap<PartitionKey, Vec<Piece>>;
+
+/// Why a frame was not written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// No file has room now: the segments are to be synced instead.
+    NoRoom,
+    /// The disk failed. The frame may be on it until [`Journal::heal`] succeeds.
+    Failed(StorageError),
+}
+
+/// What the journal needs beside the commits.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    /// Another file, see [`Journal::add_file`].
+    File,
+    /// That the segments of these partitions are synced, so that a full file can be used again.
+    Sync(Vec<PartitionKey>),
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    config: JournalConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    files: Vec<JournalFile>,
+    current: Option<usize>,
+    /// Those of the newest file and frame.
+    generation: u64,
+    sequence: u64,
+    /// The frame that is being written covers these partitions up to these offsets.
+    writing: HashMap<PartitionKey, i64>,
+    /// A frame whose write failed: file and position.
+    failed: Option<(usize, u64)>,
+    misses: u32,
+}
+
+#[derive(Debug)]
+struct JournalFile {
+    path: Arc<Path>,
+    file: Arc<dyn File>,
+    size: u64,
+    generation: u64,
+    /// Where the next frame goes.
+    end: u64,
+    /// What is not in synced segments yet: up to which offset, by partition.
+    covers: HashMap<PartitionKey, i64>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, with what its files hold. Nothing is written to it before [`Journal::retire`].
+    ///
+    /// # Errors
+    /// [`StorageError`]: a file that cannot be read may hold what nothing else does.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: JournalConfig,
+    ) -> Result<(Self, Pieces), StorageError> {
+        let names = disk.list(dir).map_err(StorageError::on("list", dir))?;
+        let names = names.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
+        let (mut files, mut found) = (Vec::new(), Vec::new());
+        for name in names.filter(|name| file_number(name).is_some()).collect::<BTreeSet<_>>() {
+            let path: Arc<Path> = dir.join(name).into();
+            let file = disk.open(&path).map_err(StorageError::on("open", &path))?;
+            let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
+            let size = file.size().map_err(StorageError::on("measure", &path))?;
+            let (generation, frames) = scanned.unwrap_or_default();
+            found.extend(frames);
+            files.push(JournalFile { path, file, size, generation, end: size, covers: HashMap::new() });
+        }
+        found.sort_by_key(|piece| piece.sequence);
+        let state = State {
+            generation: files.iter().map(|file| file.generation).max().unwrap_or(0),
+            sequence: found.last().map_or(0, |piece| piece.sequence),
+            files,
+            current: None,
+            writing: HashMap::new(),
+            failed: None,
+            misses: 0,
+        };
+        let mut pieces = Pieces::new();
+        for piece in found {
+            pieces.entry(piece.place.key).or_default().push(piece);
+        }
+        Ok((Self { disk, dir: dir.into(), config, state: Mutex::new(state) }, pieces))
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &JournalConfig {
+        &self.config
+    }
+
+    /// Forgets what the files held, durably: it is all in synced segments. They are written to from here on.
+    ///
+    /// # Errors
+    /// [`StorageError`]; what they held would then be applied again at the next start.
+    pub fn retire(&self) -> Result<(), StorageError> {
+        let mut state = self.state.lock();
+        let mut generation = state.generation;
+        for file in &mut state.files {
+            generation += 1;
+            let written = file.file.write_at(0, [&file_header(generation), &[]]);
+            written.and_then(|()| file.file.sync_data()).map_err(StorageError::on("write to", &file.path))?;
+            (file.generation, file.end) = (generation, BLOCK as u64);
+        }
+        state.generation = generation;
+        Ok(())
+    }
+
+    /// Writes a frame, waiting for the device: its pieces are durable when this returns. One at a time.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write(&self, frame: &mut Frame) -> Result<(), WriteError> {
+        let (file, path, position, bytes) = {
+            let mut state = self.state.lock();
+            let size = frame.size() as u64;
+            let index = state.room_for(size).ok_or(WriteError::NoRoom)?;
+            state.writing = frame.ends().iter().copied().collect();
+            state.sequence += 1;
+            let sequence = state.sequence;
+            let file = state.files.get_mut(index).ok_or(WriteError::NoRoom)?;
+            let is_first = file.end == BLOCK as u64;
+            let position = if is_first { 0 } else { file.end };
+            let bytes = frame.seal(file.generation, sequence, is_first);
+            (file.file.clone(), file.path.clone(), position, bytes)
+        };
+        let result = file.write_at(position, [bytes, &[]]).and_then(|()| file.sync_data());
+        let mut state = self.state.lock();
+        let State { files, current, writing, failed, .. } = &mut *state;
+        let written = std::mem::take(writing);
+        let index = current.unwrap_or_default();
+        let Some(file) = files.get_mut(index) else { return Err(WriteError::NoRoom) };
+        match result {
+            Ok(()) => {
+                file.end = position + bytes.len() as u64;
+                for (key, end) in written {
+                    let covered = file.covers.entry(key).or_insert(end);
+                    *covered = end.max(*covered);
+                }
+                Ok(())
+            }
+            Err(source) => {
+                *failed = Some((index, position));
+                Err(WriteError::Failed(StorageError::on("write to", &path)(source)))
+            }
+        }
+    }
+
+    /// Makes a frame that failed invalid, durably. Nothing else is written before.
+    ///
+    /// # Errors
+    /// [`StorageError`]; to be tried again.
+    pub fn heal(&self) -> Result<(), StorageError> {
+        let mut state = self.state.lock();
+        let Some((index, position)) = state.failed else { return Ok(()) };
+        let Some(file) = state.files.get(index) else { return Ok(()) };
+        // The first block of a file that was new has the header and no frame behind it.
+        let (header, zeros) = (file_header(file.generation), [0; BLOCK]);
+        let written = match position {
+            0 => file.file.write_at(0, [&header, &zeros]),
+            _ => file.file.write_at(position, [&zeros, &[]]),
+        };
+        written.and_then(|()| file.file.sync_data()).map_err(StorageError::on("write to", &file.path))?;
+        state.failed = None;
+        Ok(())
+    }
+
+    /// Takes note that the segments of a partition are synced up to `offset`.
+    pub fn release(&self, key: PartitionKey, offset: i64) {
+        let mut state = self.state.lock();
+        let State { files, writing, .. } = &mut *state;
+        for covers in files.iter_mut().map(|file| &mut file.covers).chain([writing]) {
+            if covers.get(&key).is_some_and(|end| *end <= offset) {
+                covers.remove(&key);
+            }
+        }
+    }
+
+    /// Whether [`Journal::upkeep`] has an answer.
+    pub fn needs_upkeep(&self) -> bool {
+        let state = self.state.lock();
+        self.wants_file(&state) || state.oldest_full().is_some()
+    }
+
+    /// What the journal needs now; `None` for nothing.
+    pub fn upkeep(&self) -> Option<Upkeep> {
+        let state = self.state.lock();
+        if self.wants_file(&state) {
+            return Some(Upkeep::File);
+        }
+        let oldest = state.oldest_full()?;
+        Some(Upkeep::Sync(oldest.covers.keys().copied().collect()))
+    }
+
+    fn wants_file(&self, state: &State) -> bool {
+        let misses_min = if state.files.is_empty() { self.config.misses_before_first } else { 0 };
+        state.misses > misses_min && state.files.len() < self.config.files_max
+    }
+
+    /// Makes another file, writing all its blocks. Takes its time.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the journal goes on without it.
+    pub fn add_file(&self) -> Result<(), StorageError> {
+        let (path, size): (Arc<Path>, u64) = {
+            let mut state = self.state.lock();
+            state.misses = 0;
+            let number = state.files.iter().filter_map(|file| file_number(file.path.file_name()?.to_str()?));
+            let number = number.max().map_or(0, |last| last + 1);
+            (self.dir.join(file_name(number)).into(), self.config.file_bytes << state.files.len().min(8))
+        };
+        let made = self.make_file(&path, size);
+        if made.is_err() {
+            // What is there of it is taken for no file of the journal at the next start either: it has no header.
+            let _ = self.disk.remove_file_if_there(&path);
+        }
+        let file = made.map_err(StorageError::on("prepare", &path))?;
+        let mut state = self.state.lock();
+        state.generation += 1;
+        let generation = state.generation;
+        state.files.push(JournalFile {
+            path,
+            file,
+            size,
+            generation,
+            end: BLOCK as u64,
+            covers: HashMap::new(),
+        });
+        Ok(())
+    }
+
+    fn make_file(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {
+        let file = self.disk.create(path)?;
+        let mut position = 0;
+        while position < size {
+            let len = ZEROS.len().min(usize::try_from(size - position).unwrap_or(ZEROS.len()));
+            file.write_at(position, [ZEROS.get(..len).unwrap_or(&ZEROS), &[]])?;
+            position += len as u64;
+        }
+        file.sync_data()?;
+        self.disk.sync_dir(&self.dir)?;
+        Ok(file)
+    }
+
+    /// What the journal has of a partition, oldest first, read again from its files.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn pieces_of(&self, key: PartitionKey) -> Result<Vec<Piece>, StorageError> {
+        let files: Vec<_> =
+            self.state.lock().files.iter().map(|file| (file.file.clone(), file.path.clone())).collect();
+        let mut found = Vec::new();
+        for (file, path) in files {
+            let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
+            let (_, pieces) = scanned.unwrap_or_default();
+            found.extend(pieces.into_iter().filter(|piece| piece.place.key == key));
+        }
+        found.sort_by_key(|piece| piece.sequence);
+        Ok(found)
+    }
+
+    /// Bytes of its files.
+    pub fn size_bytes(&self) -> u64 {
+        self.state.lock().files.iter().map(|file| file.size).sum()
+    }
+}
+
+impl State {
+    /// The oldest file that is not written to and covers what segments lack.
+    fn oldest_full(&self) -> Option<&JournalFile> {
+        let full = self.files.iter().enumerate().filter(|(index, _)| Some(*index) != self.current);
+        full.map(|(_, file)| file).filter(|file| !file.covers.is_empty()).min_by_key(|file| file.generation)
+    }
+
+    /// The file that has room for so many bytes; the next one is begun if the current one has not.
+    fn room_for(&mut self, size: u64) -> Option<usize> {
+        if self.failed.is_some() {
+            return None;
+        }
+        if let Some(index) = self.current
+            && self.files.get(index).is_some_and(|file| file.end + size <= file.size)
+        {
+            return Some(index);
+        }
+        // Full: it may be used again once the segments have what it covers.
+        self.current = None;
+        let is_free = |file: &JournalFile| file.covers.is_empty() && BLOCK as u64 + size <= file.size;
+        let free = self.files.iter().enumerate().filter(|(_, file)| is_free(file));
+        let Some(index) = free.min_by_key(|(_, file)| file.generation).map(|(index, _)| index) else {
+            self.misses = self.misses.saturating_add(1);
+            return None;
+        };
+        self.current = Some(index);
+        self.generation += 1;
+        let file = self.files.get_mut(index)?;
+        (file.generation, file.end) = (self.generation, BLOCK as u64);
+        Some(index)
+    }
+}
+
+fn file_name(number: u32) -> String {
+    format!("journal-{number}.kappa")
+}
+
+fn file_number(name: &str) -> Option<u32> {
+    name.strip_prefix("journal-")?.strip_suffix(".kappa")?.parse().ok()
+}
+
+/// The generation of a file and the pieces of its frames; `None` if it has no header.
+fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Option<(u64, Vec<Piece>)>> {
+    let size = file.size()?;
+    let mut bytes = Vec::new();
+    file.read_at(0, BLOCK, &mut bytes)?;
+    let Some(generation) = file_generation(&bytes) else { return Ok(None) };
+    let (mut found, mut position, mut last) = (Vec::new(), BLOCK as u64, None);
+    while position + FRAME_HEADER_LEN as u64 <= size {
+        bytes.clear();
+        file.read_at(position, BLOCK, &mut bytes)?;
+        let Some(header) = FrameHeader::parse(&bytes) else { break };
+        let follows = last.is_none_or(|last| header.sequence > last);
+        let len = FRAME_HEADER_LEN + header.payload_len;
+        if header.generation != generation || !follows || position + len as u64 > size {
+            break;
+        }
+        if len > bytes.len() {
+            let rest = len - bytes.len();
+            file.read_at(position + bytes.len() as u64, rest, &mut bytes)?;
+        }
+        let Some(pieces) = pieces(&mut bytes) else { break };
+        found.extend(pieces.into_iter().map(|(place, at, len)| Piece {
+            place,
+            sequence: header.sequence,
+            file: file.clone(),
+            path: path.clone(),
+            at: position + at as u64,
+            len,
+        }));
+        last = Some(header.sequence);
+        position += (len as u64).next_multiple_of(BLOCK as u64);
+    }
+    Ok(Some((generation, found)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+use super::*;
+use crate::disk::{Fault, Operation, SimulatedDisk};
+use uuid::Uuid;
+
+const CONFIG: JournalConfig = JournalConfig {
+    file_bytes: 5 * BLOCK as u64,
+    files_max: 2,
+    piece_bytes_max: 1000,
+    misses_before_first: 0,
+};
+
+fn disk() -> SimulatedDisk {
+    let disk = SimulatedDisk::new(1);
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
+fn open(disk: &SimulatedDisk) -> (Journal, Pieces) {
+    Journal::open(Arc::new(disk.clone()), Path::new("/data"), CONFIG).unwrap()
+}
+
+fn begun(disk: &SimulatedDisk) -> Journal {
+    let (journal, pieces) = open(disk);
+    assert!(pieces.is_empty());
+    journal.retire().unwrap();
+    journal
+}
+
+fn key(index: i32) -> PartitionKey {
+    PartitionKey { topic_id: Uuid::from_u128(9), index }
+}
+
+fn frame(pieces: &[(i32, i64)]) -> Frame {
+    let mut frame = Frame::new();
+    for (index, next_offset) in pieces {
+        let bytes = format!("{index} up to {next_offset}");
+        let place = Place { key: key(*index), segment: 0, position: 0, next_offset: *next_offset };
+        assert!(frame.add(place, bytes.len(), |into| {
+            into.extend_from_slice(bytes.as_bytes());
+            Ok(bytes.len())
+        }));
+    }
+    frame
+}
+
+fn texts(pieces: &Pieces, index: i32) -> Vec<String> {
+    let pieces = pieces.get(&key(index)).map(Vec::as_slice).unwrap_or_default();
+    pieces.iter().map(|piece| String::from_utf8(piece.read().unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn what_was_written_is_found_after_a_power_cut_in_order() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(matches!(journal.write(&mut frame(&[(0, 1)])), Err(WriteError::NoRoom)));
+    assert_eq!(journal.upkeep(), Some(Upkeep::File));
+    journal.add_file().unwrap();
+    journal.write(&mut frame(&[(0, 1), (1, 5)])).unwrap();
+    journal.write(&mut frame(&[(0, 2)])).unwrap();
+    assert_eq!(journal.pieces_of(key(0)).unwrap().len(), 2);
+    let (_, pieces) = open(&disk.power_cut());
+    assert_eq!(texts(&pieces, 0), ["0 up to 1", "0 up to 2"]);
+    assert_eq!(texts(&pieces, 1), ["1 up to 5"]);
+}
+
+#[test]
+fn a_full_file_is_used_again_only_once_the_segments_have_what_it_covers() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    for offset in 1..=4 {
+        journal.write(&mut frame(&[(0, offset)])).unwrap();
+    }
+    assert!(matches!(journal.write(&mut frame(&[(0, 5)])), Err(WriteError::NoRoom)));
+    assert_eq!(journal.upkeep(), Some(Upkeep::File));
+    journal.add_file().unwrap();
+    assert_eq!(journal.upkeep(), Some(Upkeep::Sync(vec![key(0)])));
+    for offset in 5..=13 {
+        journal.write(&mut frame(&[(0, offset)])).unwrap();
+    }
+    // The second file is twice as large, and full too.
+    assert!(matches!(journal.write(&mut frame(&[(0, 14)])), Err(WriteError::NoRoom)));
+    journal.release(key(0), 3);
+    assert!(matches!(journal.write(&mut frame(&[(0, 14)])), Err(WriteError::NoRoom)));
+    journal.release(key(0), 4);
+    journal.write(&mut frame(&[(0, 14)])).unwrap();
+    let (_, pieces) = open(&disk.power_cut());
+    assert_eq!(texts(&pieces, 0).len(), 10);
+    assert_eq!(texts(&pieces, 0).last().unwrap(), "0 up to 14");
+}
+
+#[test]
+fn a_release_while_a_frame_is_written_counts_for_what_it_covers() {
+    let journal = begun(&disk());
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    journal.state.lock().writing.insert(key(3), 7);
+    journal.release(key(3), 7);
+    assert!(journal.state.lock().writing.is_empty());
+}
+
+#[test]
+fn a_frame_that_failed_never_comes_back_and_nothing_is_written_before_that_is_sure() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    for first in [true, false] {
+        // The bytes may be on the disk although the sync fails: as if the kernel had written them before.
+        disk.inject(Fault {
+            operation: Operation::SyncData,
+            path_contains: "journal".into(),
+            after: 0,
+            times: 2,
+            error: io::ErrorKind::Other,
+        });
+        assert!(matches!(journal.write(&mut frame(&[(0, 66)])), Err(WriteError::Failed(_))));
+        assert!(journal.heal().is_err());
+        assert!(matches!(journal.write(&mut frame(&[(1, 1)])), Err(WriteError::NoRoom)));
+        journal.heal().unwrap();
+        let (_, pieces) = open(&disk);
+        assert!(texts(&pieces, 0).is_empty(), "{first}");
+        journal.write(&mut frame(&[(1, if first { 1 } else { 2 })])).unwrap();
+    }
+    let (_, pieces) = open(&disk.power_cut());
+    assert_eq!(texts(&pieces, 1), ["1 up to 1", "1 up to 2"]);
+    assert!(texts(&pieces, 0).is_empty());
+}
+
+#[test]
+fn what_was_retired_is_not_found_again() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    journal.write(&mut frame(&[(0, 1)])).unwrap();
+    let (journal, pieces) = open(&disk);
+    assert_eq!(pieces.len(), 1);
+    journal.retire().unwrap();
+    let (_, pieces) = open(&disk.power_cut());
+    assert!(pieces.is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_and_not_an_empty_journal() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    for operation in [Operation::Open, Operation::Read] {
+        let path_contains = "journal".into();
+        disk.inject(Fault { operation, path_contains, after: 0, times: 1, error: io::ErrorKind::Other });
+        assert!(Journal::open(Arc::new(disk.clone()), Path::new("/data"), CONFIG).is_err());
+    }
+}
