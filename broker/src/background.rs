@@ -15,20 +15,25 @@
 use crate::handler::Node;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Starts the periodic tasks.
-pub(crate) fn start(node: &Arc<Node>, stopping: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
-    let runtime = node.background.clone();
+pub(crate) fn start(
+    node: &Arc<Node>,
+    runtime: &Handle,
+    stopping: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) {
     let (retention, checkpoints) =
         (node.settings.retention_check_interval, node.settings.checkpoint_interval);
-    tasks.spawn_on(every(retention, stopping.clone(), node.clone(), maintain), &runtime);
+    tasks.spawn_on(every(retention, stopping.clone(), node.clone(), maintain), runtime);
     // What was just recovered need not be again.
     let first = node.clone();
-    tasks.spawn_blocking_on(move || checkpoint(&first), &runtime);
-    tasks.spawn_on(every(checkpoints, stopping.clone(), node.clone(), checkpoint), &runtime);
-    tasks.spawn_on(node.groups.clone().run(), &runtime);
+    tasks.spawn_blocking_on(move || checkpoint(&first), runtime);
+    tasks.spawn_on(every(checkpoints, stopping.clone(), node.clone(), checkpoint), runtime);
+    tasks.spawn_on(node.groups.clone().run(), runtime);
 }
 
 async fn every(period: Duration, mut stopping: watch::Receiver<bool>, node: Arc<Node>, work: fn(&Node)) {
@@ -39,11 +44,12 @@ async fn every(period: Duration, mut stopping: watch::Receiver<bool>, node: Arc<
         }
         let node = node.clone();
         // A panic ends this one run; it was reported by the panic hook, and the next run starts afresh.
-        let _ = tokio::task::spawn_blocking(move || work(&node)).await;
+        let _ = node.jobs.clone().run(move || work(&node)).await;
     }
 }
 
-fn maintain(node: &Node) {
+/// Retention and what else partitions need now and then.
+pub(crate) fn maintain(node: &Node) {
     for topic in node.topics.all() {
         for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
             if let Err(error) = partition.maintain() {
@@ -53,7 +59,8 @@ fn maintain(node: &Node) {
     }
 }
 
-fn checkpoint(node: &Node) {
+/// Writes how far the logs are whole.
+pub(crate) fn checkpoint(node: &Node) {
     if let Err(error) = node.topics.write_checkpoints() {
         tracing::warn!(%error, "checkpoints not written");
     }

@@ -11,10 +11,13 @@ use crate::flush::{FlushQueue, Flusher};
 use crate::group::{GroupCoordinator, OpenGroupsError};
 use crate::handler::{Advertised, Node};
 use crate::http::{self, Pages};
+use crate::jobs::Jobs;
+use crate::journal::{Journal, JournalConfig};
+use crate::log::StorageError;
 use crate::metrics::Metrics;
 use crate::partition::PartitionEnv;
 use crate::server;
-use crate::topic::{OpenError, Topics};
+use crate::topic::{CatalogWorker, OpenError, Topics};
 use kappa_protocol::{Context, Reply, Request, Service};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -33,6 +36,9 @@ pub enum StartError {
     /// The data directory is not ours, not free, or not readable.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The journal cannot be read or written.
+    #[error("the journal cannot be used: {0}")]
+    Journal(#[from] StorageError),
     /// The topics cannot be opened.
     #[error(transparent)]
     Topics(#[from] OpenError),
@@ -89,9 +95,52 @@ pub struct Broker {
 struct Running {
     io: JoinHandle<()>,
     tasks: JoinSet<()>,
+    catalog: JoinHandle<()>,
     flusher: Flusher,
     runtime: Runtime,
     data_dir: DataDir,
+}
+
+/// A broker's state, opened, with nothing running yet: what threads, sockets and timers are put around.
+pub(crate) struct Assembly {
+    pub(crate) node: Arc<Node>,
+    pub(crate) catalog: CatalogWorker,
+    pub(crate) data_dir: DataDir,
+}
+
+impl Assembly {
+    /// Takes the data directory and recovers what a crash left. Blocks on the disk.
+    pub(crate) fn open(
+        config: &BrokerConfig,
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        jobs: Jobs,
+    ) -> Result<Self, StartError> {
+        let layers = config.layers();
+        let settings = Settings::new(&layers);
+        let data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
+        let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
+        let (journal, pieces) = Journal::open(disk.clone(), &config.data_dir, JournalConfig::default())?;
+        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+        let observer = metrics.clone();
+        flush.observe(move |took| observer.flushed(took));
+        let env = PartitionEnv { disk, clock: clock.clone(), flush };
+        let (topics, catalog) = Topics::open(env, &config.data_dir, &layers.fixed, &settings)?;
+        let topics = Arc::new(topics);
+        topics.env().flush.begin()?;
+        let groups = GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?;
+        let node = Arc::new(Node {
+            cluster_id: data_dir.cluster_id.clone(),
+            topics,
+            groups: Arc::new(groups),
+            metrics,
+            apis: APIS,
+            jobs,
+            advertised: OnceLock::new(),
+            settings,
+        });
+        Ok(Self { node, catalog, data_dir })
+    }
 }
 
 impl Broker {
@@ -122,41 +171,25 @@ impl Broker {
     /// # Errors
     /// See [`StartError`].
     pub fn start_blocking(config: &BrokerConfig) -> Result<Broker, StartError> {
-        let layers = config.layers();
-        let settings = Settings::new(&layers);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let (listener, address) = listen(&config.listen, "--listen")?;
         let http = config.http.as_deref().map(|address| listen(address, "--http")).transpose()?;
-        let data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
         let advertised = advertised(config.advertise.as_deref(), &config.listen, address)?;
         let runtime = background_runtime()?;
-
-        let clock = Clock::System;
-        let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
-        let flush = FlushQueue::new(clock.clone());
-        let observer = metrics.clone();
-        flush.observe(move |took| observer.flushed(took));
-        let flusher = Flusher::start(flush.clone())
+        let jobs = Jobs::on(runtime.handle().clone());
+        let Assembly { node, catalog, data_dir } =
+            Assembly::open(config, Arc::new(RealDisk), Clock::System, jobs)?;
+        let _ = node.advertised.set(advertised);
+        let flusher = Flusher::start(node.topics.env().flush.clone())
             .map_err(|source| StartError::Thread { what: "kappa-flush", source })?;
-        let env = PartitionEnv { disk, clock: clock.clone(), flush };
-        let topics = Topics::open(env, &config.data_dir, &layers.fixed, &settings, runtime.handle().clone())?;
-        let topics = Arc::new(topics);
-        let groups = GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?;
-        let node = Arc::new(Node {
-            cluster_id: data_dir.cluster_id.clone(),
-            topics,
-            groups: Arc::new(groups),
-            metrics,
-            apis: APIS,
-            background: runtime.handle().clone(),
-            advertised: OnceLock::from(advertised),
-            settings,
-        });
+        let catalog = std::thread::Builder::new()
+            .name("kappa-catalog".into())
+            .spawn(move || catalog.run())
+            .map_err(|source| StartError::Thread { what: "kappa-catalog", source })?;
 
         let (stopping, stop) = watch::channel(false);
         let budget = Arc::new(Budget::new(node.settings.in_flight_bytes_max));
         let mut tasks = JoinSet::new();
-        background::start(&node, &stop, &mut tasks);
+        background::start(&node, runtime.handle(), &stop, &mut tasks);
         let mut http_address = None;
         if let Some((listener, address)) = http {
             let listener = into_tokio(listener, &runtime)?;
@@ -165,7 +198,7 @@ impl Broker {
             http_address = Some(address);
         }
         let io = start_io(node.clone(), listener, budget, stop)?;
-        let running = Running { io, tasks, flusher, runtime, data_dir };
+        let running = Running { io, tasks, catalog, flusher, runtime, data_dir };
         Ok(Broker { node, address, http_address, stopping, running: Some(running) })
     }
 
@@ -238,11 +271,15 @@ impl Drop for Broker {
 
 impl Running {
     fn stop(self, node: &Node, stopping: &watch::Sender<bool>) -> Result<(), StopError> {
-        let Running { io, mut tasks, flusher, runtime, data_dir } = self;
+        let Running { io, mut tasks, catalog, flusher, runtime, data_dir } = self;
         stopping.send_replace(true);
         node.groups.stop();
         let served = io.join();
         runtime.block_on(async { while tasks.join_next().await.is_some() {} });
+        node.topics.end_changes();
+        if catalog.join().is_err() {
+            tracing::error!("the catalog's worker panicked");
+        }
         let closed = node.topics.close();
         flusher.stop();
         runtime.shutdown_background();

@@ -22,6 +22,7 @@ pub mod flush;
 mod group;
 mod handler;
 mod http;
+mod jobs;
 pub mod journal;
 pub mod log;
 mod metrics;

@@ -94,7 +94,11 @@ impl GroupCoordinator {
                 Duration::from_millis(next_ms.saturating_sub(self.clock.steady_ms()).max(1).unsigned_abs())
             });
             tokio::select! {
+                // The same order always, so that a simulation can be repeated; what is rare comes first.
+                biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = expiry.tick() => self.expire(),
+                _ = catch_up.tick() => self.shards().iter().for_each(|shard| shard.catch_up()),
                 Some(notice) = noticed.recv() => {
                     if let Notice::Written(write) = notice {
                         writes.spawn(finish(write));
@@ -102,8 +106,6 @@ impl GroupCoordinator {
                 }
                 Some(_) = writes.join_next() => {}
                 () = tokio::time::sleep(sleep) => {}
-                _ = catch_up.tick() => self.shards().iter().for_each(|shard| shard.catch_up()),
-                _ = expiry.tick() => self.expire(),
             }
         }
     }

@@ -55,9 +55,9 @@ impl World {
         let settings = Settings::new(&layers);
         let flusher = Flusher::start(flush.clone()).unwrap();
         let env = PartitionEnv { disk: Arc::new(disk.clone()), clock: clock.clone(), flush };
-        let handle = runtime.handle().clone();
-        let topics =
-            Arc::new(Topics::open(env, Path::new("/data"), &layers.fixed, &settings, handle).unwrap());
+        let (topics, catalog) = Topics::open(env, Path::new("/data"), &layers.fixed, &settings).unwrap();
+        std::thread::spawn(move || catalog.run());
+        let topics = Arc::new(topics);
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group, clock.clone()).unwrap());
         runtime.spawn(groups.clone().run());
         Self { disk, clock, runtime, flusher, topics, groups, properties }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteRecordsRequest) -> Reply {
     let (task_node, cx) = (node.clone(), cx.clone());
     // A deletion counts once the new log start is on disk.
-    let work = node.background.spawn_blocking(move || answer(&task_node, &cx, request));
+    let work = node.jobs.run(move || answer(&task_node, &cx, request));
     Reply::later(async move { work.await.unwrap_or_default().into() })
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeLogDirsReq
         return Reply::Now(DescribeLogDirsResponse { error_code, ..Default::default() }.into());
     }
     let task_node = node.clone();
-    let work = node.background.spawn_blocking(move || answer(&task_node, request));
+    let work = node.jobs.run(move || answer(&task_node, request));
     Reply::later(async move { work.await.unwrap_or_default().into() })
 }
 

@@ -251,7 +251,7 @@ fn diverging(partition: &Partition, wanted: &FetchPartition) -> Option<EpochEndO
 
 async fn read_cold(plan: Plan) -> FetchResponse {
     let node = plan.node.clone();
-    match node.background.spawn_blocking(move || plan.read_blocking().into_response()).await {
+    match node.jobs.run(move || plan.read_blocking().into_response()).await {
         Ok(response) => response,
         Err(_) => {
             let error_code = node.error(ErrorCode::UnknownServerError);

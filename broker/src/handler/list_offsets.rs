@@ -51,7 +51,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ListOffsetsRequest
         return Reply::Now(answer(node, cx, request).into());
     }
     let (task_node, cx) = (node.clone(), cx.clone());
-    let work = node.background.spawn_blocking(move || answer(&task_node, &cx, request));
+    let work = node.jobs.run(move || answer(&task_node, &cx, request));
     Reply::later(async move { work.await.unwrap_or_default().into() })
 }
 

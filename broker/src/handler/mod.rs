@@ -25,6 +25,7 @@ pub(crate) mod produce;
 
 use crate::config::Settings;
 use crate::group::GroupCoordinator;
+use crate::jobs::Jobs;
 use crate::log::SliceError;
 use crate::metrics::Metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
@@ -50,7 +51,7 @@ pub(crate) struct Node {
     /// What is answered, for ApiVersions to advertise.
     pub(crate) apis: &'static [Api],
     /// Where work that blocks is handed to.
-    pub(crate) background: tokio::runtime::Handle,
+    pub(crate) jobs: Jobs,
     /// Where clients find this broker; known once it listens.
     pub(crate) advertised: OnceLock<Advertised>,
 }

@@ -51,6 +51,16 @@ impl Partition {
         Durable { partition: Some(self.clone()), mark, waiter: None }
     }
 
+    /// Makes everything up to `mark` durable, for a thread that may wait for the device.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the batch is gone then, or the partition was closed before it was durable.
+    pub fn sync_through(&self, mark: DurableMark) -> Result<(), StorageError> {
+        self.sync()?;
+        let state = self.state.lock();
+        state.outcome(mark).unwrap_or_else(|| Err(state.failure("sync")))
+    }
+
     /// Makes durable what is in the log now, waiting for the device, and tells those who wait. Called by the one that
     /// takes partitions from the flush queue; there is one sync of a partition at a time.
     ///

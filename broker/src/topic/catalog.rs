@@ -56,7 +56,6 @@ pub(crate) struct Catalog {
     pub(super) settings: Settings,
     pub(super) env: PartitionEnv,
     pub(super) data_dir: PathBuf,
-    pub(super) runtime: tokio::runtime::Handle,
     pub(super) log: Arc<Partition>,
     pub(super) fold: Fold<CatalogState>,
 }
@@ -65,6 +64,11 @@ impl Catalog {
     /// Reads the folded state.
     pub(crate) fn state<R>(&self, read: impl FnOnce(&CatalogState) -> R) -> Result<R, TopicError> {
         self.fold.with(read).map_err(TopicError::storage)
+    }
+
+    /// The folded state as text, the same for the same state.
+    pub(crate) fn dump(&self) -> Result<String, TopicError> {
+        self.state(CatalogState::dump)
     }
 
     /// Appends records as one batch, atomically, and waits until they are on disk.
@@ -79,7 +83,7 @@ impl Catalog {
             batch.push(now_ms, Some(key.as_bytes()), value.as_deref(), std::iter::empty());
         }
         let appended = self.log.append(batch.finish(0)).map_err(TopicError::storage)?;
-        self.runtime.block_on(self.log.synced(appended.mark)).map_err(TopicError::storage)
+        self.log.sync_through(appended.mark).map_err(TopicError::storage)
     }
 
     /// Creates topics. With `validate_only` it only says whether it could.
@@ -131,7 +135,7 @@ impl Catalog {
                 partitions += i64::from(count);
                 added.insert(key, name.shared());
                 Ok(CatalogRecord::Topic(
-                    Uuid::new_v4(),
+                    self.env.clock.fresh_id(),
                     TopicEntry { name: topic.name.clone(), partitions: count, configs },
                 ))
             })

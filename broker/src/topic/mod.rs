@@ -1,7 +1,7 @@
 //! Topics: the catalog that says which there are, and the registry through which they are reached.
 //!
-//! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker
-//! thread, one change after the other. Invariant: what a lookup shows is durable. This module knows nothing of
+//! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker,
+//! one change after the other. Invariant: what a lookup shows is durable. This module knows nothing of
 //! requests, groups or connections.
 
 mod catalog;
@@ -28,8 +28,7 @@ use registry::Registry;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -49,7 +48,8 @@ pub(crate) struct Topics {
     registry: Arc<Registry>,
     layers: Arc<ArcSwap<BrokerLayers>>,
     producer_ids: Arc<Mutex<std::ops::Range<i64>>>,
-    worker: Mutex<Option<Worker>>,
+    /// `None` once no more changes are taken.
+    jobs: Mutex<Option<SyncSender<Job>>>,
     env: PartitionEnv,
     data_dir: PathBuf,
     /// What the checkpoints on disk say; held while they are written, so that an older state never replaces a newer.
@@ -59,36 +59,34 @@ pub(crate) struct Topics {
 /// Topic, partition, and what the checkpoints say of it.
 type Checkpointed = (Arc<str>, i32, Positions);
 
-struct Worker {
-    jobs: SyncSender<Job>,
-    thread: JoinHandle<()>,
+/// Carries out the changes of the catalog, in the order in which they came.
+pub(crate) struct CatalogWorker {
+    catalog: Catalog,
+    queue: Receiver<Job>,
 }
 
-impl std::fmt::Debug for Worker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("thread", &self.thread).finish_non_exhaustive()
+impl CatalogWorker {
+    /// Carries out changes until no more are taken and none is left.
+    pub(crate) fn run(self) {
+        for job in self.queue {
+            job(&self.catalog);
+        }
     }
 }
 
 impl Topics {
-    fn start(catalog: Catalog) -> std::io::Result<Self> {
+    fn new(catalog: Catalog) -> (Self, CatalogWorker) {
         let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
         let topics = Self {
             registry: catalog.registry.clone(),
             layers: catalog.layers.clone(),
             producer_ids: catalog.producer_ids.clone(),
-            worker: Mutex::new(None),
+            jobs: Mutex::new(Some(jobs)),
             env: catalog.env.clone(),
             data_dir: catalog.data_dir.clone(),
             checkpointed: Mutex::default(),
         };
-        let thread = std::thread::Builder::new().name("kappa-catalog".into()).spawn(move || {
-            for job in queue {
-                job(&catalog);
-            }
-        })?;
-        *topics.worker.lock() = Some(Worker { jobs, thread });
-        Ok(topics)
+        (topics, CatalogWorker { catalog, queue })
     }
 
     /// The topic of this name.
@@ -147,8 +145,8 @@ impl Topics {
     }
 
     fn enqueue(&self, job: Job) -> Result<(), TopicError> {
-        let worker = self.worker.lock();
-        let jobs = &worker.as_ref().ok_or(TopicError::Stopping)?.jobs;
+        let jobs = self.jobs.lock();
+        let jobs = jobs.as_ref().ok_or(TopicError::Stopping)?;
         jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => TopicError::Busy,
             TrySendError::Disconnected(_) => TopicError::Stopping,
@@ -180,7 +178,7 @@ impl Topics {
     pub(crate) fn dump(&self) -> Result<String, TopicError> {
         let (answer, answered) = std::sync::mpsc::channel();
         self.enqueue(Box::new(move |catalog| {
-            let _ = answer.send(catalog.state(state::CatalogState::dump));
+            let _ = answer.send(catalog.dump());
         }))?;
         answered.recv().map_err(|_| TopicError::Stopping)?
     }
@@ -190,14 +188,14 @@ impl Topics {
         self.producer_ids.lock().next()
     }
 
-    /// Ends the worker after the changes that are in line, closes every partition, and leaves the checkpoints and,
-    /// if all closed well, the clean marker behind. Blocks on the disk.
+    /// Takes no more changes: the worker ends after those that are in line.
+    pub(crate) fn end_changes(&self) {
+        *self.jobs.lock() = None;
+    }
+
+    /// Closes every partition, and leaves the checkpoints and, if all closed well, the clean marker behind. The worker
+    /// must have ended. Blocks on the disk.
     pub(crate) fn close(&self) -> Result<(), TopicError> {
-        let Some(Worker { jobs, thread }) = self.worker.lock().take() else { return Ok(()) };
-        drop(jobs);
-        if thread.join().is_err() {
-            tracing::error!("the catalog's worker panicked");
-        }
         let mut failed = None;
         for topic in self.all() {
             for partition in topic.partitions().iter() {

@@ -8,7 +8,7 @@ use super::partition_config::partition_config;
 use super::record::TopicEntry;
 use super::registry::{Partitions, Registry, Topic};
 use super::state::{CatalogError, CatalogState};
-use super::{CATALOG_TOPIC, Topics};
+use super::{CATALOG_TOPIC, CatalogWorker, Topics};
 use crate::config::{BrokerLayers, Overrides, Settings};
 use crate::log::{Checkpoints, StorageError, directory_topic_id};
 use crate::partition::{Fold, FoldError, Partition, PartitionEnv};
@@ -61,7 +61,7 @@ impl From<FoldError<CatalogError>> for OpenError {
 }
 
 impl Topics {
-    /// Opens every topic of `data_dir` and starts the catalog's worker. Blocks on the disk.
+    /// Opens every topic of `data_dir`. Nothing is changed until the worker runs. Blocks on the disk.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing is served then.
@@ -70,8 +70,7 @@ impl Topics {
         data_dir: &Path,
         fixed: &Overrides,
         settings: &Settings,
-        runtime: tokio::runtime::Handle,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<(Self, CatalogWorker), OpenError> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| OpenError::Disk { path, source }
@@ -106,11 +105,10 @@ impl Topics {
             settings: settings.clone(),
             env: env.clone(),
             data_dir: data_dir.to_path_buf(),
-            runtime,
             log,
             fold,
         };
-        Topics::start(catalog).map_err(at(data_dir))
+        Ok(Topics::new(catalog))
     }
 }
 

@@ -19,7 +19,8 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: JoinGroupRequest) 
         return Reply::Now(failed(code, request.member_id, version).into());
     }
     let (group, member_id) = (request.group_id.clone(), request.member_id.clone());
-    let waiting = node.groups.join(&group, join(cx, request));
+    let fresh = node.topics.env().clock.fresh_id();
+    let waiting = node.groups.join(&group, join(cx, request, fresh));
     reply(waiting, move |answer| match answer {
         Ok(joined) => succeeded(joined).into(),
         Err(error) => {
@@ -33,12 +34,12 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: JoinGroupRequest) 
     })
 }
 
-fn join(cx: &Context, request: JoinGroupRequest) -> JoinGroup {
+fn join(cx: &Context, request: JoinGroupRequest, fresh: Uuid) -> JoinGroup {
     let client_id = cx.client_id.as_deref().unwrap_or_default();
     let joiner = if request.member_id.is_empty() {
         let name = request.group_instance_id.as_deref().unwrap_or(client_id);
         let name = name.get(..name.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or_default();
-        Joiner::New { member_id: format!("{name}-{}", Uuid::new_v4()), must_return: cx.version >= 4 }
+        Joiner::New { member_id: format!("{name}-{fresh}"), must_return: cx.version >= 4 }
     } else {
         Joiner::Known(request.member_id)
     };
