@@ -125,3 +125,6 @@ pub(crate) fn is_too_dirty(of_partition: u64, of_all: u64) -> bool {
     of_partition >= DIRTY_BYTES_OF_PARTITION_MAX
         || (of_all >= DIRTY_BYTES_MAX && of_partition >= DIRTY_BYTES_OF_PARTITION_MIN)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Rounds over several partitions on a simulated disk, with every call that a round makes failing in turn.
+
+use super::*;
+use crate::clock::Clock;
+use crate::disk::{Disk, Fault, Operation, SimulatedDisk};
+use crate::journal::{Journal, JournalConfig};
+use crate::log::Opening;
+use crate::partition::{Durable, IsolationLevel, Partition, PartitionConfig, PartitionEnv, ReadRequest};
+use bytes::Bytes;
+use kappa_protocol::record::{BatchBuilder, BatchOptions};
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use uuid::Uuid;
+
+const NOW_MS: i64 = 1_700_000_000_000;
+const JOURNAL: JournalConfig =
+    JournalConfig { file_bytes: 64 * 1024, files_max: 2, piece_bytes_max: 4000, misses_before_first: 0 };
+
+struct House {
+    disk: SimulatedDisk,
+    env: PartitionEnv,
+    partitions: Vec<Arc<Partition>>,
+}
+
+impl House {
+    fn new(count: i32) -> Self {
+        let disk = SimulatedDisk::new(3);
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let house = Self::open(disk, count);
+        // The first round finds no file and has one made.
+        house.partitions[0].append(batch(0)).unwrap();
+        house.env.flush.run_due();
+        house
+    }
+
+    fn open(disk: SimulatedDisk, count: i32) -> Self {
+        let (shared, clock): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Clock::manual(NOW_MS));
+        let (journal, pieces) = Journal::open(shared.clone(), Path::new("/data"), JOURNAL).unwrap();
+        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+        let env = PartitionEnv { disk: shared, clock, flush };
+        let partitions = (0..count).map(|index| open(&env, index)).collect();
+        env.flush.begin().unwrap();
+        Self { disk, env, partitions }
+    }
+
+    fn append_to_all(&self, number: usize) -> Vec<Durable> {
+        let append = |partition: &Arc<Partition>| {
+            let appended = partition.append(batch(number)).unwrap();
+            partition.durable(appended.mark)
+        };
+        self.partitions.iter().map(append).collect()
+    }
+
+    fn fail(&self, operation: Operation, path_contains: &str, times: u32) {
+        let path_contains = path_contains.to_owned();
+        self.disk.inject(Fault { operation, path_contains, after: 0, times, error: io::ErrorKind::Other });
+    }
+
+    fn after_power_cut(self) -> Self {
+        let count = self.partitions.len() as i32;
+        Self::open(self.disk.power_cut(), count)
+    }
+}
+
+fn open(env: &PartitionEnv, index: i32) -> Arc<Partition> {
+    let directory = format!("/data/t-{index}").into();
+    let id = Some(Uuid::from_u128(5));
+    Partition::open(env, directory, id, PartitionConfig::default(), Opening::default()).unwrap().0
+}
+
+fn batch(number: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(NOW_MS, None, Some(format!("number {number}").as_bytes()), std::iter::empty());
+    builder.finish(0)
+}
+
+fn outcome(durable: &mut Durable) -> Option<bool> {
+    match Pin::new(durable).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => Some(outcome.is_ok()),
+        Poll::Pending => None,
+    }
+}
+
+fn outcomes(waiting: &mut [Durable]) -> Vec<Option<bool>> {
+    waiting.iter_mut().map(outcome).collect()
+}
+
+/// The batches from an offset on, behind base offset and epoch.
+fn stored(partition: &Partition, offset: i64) -> Vec<u8> {
+    let isolation = IsolationLevel::ReadUncommitted;
+    let request = ReadRequest { offset, max_bytes: 1 << 20, at_least_one: true, isolation };
+    partition.read(request).unwrap().records.to_vec()
+}
+
+#[test]
+fn one_write_makes_all_partitions_durable_and_a_power_cut_finds_them() {
+    let house = House::new(50);
+    let before = house.env.flush.stats();
+    let mut waiting = house.append_to_all(1);
+    assert_eq!(house.env.flush.run_due(), 50);
+    let after = house.env.flush.stats();
+    assert_eq!((after.commits - before.commits, after.syncs - before.syncs), (1, 0));
+    assert_eq!(outcomes(&mut waiting), vec![Some(true); 50]);
+    let house = house.after_power_cut();
+    for (index, partition) in house.partitions.iter().enumerate() {
+        let offsets = partition.offsets();
+        assert_eq!(offsets.high_watermark, if index == 0 { 2 } else { 1 }, "partition {index}");
+        assert_eq!(stored(partition, offsets.high_watermark - 1)[17..], batch(1)[17..], "partition {index}");
+    }
+}
+
+#[test]
+fn a_partition_with_much_is_synced_by_itself() {
+    let house = House::new(2);
+    let before = house.env.flush.stats();
+    for number in 0..60 {
+        house.partitions[0].append(batch(number)).unwrap();
+    }
+    house.partitions[1].append(batch(1)).unwrap();
+    house.env.flush.run_due();
+    let after = house.env.flush.stats();
+    assert_eq!((after.commits - before.commits, after.syncs - before.syncs), (1, 1));
+}
+
+#[test]
+fn a_commit_that_fails_is_answered_cut_off_and_never_comes_back() {
+    for (operation, times) in [(Operation::Write, 1), (Operation::SyncData, 1), (Operation::SyncData, 3)] {
+        let house = House::new(3);
+        house.fail(operation, "journal", times);
+        let mut waiting = house.append_to_all(1);
+        house.env.flush.run_due();
+        assert_eq!(outcomes(&mut waiting), [Some(false); 3], "{operation:?}");
+        // While it is not sure that the frame is gone, nobody appends in its place.
+        if times > 1 {
+            house.env.clock.advance(1000);
+            assert!(house.partitions.iter().all(|partition| partition.append(batch(2)).is_err()));
+        }
+        house.env.flush.run_due();
+        house.env.flush.run_due();
+        house.env.clock.advance(1000);
+        let mut waiting = house.append_to_all(3);
+        house.env.flush.run_due();
+        assert_eq!(outcomes(&mut waiting), [Some(true); 3], "{operation:?} {times}");
+        let house = house.after_power_cut();
+        for (index, partition) in house.partitions.iter().enumerate() {
+            let end = if index == 0 { 2 } else { 1 };
+            assert_eq!(partition.offsets().log_end, end, "{operation:?} {times}, partition {index}");
+            assert_eq!(stored(partition, end - 1)[17..], batch(3)[17..]);
+        }
+    }
+}
+
+#[test]
+fn a_sync_that_fails_takes_nothing_that_the_journal_has() {
+    let house = House::new(2);
+    let mut waiting = house.append_to_all(1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true); 2]);
+    // The kernel drops what it could not write: only the journal has it for sure.
+    house.fail(Operation::SyncData, "t-1", 1);
+    assert!(house.partitions[1].sync().is_err());
+    assert_eq!(house.partitions[1].offsets().high_watermark, 1);
+    house.env.clock.advance(1000);
+    house.env.flush.run_due();
+    house.env.clock.advance(1000);
+    let appended = house.partitions[1].append(batch(2)).unwrap();
+    assert_eq!(appended.base_offset, 1);
+    house.partitions[1].sync().unwrap();
+    // With the journal written over, the segments alone must have it.
+    house.env.flush.begin().unwrap();
+    let house = house.after_power_cut();
+    assert_eq!(house.partitions[1].offsets().log_end, 2);
+    assert_eq!(stored(&house.partitions[1], 0)[17..batch(1).len()], batch(1)[17..]);
+}
+
+#[test]
+fn full_journal_files_are_freed_by_one_sync_of_the_file_system() {
+    let house = House::new(40);
+    for number in 0..40 {
+        let mut waiting = house.append_to_all(number);
+        house.env.flush.run_due();
+        assert_eq!(outcomes(&mut waiting), vec![Some(true); 40], "round {number}");
+    }
+    let stats = house.env.flush.stats();
+    assert!(stats.commits >= 30, "{stats:?}");
+    let house = house.after_power_cut();
+    assert!(house.partitions[1..].iter().all(|partition| partition.offsets().log_end == 40));
+}
+
+#[test]
+fn a_deleted_partition_does_not_hold_the_journal() {
+    let house = House::new(2);
+    house.append_to_all(1);
+    house.env.flush.run_due();
+    house.partitions[1].delete("gone").unwrap();
+    for number in 0..200 {
+        house.partitions[0].append(batch(number)).unwrap();
+        house.env.flush.run_due();
+    }
+    assert_eq!(house.partitions[0].offsets().high_watermark, 202);
+    let house = House::open(house.disk.power_cut(), 1);
+    assert_eq!(house.partitions[0].offsets().log_end, 202);
+}
