@@ -27,7 +27,7 @@ pub(crate) struct RecordOut<'a> {
 
 #[derive(Serialize)]
 struct HeaderOut<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value_hex: Option<String>,
     value: Option<&'a str>,

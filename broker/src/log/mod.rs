@@ -1,7 +1,7 @@
 //! The log of one partition: batches in segment files, in Kafka's directory and file formats.
 //!
 //! A [`Log`] appends, rolls, reads, truncates, deletes and recovers, over a [`crate::disk::Disk`] and nothing else.
-//! Invariants: batches are stored as they came but for base offset and leader epoch; offsets ascend; the log is
+//! Invariants: batches are stored as they are given but for base offset and leader epoch; offsets ascend; the log is
 //! authoritative and its indexes are caches; nothing in a segment counts as synced until the segments before it and
 //! the names of all their files are. A log is used under its owner's lock, but what may wait for the disk is handed out
 //! as a value to be run without it: [`ReadPlan`], [`TimestampSearch`], [`DeletionSearch`], [`SyncJob`],

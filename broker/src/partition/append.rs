@@ -1,7 +1,8 @@
 //! Appending: everything that decides whether a batch is stored, and the one place where it is.
 //!
 //! Invariant: offsets, indexes, producers and the flush queue follow every stored batch under the same lock, so that
-//! when [`Partition::append`] returns, later calls see all of it.
+//! when [`Partition::append`] returns, later calls see all of it. The largest timestamp in the header of a stored batch is
+//! that of its records, whatever its producer said: indexes, lookups and retention go by headers.
 
 use super::durability::DurableMark;
 use super::offsets::Advance;
@@ -9,7 +10,8 @@ use super::producers::Sequenced;
 use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers, snapshot};
 use crate::flush::{FlushMode, is_too_dirty};
 use bytes::Bytes;
-use kappa_protocol::record::{Batch, TimestampType, crc32c};
+use kappa_protocol::limits::BATCH_DECOMPRESSED_BYTES_MAX;
+use kappa_protocol::record::{Batch, TimestampRange, TimestampType};
 
 /// Time after a failure of the disk in which appends are refused without trying, in ms.
 pub(super) const RETRY_AFTER_MS: i64 = 200;
@@ -47,6 +49,7 @@ impl Partition {
     /// [`AppendError`]; nothing was stored then, except by an earlier try of which this is the duplicate.
     pub fn append(&self, batch: Bytes) -> Result<Appended, AppendError> {
         let view = Batch::produced(&batch)?;
+        let timestamps = view.timestamps(BATCH_DECOMPRESSED_BYTES_MAX)?;
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
@@ -56,8 +59,8 @@ impl Partition {
         if state.is_closed {
             return Err(AppendError::Closed);
         }
-        let restamped = check_config(&view, &state.config, now_ms)?;
-        let stored = match &restamped {
+        let corrected = check_config(&view, timestamps, &state.config, now_ms)?;
+        let stored = match &corrected {
             Some(bytes) => Batch::produced(bytes)?,
             None => view,
         };
@@ -69,7 +72,6 @@ impl Partition {
                 return Err(error);
             }
         };
-        let log_append_time = restamped.is_some().then_some(now_ms);
         let mut flush = Flush::No;
         if !appended.is_duplicate {
             let dirty_bytes = self.env.flush.count_dirty(stored.size() as u64);
@@ -86,7 +88,7 @@ impl Partition {
                 }
             }
         }
-        Ok(Appended { log_append_time, ..appended })
+        Ok(appended)
     }
 }
 
@@ -104,7 +106,8 @@ impl State {
             return Ok(Appended {
                 base_offset: stamp.base_offset(),
                 next_offset,
-                log_append_time: None,
+                // All records of the batch had the time at which it was appended.
+                log_append_time: self.log_append_time(stamp.timestamp),
                 log_start,
                 is_duplicate: true,
                 mark: DurableMark { next_offset, cuts: self.cuts.len() },
@@ -130,7 +133,13 @@ impl State {
             self.make_safe(self.log.end(), wakers);
         }
         let mark = DurableMark { next_offset, cuts: self.cuts.len() };
-        Ok(Appended { base_offset, next_offset, log_append_time: None, log_start, is_duplicate: false, mark })
+        let log_append_time = self.log_append_time(batch.max_timestamp());
+        Ok(Appended { base_offset, next_offset, log_append_time, log_start, is_duplicate: false, mark })
+    }
+
+    /// What the answer says of the largest timestamp of a batch: nothing where it is its producer's.
+    fn log_append_time(&self, max_timestamp: i64) -> Option<i64> {
+        (self.config.timestamp_type == TimestampType::LogAppendTime).then_some(max_timestamp)
     }
 
     fn write(&mut self, batch: &Batch<'_>, now_ms: i64) -> Result<i64, crate::log::StorageError> {
@@ -180,9 +189,11 @@ impl State {
     }
 }
 
-/// Checks a batch against the topic's settings. Returns it with the broker's time in it if they ask for that.
+/// Checks a batch, whose records have these timestamps, against the topic's settings. Returns it with the broker's time
+/// in it if they ask for that, or with the largest timestamp of its records if its header says another.
 fn check_config(
     batch: &Batch<'_>,
+    timestamps: TimestampRange,
     config: &PartitionConfig,
     now_ms: i64,
 ) -> Result<Option<Vec<u8>>, AppendError> {
@@ -195,30 +206,20 @@ fn check_config(
         return Err(AppendError::LargerThanSegment { size, segment_bytes });
     }
     if config.timestamp_type == TimestampType::LogAppendTime {
-        return Ok(Some(restamp(batch, now_ms)));
+        // Offset and epoch are given when it is written.
+        let header = batch.header_with_append_time(batch.base_offset(), batch.leader_epoch(), now_ms);
+        return Ok(Some([&header, batch.body()].concat()));
     }
     if batch.timestamp_type() == TimestampType::LogAppendTime {
         return Err(AppendError::TimestampType);
     }
-    // The header has the first and the largest timestamp; the records are not looked into for the others.
-    for timestamp in [batch.base_timestamp(), batch.max_timestamp()] {
-        let is_early = now_ms.saturating_sub(timestamp) > config.timestamp_before_max_ms;
-        let is_late = timestamp.saturating_sub(now_ms) > config.timestamp_after_max_ms;
-        if timestamp >= 0 && (is_early || is_late) {
-            return Err(AppendError::Timestamp { timestamp, now_ms });
-        }
+    let TimestampRange { earliest, latest } = timestamps;
+    if now_ms.saturating_sub(earliest) > config.timestamp_before_max_ms {
+        return Err(AppendError::Timestamp { timestamp: earliest, now_ms });
     }
-    Ok(None)
-}
-
-/// A copy of the batch with `now_ms` as the timestamp of all its records.
-#[expect(clippy::indexing_slicing, reason = "a checked batch has a whole header")]
-fn restamp(batch: &Batch<'_>, now_ms: i64) -> Vec<u8> {
-    const LOG_APPEND_TIME: i16 = 0x08;
-    let mut bytes = batch.bytes().to_vec();
-    bytes[21..23].copy_from_slice(&(batch.attributes() | LOG_APPEND_TIME).to_be_bytes());
-    bytes[35..43].copy_from_slice(&now_ms.to_be_bytes());
-    let crc = crc32c(&bytes[21..]);
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes
+    if latest.saturating_sub(now_ms) > config.timestamp_after_max_ms {
+        return Err(AppendError::Timestamp { timestamp: latest, now_ms });
+    }
+    let is_right = batch.max_timestamp() == latest;
+    Ok((!is_right).then(|| [&batch.header_with_max_timestamp(latest), batch.body()].concat()))
 }

@@ -11,7 +11,7 @@
 //! are sane. What else holds is said by the constructor used. Records are not looked at here.
 
 use super::{
-    Compression, DecompressError, ProducerStamp, RecordBody, TimestampType,
+    Compression, DecompressError, ProducerStamp, RecordBody, RecordError, TimestampType,
     checksum::{crc32c, crc32c_of_two},
 };
 
@@ -103,6 +103,9 @@ pub enum BatchError {
     /// The records could not be decompressed.
     #[error(transparent)]
     Decompress(#[from] DecompressError),
+    /// The bytes behind the header are not the records that it counts.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// One record batch in borrowed bytes.
@@ -369,6 +372,13 @@ impl<'a> Batch<'a> {
         put(&mut header, 12, leader_epoch.to_be_bytes());
         put(&mut header, 21, (self.attributes() | LOG_APPEND_TIME_BIT).to_be_bytes());
         put(&mut header, 35, append_time.to_be_bytes());
+        self.sealed(header)
+    }
+
+    /// The header of the same batch with another largest timestamp, in ms, and the checksum made anew.
+    pub fn header_with_max_timestamp(&self, max_timestamp: i64) -> [u8; BATCH_HEADER_LEN] {
+        let mut header = *self.header;
+        put(&mut header, 35, max_timestamp.to_be_bytes());
         self.sealed(header)
     }
 

@@ -5,6 +5,8 @@
 //! Invariant: offsets strictly increase and stay within the batch, there are as many records as the
 //! batch says, and they use up its bytes exactly; the first violation ends the iteration.
 
+use std::borrow::Cow;
+
 use super::{
     Batch, TimestampType,
     varint::{VarintError, read_varint, read_varlong},
@@ -71,9 +73,6 @@ pub enum RecordFault {
         /// Last offset delta of the batch.
         last: i32,
     },
-    /// A header name that is not UTF-8.
-    #[error("header name is not UTF-8")]
-    HeaderName,
     /// Bytes that belong to no field of the record, or to no record of the batch.
     #[error("{extra} bytes too many")]
     TrailingBytes {
@@ -178,6 +177,9 @@ impl<'a> Iterator for RecordIter<'a> {
 impl std::iter::FusedIterator for RecordIter<'_> {}
 
 /// The headers of a record: pairs of name and value, names may repeat.
+///
+/// A name may be any bytes. Iteration shows what is not UTF-8 by replacement characters, as Kafka's own clients do;
+/// [`Headers::raw`] gives the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Headers<'a> {
     /// Encoded headers, checked when the record was read.
@@ -207,16 +209,26 @@ impl<'a> Headers<'a> {
     /// The value of the last header called `name`, as Kafka's `lastHeader`: outer `None` if there is
     /// no such header, inner if its value is null.
     pub fn last_value(&self, name: &str) -> Option<Option<&'a [u8]>> {
-        self.filter(|(header, _)| *header == name).last().map(|(_, value)| value)
+        self.raw().filter(|(header, _)| *header == name.as_bytes()).last().map(|(_, value)| value)
+    }
+
+    /// The headers with the bytes of their names.
+    pub fn raw(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+        let mut headers = self;
+        std::iter::from_fn(move || headers.next_raw())
+    }
+
+    fn next_raw(&mut self) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        read_header(&mut self.bytes).ok()
     }
 }
 
 impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a str, Option<&'a [u8]>);
+    type Item = (Cow<'a, str>, Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.remaining = self.remaining.checked_sub(1)?;
-        read_header(&mut self.bytes).ok()
+        self.next_raw().map(|(name, value)| (String::from_utf8_lossy(name), value))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -226,9 +238,8 @@ impl<'a> Iterator for Headers<'a> {
 
 impl ExactSizeIterator for Headers<'_> {}
 
-fn read_header<'a>(input: &mut &'a [u8]) -> Result<(&'a str, Option<&'a [u8]>), RecordFault> {
-    let name = std::str::from_utf8(read_bytes(input)?).map_err(|_| RecordFault::HeaderName)?;
-    Ok((name, read_nullable_bytes(input)?))
+fn read_header<'a>(input: &mut &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>), RecordFault> {
+    Ok((read_bytes(input)?, read_nullable_bytes(input)?))
 }
 
 #[inline]

@@ -29,8 +29,8 @@ mod compression;
 mod decoded;
 mod iter;
 mod murmur2;
-
 mod snappy;
+mod timestamps;
 pub mod varint;
 
 pub use batch::{BATCH_HEADER_LEN, Batch, BatchError, patched_prefix};
@@ -40,6 +40,7 @@ pub use compression::{Compression, DecompressError, UnknownCodec};
 pub use decoded::{DecodedBatch, RecordBody};
 pub use iter::{Headers, Record, RecordError, RecordFault, RecordIter};
 pub use murmur2::{murmur2, partition_for_key};
+pub use timestamps::TimestampRange;
 
 /// Whose clock the timestamps of a batch are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

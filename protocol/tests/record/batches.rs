@@ -27,7 +27,7 @@ impl Plain {
             timestamp: record.timestamp,
             key: owned(record.key),
             value: owned(record.value),
-            headers: record.headers.map(|(name, value)| (name.to_owned(), owned(value))).collect(),
+            headers: record.headers.map(|(name, value)| (name.into_owned(), owned(value))).collect(),
         }
     }
 

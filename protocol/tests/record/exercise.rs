@@ -37,10 +37,21 @@ fn view(input: &[u8]) {
         if let Ok(body) = batch.decode(LIMIT) {
             assert!(body.bytes().len() <= LIMIT.max(batch.size()));
             if let Ok(records) = body.iter().collect::<Result<Vec<_>, _>>() {
+                timestamps(&batch, &records);
                 build_again(&batch, &records);
             }
         }
         rest = behind;
+    }
+}
+
+/// Reading timestamps alone gives what reading all of the records does.
+fn timestamps(batch: &Batch<'_>, records: &[Record<'_>]) {
+    let range = batch.timestamps(LIMIT).expect("its records are whole");
+    if batch.timestamp_type() == TimestampType::CreateTime {
+        let own = || records.iter().map(|record| record.timestamp).filter(|timestamp| *timestamp != -1);
+        assert_eq!(range.earliest, own().min().unwrap_or(i64::MAX));
+        assert_eq!(range.latest, own().max().unwrap_or(-1).max(-1));
     }
 }
 
@@ -54,12 +65,16 @@ fn build_again(batch: &Batch<'_>, records: &[Record<'_>]) {
     for record in records {
         let delta = (record.offset - batch.base_offset()) as i32;
         let headers: Vec<_> = record.headers.collect();
-        builder.push_at(delta, record.timestamp, record.key, record.value, headers.iter().copied());
+        let headers = headers.iter().map(|(name, value)| (&**name, *value));
+        builder.push_at(delta, record.timestamp, record.key, record.value, headers);
     }
     builder.span(batch.last_offset_delta(), batch.max_timestamp());
     let built = builder.finish(batch.base_offset());
     let (again, rest) = Batch::stored(&built).expect("built batches are valid");
     assert!(rest.is_empty());
     let body = again.decode(LIMIT).expect("not compressed");
-    assert!(body.iter().eq(records.iter().map(|record| Ok(*record))));
+    // Only a name that is not UTF-8 comes back as another one.
+    let kept =
+        records.iter().all(|record| record.headers.raw().all(|(name, _)| str::from_utf8(name).is_ok()));
+    assert!(!kept || body.iter().eq(records.iter().map(|record| Ok(*record))));
 }

@@ -175,7 +175,13 @@ fn build_again(batch: &Batch<'_>) -> Vec<u8> {
         let headers: Vec<_> = record.headers.collect();
         let delta = (record.offset - batch.base_offset()) as i32;
         let before = builder.estimated_size();
-        builder.push_at(delta, record.timestamp, record.key, record.value, headers.iter().copied());
+        builder.push_at(
+            delta,
+            record.timestamp,
+            record.key,
+            record.value,
+            headers.iter().map(|(name, value)| (&**name, *value)),
+        );
         assert!(builder.estimated_size() > before);
     }
     builder.span(batch.last_offset_delta(), batch.max_timestamp());

@@ -204,9 +204,7 @@ fn fault_of(count: usize, body: &[u8]) -> Option<RecordError> {
 
 #[test]
 fn malformed_record_is_named_with_its_index_and_fault() {
-    use RecordFault::{
-        HeaderName, NegativeLength, OffsetBeyondBatch, OffsetOrder, TrailingBytes, Truncated, Varint,
-    };
+    use RecordFault::{NegativeLength, OffsetBeyondBatch, OffsetOrder, TrailingBytes, Truncated, Varint};
     // Length 6: attributes, timestamp delta, offset delta, null key, null value, no headers.
     const FIRST: [u8; 7] = [12, 0, 0, 0, 1, 1, 0];
     const SECOND: [u8; 7] = [12, 0, 0, 2, 1, 1, 0];
@@ -225,7 +223,6 @@ fn malformed_record_is_named_with_its_index_and_fault() {
         (0, vec![12, 0, 0, 0, 3, 1, 0], NegativeLength { length: -2 }),
         (0, vec![12, 0, 0, 0, 1, 1, 1], NegativeLength { length: -1 }),
         (0, vec![12, 0, 0, 0, 8, 1, 0], Truncated { needed: 4, available: 2 }),
-        (0, vec![18, 0, 0, 0, 1, 1, 2, 2, 0xff, 1], HeaderName),
         (0, vec![16, 0, 0, 0, 1, 1, 2, 1, 1], NegativeLength { length: -1 }),
         (0, vec![12, 0, 0, 0, 1, 1, 2], Varint(varint::VarintError::Truncated)),
     ];

@@ -165,6 +165,24 @@ fn batch_without_an_offset_cannot_be_built() {
 }
 
 #[test]
+fn a_header_name_may_be_any_bytes() {
+    // kcat -H $'caf\xe9=1': length, attributes, deltas, null key and value, one header.
+    let records = [&[26, 0, 0, 0, 1, 1, 2, 8][..], b"caf\xe9", &[2, b'1']].concat();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(0, None, None, []);
+    let mut bytes = builder.finish(0)[..61].to_vec();
+    bytes.extend_from_slice(&records);
+    let length = (bytes.len() - 12) as i32;
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = kappa_protocol::record::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    let batch = DecodedBatch::decode(bytes.into(), 0).unwrap();
+    let headers = batch.records().next().unwrap().unwrap().headers;
+    assert_eq!(headers.collect::<Vec<_>>(), [("caf\u{fffd}".into(), Some(&b"1"[..]))]);
+    assert_eq!(headers.raw().collect::<Vec<_>>(), [(&b"caf\xe9"[..], Some(&b"1"[..]))]);
+}
+
+#[test]
 fn last_of_the_headers_with_a_name_wins() {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     builder.push(0, None, None, [("a", Some(&b"1"[..])), ("b", None), ("a", Some(&b"2"[..]))]);

@@ -58,8 +58,9 @@ impl InputBatch {
         let mut records = Vec::with_capacity(if header.is_control() { 0 } else { most });
         for record in batch.records().take(if header.is_control() { 0 } else { usize::MAX }) {
             let record = record?;
-            let headers = record.headers.filter(|(key, _)| *key != ORIGIN_HEADER).map(|(key, value)| {
-                Header { key: Arc::from(key), value: value.map(|value| batch.slice(value)) }
+            let headers = record.headers.filter(|(key, _)| key != ORIGIN_HEADER).map(|(key, value)| Header {
+                key: Arc::from(key),
+                value: value.map(|value| batch.slice(value)),
             });
             records.push(InputRecord {
                 offset: record.offset,
