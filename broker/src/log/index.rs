@@ -176,6 +176,13 @@ pub(super) fn floor_time(times: &[u8], timestamp: i64) -> Option<TimeEntry> {
     entries.get(after.checked_sub(1)?).map(time_entry)
 }
 
+/// The last entry whose offset is before `relative_offset`.
+pub(super) fn last_time_before(times: &[u8], relative_offset: u32) -> Option<TimeEntry> {
+    let (entries, _) = times.as_chunks::<TIME_ENTRY>();
+    let after = entries.partition_point(|entry| time_entry(entry).relative_offset < relative_offset);
+    entries.get(after.checked_sub(1)?).map(time_entry)
+}
+
 pub(super) fn last_offset_entry(offsets: &[u8]) -> Option<OffsetEntry> {
     offsets.as_chunks::<OFFSET_ENTRY>().0.last().map(offset_entry)
 }

@@ -7,6 +7,8 @@ use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use proptest::prelude::*;
 use std::io;
 
+mod timestamps;
+
 const NOW_MS: i64 = 1_000_000;
 
 fn batch(count: usize, value_len: usize, timestamp: i64) -> Bytes {
