@@ -18,14 +18,14 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 impl FlushQueue {
     /// Commits partitions. Returns how many were; the others are handed on to be synced.
-    pub(super) fn commit(&self, partitions: Vec<Arc<Partition>>) -> usize {
+    pub(super) fn commit(&self, partitions: &[Arc<Partition>]) -> usize {
         let Some(journal) = self.journal.as_ref() else {
-            self.push_direct(partitions);
+            self.push_direct(partitions.iter().cloned());
             return 0;
         };
         self.unblock(journal);
         let mut frame = Frame::new();
-        let (mut committed, mut rest) = (0, &*partitions);
+        let (mut committed, mut rest) = (0, partitions);
         while !rest.is_empty() {
             let (done, after) = self.commit_some(journal, &mut frame, rest);
             committed += done;

@@ -11,6 +11,7 @@ use crate::partition::Partition;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -140,7 +141,7 @@ impl FlushQueue {
         let mut done = 0;
         loop {
             let due = self.waiting.lock().take_now();
-            done += self.commit(due);
+            done += self.commit(&due);
             let mut synced = 0;
             while let Some(partition) = self.take_sync() {
                 self.sync(&partition);
@@ -199,8 +200,10 @@ impl FlushQueue {
 
     /// Syncs a partition that was taken.
     pub(super) fn sync(&self, partition: &Arc<Partition>) {
-        if let Err(error) = partition.sync() {
-            tracing::error!(%error, cause = %error.source, "cannot sync a partition");
+        // A partition that was panicked over is fenced; the others still have to be synced.
+        match catch_unwind(AssertUnwindSafe(|| partition.sync())) {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => tracing::error!(%error, cause = %error.source, "cannot sync a partition"),
         }
         self.waiting.lock().taken.retain(|taken| !Arc::ptr_eq(taken, partition));
         self.upkeep.notify_one();

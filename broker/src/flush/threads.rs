@@ -4,6 +4,7 @@ use super::FlushQueue;
 use super::commit::RETRY_AFTER;
 use crate::partition::Partition;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,7 +37,11 @@ impl FlushQueue {
             if due.is_empty() {
                 return;
             }
-            self.commit(due);
+            // Those that were panicked over are fenced; the others are synced instead.
+            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&due)));
+            if committed.is_err() {
+                self.push_direct(due);
+            }
         }
     }
 
@@ -80,7 +85,8 @@ impl FlushQueue {
                     }
                 }
             }
-            self.look_after_journal();
+            // It was reported by the panic hook; what was not done is asked for again.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.look_after_journal()));
         }
     }
 }

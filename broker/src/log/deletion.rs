@@ -5,6 +5,7 @@
 
 use super::files::{DELETED, Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX, TRANSACTION_INDEX};
 use super::index::NO_TIMESTAMP;
+use super::leader_epoch::LeaderEpochs;
 use super::segment::SealedSegment;
 use super::{Log, LogConfig, RetentionBounds, SegmentFacts, StorageError, plan_retention};
 use crate::disk::Disk;
@@ -13,10 +14,27 @@ use std::sync::Arc;
 
 /// A renamed file, to be removed when its time comes.
 #[derive(Debug)]
-pub(super) struct Doomed {
+pub struct Doomed {
     due_ms: i64,
     path: PathBuf,
 }
+
+/// A deletion that the log knows of and the disk does not yet.
+#[derive(Debug)]
+pub struct DeletionJob {
+    files: Arc<Files>,
+    epochs: LeaderEpochs,
+    /// Held until the job is done: closing the last handle of a file may wait for the disk.
+    segments: Vec<Arc<SealedSegment>>,
+    /// Files to rename, the last one first.
+    paths: Vec<PathBuf>,
+    due_ms: i64,
+    doomed: Vec<Doomed>,
+}
+
+/// Sealed segments, of which the unread ones are to be closed.
+#[derive(Debug)]
+pub struct IdleSegments(Arc<Vec<Arc<SealedSegment>>>);
 
 /// A search for segments to delete that knows the log as it was when it was made.
 #[derive(Debug)]
@@ -63,68 +81,119 @@ impl Log {
         }
     }
 
-    /// Deletes the `count` oldest sealed segments, or all if there are fewer. Returns how many.
-    ///
-    /// # Errors
-    /// [`StorageError`]; if the deletion is durable by then, files that still have their names are removed at the next
-    /// start.
-    pub fn delete_oldest(&mut self, count: usize, now_ms: i64) -> Result<usize, StorageError> {
-        let count = count.min(self.sealed.len());
-        if count == 0 {
-            return Ok(0);
-        }
-        // From here on the deletion is finished even if the power goes. The sync that this takes also covers the name
-        // of what follows, whose offsets would else be given out again.
-        let first = self.sealed.get(count).map_or(self.active.base_offset, |segment| segment.base_offset);
+    /// Takes the sealed segments that end at `up_to` or before out of the log. What that means for the disk is a job, to
+    /// be run without the lock and then given to [`Log::finish_deletion`]; there is one at a time. `steady_ms` is the
+    /// time from which the files' delay counts. `None` if there are no such segments.
+    pub fn begin_deletion(&mut self, up_to: i64, steady_ms: i64) -> Option<DeletionJob> {
+        let count = self.sealed.partition_point(|segment| segment.end_offset <= up_to);
+        let first = self.sealed.get(count.checked_sub(1)?)?.end_offset;
         self.epochs.trim(first);
-        self.epochs.save(&self.files)?;
         self.log_start = self.log_start.max(first);
-
-        let due_ms = now_ms.saturating_add(self.config.file_delete_delay_ms);
-        let deleted: Vec<_> = Arc::make_mut(&mut self.sealed).drain(..count).collect();
+        let sealed = self.sealed.clone();
+        Arc::make_mut(&mut self.sealed).drain(..count);
         let kept = self.snapshots.split_off(&first);
         let snapshots = std::mem::replace(&mut self.snapshots, kept);
-        for segment in deleted {
-            for suffix in [OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX, LOG] {
-                self.doom(&self.files.path(segment.base_offset, suffix), due_ms)?;
-            }
-        }
-        for snapshot in snapshots {
-            self.doom(&self.files.path(snapshot, SNAPSHOT), due_ms)?;
-        }
-        Ok(count)
+        let segments: Vec<_> = sealed.iter().take(count).cloned().collect();
+        let files = &self.files;
+        let mut paths: Vec<_> = segments
+            .iter()
+            .flat_map(|segment| {
+                [OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX, LOG]
+                    .map(|suffix| files.path(segment.base_offset, suffix))
+            })
+            .chain(snapshots.iter().map(|snapshot| files.path(*snapshot, SNAPSHOT)))
+            .collect();
+        // The oldest goes first, and the producers' state only after the batches that it is of.
+        paths.reverse();
+        Some(DeletionJob {
+            files: files.clone(),
+            epochs: self.epochs.clone(),
+            segments,
+            paths,
+            due_ms: steady_ms.saturating_add(self.config.file_delete_delay_ms),
+            doomed: Vec::new(),
+        })
     }
 
-    /// Removes renamed files whose time has come.
+    /// Has a job make durable what the log says now of its epochs.
+    pub fn refresh_deletion(&self, job: &mut DeletionJob) {
+        job.epochs = self.epochs.clone();
+    }
+
+    /// Takes note that a job was run with success.
+    pub fn finish_deletion(&mut self, job: DeletionJob) {
+        self.doomed.extend(job.doomed);
+    }
+
+    /// Takes out the renamed files whose time has come, to be removed without the lock.
+    pub fn take_doomed(&mut self, steady_ms: i64) -> Vec<Doomed> {
+        self.doomed.extract_if(.., |doomed| doomed.due_ms <= steady_ms).collect()
+    }
+
+    /// Puts back files that could not be removed; they are tried again.
+    pub fn put_back_doomed(&mut self, doomed: Vec<Doomed>) {
+        self.doomed.extend(doomed);
+    }
+
+    /// What [`IdleSegments`] needs to close sealed segments without the lock.
+    pub fn idle_segments(&self) -> IdleSegments {
+        IdleSegments(self.sealed.clone())
+    }
+}
+
+impl IdleSegments {
+    /// Closes the segments that were not read since the last call.
+    pub fn let_go(&self) {
+        self.0.iter().for_each(|segment| segment.let_go());
+    }
+}
+
+impl DeletionJob {
+    /// Segments that it deletes.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Makes it durable that the segments' offsets are deleted: what follows is finished even if the power goes. The sync
+    /// that this takes also covers the name of the next segment, whose offsets would else be given out again. The log
+    /// must not begin an epoch meanwhile.
     ///
     /// # Errors
-    /// The first failure; the rest is tried again the next time.
-    pub fn remove_doomed(&mut self, now_ms: i64) -> Result<(), StorageError> {
-        while let Some(position) = self.doomed.iter().position(|doomed| doomed.due_ms <= now_ms) {
-            let doomed = self.doomed.swap_remove(position);
-            self.files.remove(&doomed.path)?;
-        }
-        Ok(())
+    /// [`StorageError`]; it may be tried again.
+    pub fn make_durable(&self) -> Result<(), StorageError> {
+        self.epochs.save(&self.files)
     }
 
-    /// Closes sealed segments that were not read since the last call.
-    pub fn let_go_idle(&self) {
-        self.sealed.iter().for_each(|segment| segment.let_go());
-    }
-
-    fn doom(&mut self, path: &Path, due_ms: i64) -> Result<(), StorageError> {
-        match rename_deleted(&self.files, path) {
-            Ok(path) => self.doomed.push(Doomed { due_ms, path }),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+    /// Renames the files, once the deletion is durable.
+    ///
+    /// # Errors
+    /// The first [`StorageError`]; the rest may be tried again.
+    pub fn rename(&mut self) -> Result<(), StorageError> {
+        while let Some(path) = self.paths.last() {
+            match rename_deleted(&self.files, path) {
+                Ok(path) => self.doomed.push(Doomed { due_ms: self.due_ms, path }),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+            self.paths.pop();
         }
         Ok(())
     }
 }
 
+impl Doomed {
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// [`StorageError`]; it is still there.
+    pub fn remove(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        disk.remove_file_if_there(&self.path).map_err(StorageError::on("remove", &self.path))
+    }
+}
+
 impl DeletionSearch {
-    /// How many of the oldest segments, the active one counted last, have had their time.
-    pub fn run(&self, now_ms: i64) -> usize {
+    /// Offset before which every segment has had its time, be it that after the active one; `None` if none has.
+    pub fn run(&self, now_ms: i64) -> Option<i64> {
         let asks_age = self.config.delete_by_retention && self.config.retention_ms.is_some();
         let sealed = self.sealed.iter().map(|segment| SegmentFacts {
             end_offset: segment.end_offset,
@@ -133,7 +202,9 @@ impl DeletionSearch {
         });
         let bounds =
             RetentionBounds { log_start: self.log_start, upper: self.upper, log_size: self.log_size, now_ms };
-        plan_retention(sealed.chain([self.active]), &self.config, bounds)
+        let count = plan_retention(sealed.chain([self.active]), &self.config, bounds);
+        let last = count.checked_sub(1)?;
+        Some(self.sealed.get(last).map_or(self.active.end_offset, |segment| segment.end_offset))
     }
 
     fn max_timestamp(&self, segment: &SealedSegment) -> Option<i64> {

@@ -4,8 +4,8 @@
 //! Invariants: batches are stored as they are given but for base offset and leader epoch; offsets ascend; the log is
 //! authoritative and its indexes are caches; nothing in a segment counts as synced until the segments before it and
 //! the names of all their files are. A log is used under its owner's lock, but what may wait for the disk is handed out
-//! as a value to be run without it: [`ReadPlan`], [`TimestampSearch`], [`DeletionSearch`], [`SyncJob`],
-//! [`SaveJob`].
+//! as a value to be run without it: [`ReadPlan`], [`TimestampSearch`], [`DeletionSearch`],
+//! [`DeletionJob`], [`SyncJob`], [`SaveJob`].
 //! It knows no partitions, producers, clients or clocks.
 
 mod checkpoint;
@@ -44,7 +44,7 @@ use uuid::Uuid;
 
 pub use checkpoint::{Checkpoints, Opening, Positions};
 pub use config::LogConfig;
-pub use deletion::{DeletionSearch, remove_directory};
+pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, remove_directory};
 pub use error::StorageError;
 pub use metadata::directory_topic_id;
 pub use read::{ReadLimit, ReadPlan, Slice, SliceError};

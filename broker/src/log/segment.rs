@@ -149,11 +149,14 @@ impl SealedSegment {
 
     /// Closes the file and drops the indexes if nobody asked for them since the last call and they are on the disk.
     pub(super) fn let_go(&self) {
-        let mut content = self.content.lock();
         let is_mapped = |content: &mut Arc<Content>| matches!(content.offsets, IndexBytes::Mapped(_));
-        if !self.touched.swap(false, Ordering::Relaxed) && content.as_mut().is_some_and(is_mapped) {
-            *content = None;
-        }
+        let idle = {
+            let mut content = self.content.lock();
+            let is_idle = !self.touched.swap(false, Ordering::Relaxed);
+            content.take_if(|content| is_idle && is_mapped(content))
+        };
+        // Closing may wait for the disk, which no reader has to.
+        drop(idle);
     }
 
     /// Makes the batches' indexes durable and keeps them as mappings.

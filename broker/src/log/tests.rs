@@ -53,6 +53,20 @@ fn append(log: &mut Log, bytes: &[u8]) -> Result<i64, StorageError> {
     log.append(&batch)
 }
 
+/// Deletes the segments up to an offset and tells how many.
+fn delete(log: &mut Log, up_to: i64) -> usize {
+    let Some(mut job) = log.begin_deletion(up_to, NOW_MS) else { return 0 };
+    job.make_durable().unwrap();
+    job.rename().unwrap();
+    let count = job.segment_count();
+    log.finish_deletion(job);
+    count
+}
+
+fn remove_doomed(log: &mut Log, disk: &Arc<dyn Disk>, steady_ms: i64) {
+    log.take_doomed(steady_ms).iter().for_each(|doomed| doomed.remove(&**disk).unwrap());
+}
+
 fn sync(log: &mut Log) {
     if let Some(job) = log.begin_sync() {
         job.run().unwrap();
@@ -226,10 +240,11 @@ fn apply(step: &Step, log: Log, model: &mut Model, disk: &Arc<dyn Disk>) -> Log 
                 retention_ms: None,
                 ..config()
             });
-            let count = log.deletion_search(log.next_offset()).run(NOW_MS);
-            log.delete_oldest(count, NOW_MS).unwrap();
-            log.remove_doomed(NOW_MS + 10).unwrap();
-            log.let_go_idle();
+            if let Some(up_to) = log.deletion_search(log.next_offset()).run(NOW_MS) {
+                delete(&mut log, up_to);
+            }
+            remove_doomed(&mut log, disk, NOW_MS + 10);
+            log.idle_segments().let_go();
             log.reconfigure(config());
             model.log_start = log.log_start();
             let first = log.sealed.first().map_or(log.active.base_offset, |segment| segment.base_offset);
@@ -576,17 +591,17 @@ fn deleted_segments_stay_readable_for_a_while_and_go_then() {
     let PlannedSegment::Sealed(segment) = &plan.segment else { panic!("the first segment is sealed") };
     segment.content(&log.files, 200).unwrap();
     log.advance_start(log.sealed[1].end_offset + 1);
-    assert_eq!(log.deletion_search(log.next_offset()).run(NOW_MS), 2);
-    assert_eq!(log.delete_oldest(2, NOW_MS).unwrap(), 2);
+    let up_to = log.deletion_search(log.next_offset()).run(NOW_MS).unwrap();
+    assert_eq!(delete(&mut log, up_to), 2);
     assert!(matches!(plan.read(ReadLimit { max_bytes: 100, at_least_one: true }), Ok(Slice::Batches(_))));
     let deleted = |disk: &Arc<dyn Disk>| {
         let names = disk.list(&dir).unwrap();
         names.iter().filter(|entry| entry.name.ends_with(".deleted")).count()
     };
     assert!(deleted(&disk) >= 6);
-    log.remove_doomed(NOW_MS + 9).unwrap();
+    remove_doomed(&mut log, &disk, NOW_MS + 9);
     assert!(deleted(&disk) >= 6);
-    log.remove_doomed(NOW_MS + 10).unwrap();
+    remove_doomed(&mut log, &disk, NOW_MS + 10);
     assert_eq!(deleted(&disk), 0);
     assert_eq!(read_from(&log, log.log_start(), 500).unwrap(), model.read_from(log.log_start()));
 }

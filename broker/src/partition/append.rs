@@ -53,7 +53,7 @@ impl Partition {
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
-        let now_ms = self.env.clock.now_ms();
+        let (now_ms, steady_ms) = (self.env.clock.now_ms(), self.env.clock.steady_ms());
         let mut wakers = Wakers::default();
         let mut state = self.state.lock();
         if state.is_closed {
@@ -64,7 +64,15 @@ impl Partition {
             Some(bytes) => Batch::produced(bytes)?,
             None => view,
         };
-        let appended = match state.append(&stored, now_ms, &mut wakers) {
+        let healed = match state.needs_healing() {
+            true => {
+                // A cut begins an epoch, which nothing that syncs or deletes may come between.
+                let one_at_a_time = self.syncing.try_lock();
+                state.heal(now_ms, steady_ms, one_at_a_time.is_some())
+            }
+            false => Ok(()),
+        };
+        let appended = match healed.and_then(|()| state.append(&stored, now_ms, steady_ms, &mut wakers)) {
             Ok(appended) => appended,
             Err(error) => {
                 drop(state);
@@ -97,9 +105,9 @@ impl State {
         &mut self,
         batch: &Batch<'_>,
         now_ms: i64,
+        steady_ms: i64,
         wakers: &mut Wakers,
     ) -> Result<Appended, AppendError> {
-        self.heal(now_ms)?;
         let log_start = self.offsets.log_start;
         if let Sequenced::Duplicate(stamp) = self.producers.check(batch)? {
             let next_offset = stamp.last_offset + 1;
@@ -117,7 +125,7 @@ impl State {
             Ok(base_offset) => base_offset,
             Err(error) => {
                 tracing::error!(%error, cause = %error.source, "an append failed, the partition refuses writes");
-                let retry_ms = now_ms.saturating_add(RETRY_AFTER_MS);
+                let retry_ms = steady_ms.saturating_add(RETRY_AFTER_MS);
                 self.health = Health::Broken { error: error.clone(), retry_ms, cut_pending: false };
                 return Err(error.into());
             }
@@ -149,13 +157,19 @@ impl State {
         self.log.append(batch)
     }
 
-    /// Makes a broken partition ready for an append, if it is time to try.
-    fn heal(&mut self, now_ms: i64) -> Result<(), AppendError> {
-        if let Health::Broken { error, retry_ms, .. } = &mut self.health {
-            if now_ms < *retry_ms || self.is_blocked || self.must_write_again {
+    fn needs_healing(&self) -> bool {
+        !matches!(self.health, Health::Sound) || self.log.needs_repair()
+    }
+
+    /// Makes a broken partition ready for an append, if it is time to try and the lock for syncs is held.
+    fn heal(&mut self, now_ms: i64, steady_ms: i64, may_cut: bool) -> Result<(), AppendError> {
+        self.check_fence()?;
+        if let Health::Broken { error, retry_ms, cut_pending } = &mut self.health {
+            let must_wait = self.is_blocked || self.must_write_again || (*cut_pending && !may_cut);
+            if steady_ms < *retry_ms || must_wait {
                 return Err(error.clone().into());
             }
-            *retry_ms = now_ms.saturating_add(RETRY_AFTER_MS);
+            *retry_ms = steady_ms.saturating_add(RETRY_AFTER_MS);
         }
         if let Health::Broken { cut_pending: true, .. } = self.health {
             self.cut_back(now_ms)?;

@@ -5,6 +5,7 @@
 //! append succeeded and no cut took the batch away. After a failure, log, indexes, producers and offsets are those of
 //! the durable offset, and no cut is made while a commit is under way.
 
+use super::fence::FenceOnPanic;
 use super::offsets::Advance;
 use super::waiters::WaiterId;
 use super::{Health, Partition, State, Wakers, load_producers};
@@ -68,6 +69,7 @@ impl Partition {
     /// [`StorageError`]; the log was then cut back to what had been synced before.
     pub fn sync(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.syncing.lock();
+        let _fence = self.fence_on_panic();
         self.write_again()?;
         let now_ms = self.env.clock.now_ms();
         let begun = {
@@ -162,7 +164,14 @@ impl Partition {
                 state.flush.is_queued = false;
                 state.flush.unsynced_records = 0;
                 drop(state);
-                Commit::Journal(BegunCommit { partition: self, key, job, _committing: committing })
+                let fence = self.fence_on_panic();
+                Commit::Journal(BegunCommit {
+                    partition: self,
+                    key,
+                    job,
+                    _committing: committing,
+                    _fence: fence,
+                })
             }
         }
     }
@@ -171,12 +180,11 @@ impl Partition {
     /// failed is on the disk.
     fn block(&self, error: &StorageError) {
         let mut wakers = Wakers::default();
-        let now_ms = self.env.clock.now_ms();
         let mut state = self.state.lock();
         let durable = state.log.durable().offset;
         state.is_blocked = true;
         state.cuts.push(durable);
-        state.health = Health::Broken { error: error.clone(), retry_ms: now_ms, cut_pending: true };
+        state.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
         state.waiting_for_sync.all(&mut wakers);
         drop(state);
         wakers.wake();
@@ -272,6 +280,7 @@ pub(crate) struct BegunCommit<'a> {
     key: PartitionKey,
     job: CommitJob,
     _committing: MutexGuard<'a, ()>,
+    _fence: FenceOnPanic<'a>,
 }
 
 impl BegunCommit<'_> {
@@ -329,6 +338,7 @@ impl State {
     /// The sync of what is in the log now. If the last one failed and its end is not cut off yet, that comes first:
     /// what it should have written is never synced again.
     pub(super) fn begin_sync(&mut self, now_ms: i64) -> Result<BegunSync, StorageError> {
+        self.check_fence()?;
         self.flush.is_queued = false;
         self.flush.is_timed = false;
         self.flush.unsynced_records = 0;
@@ -343,7 +353,7 @@ impl State {
         let durable = self.log.durable().offset;
         tracing::error!(%error, cause = %error.source, durable, "a sync failed, what it should have kept is cut off");
         self.cuts.push(durable);
-        self.health = Health::Broken { error: error.clone(), retry_ms: now_ms, cut_pending: true };
+        self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
         if let Err(error) = self.cut_back(now_ms) {
             tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
         }
@@ -385,12 +395,12 @@ impl State {
         if self.log.durable().offset >= mark.next_offset {
             return Some(Ok(()));
         }
-        self.is_closed.then(|| Err(self.failure("sync")))
+        (self.is_closed || self.is_fenced()).then(|| Err(self.failure("sync")))
     }
 
     fn failure(&self, action: &'static str) -> StorageError {
         match &self.health {
-            Health::Broken { error, .. } => error.clone(),
+            Health::Broken { error, .. } | Health::Fenced { error } => error.clone(),
             Health::Sound => {
                 let cause = io::Error::other("it was closed, or a sync failed");
                 StorageError::on(action, self.log.directory())(cause)

@@ -5,7 +5,7 @@
 
 use super::offsets::Advance;
 use super::{DeleteRecordsError, Health, Partition, State, Wakers, snapshot};
-use crate::log::{StorageError, remove_directory};
+use crate::log::{DeletionJob, Doomed, StorageError, remove_directory};
 use std::io;
 
 /// What maintenance did.
@@ -22,25 +22,74 @@ impl Partition {
     /// # Errors
     /// The first [`StorageError`]; the rest is done the next time.
     pub fn maintain(&self) -> Result<Maintenance, StorageError> {
-        let _one_at_a_time = self.syncing.lock();
-        let now_ms = self.env.clock.now_ms();
-        if self.state.lock().is_closed {
-            return Ok(Maintenance::default());
-        }
-        self.save()?;
-        let search = {
+        let mut unfinished = self.maintaining.lock();
+        let _fence = self.fence_on_panic();
+        let (now_ms, steady_ms) = (self.env.clock.now_ms(), self.env.clock.steady_ms());
+        {
             let state = self.state.lock();
-            state.log.deletion_search(state.offsets.high_watermark)
+            if state.is_closed {
+                return Ok(Maintenance::default());
+            }
+            state.check_fence()?;
+        }
+        // A disk that is too full for the indexes of rolled segments gets room by what follows.
+        let saved = {
+            let _one_at_a_time = self.syncing.lock();
+            self.save()
         };
-        let count = search.run(now_ms);
-        drop(search);
-        let mut state = self.state.lock();
-        let expiration_ms = state.config.producer_id_expiration_ms;
-        state.producers.expire(now_ms.saturating_sub(expiration_ms));
-        state.log.let_go_idle();
-        let deleted_segments = state.delete_oldest(count, now_ms)?;
-        state.log.remove_doomed(now_ms)?;
-        Ok(Maintenance { deleted_segments })
+        let deleted = self.delete_expired(&mut unfinished, now_ms, steady_ms);
+        let (idle, doomed) = {
+            let mut state = self.state.lock();
+            let expiration_ms = state.config.producer_id_expiration_ms;
+            state.producers.expire(now_ms.saturating_sub(expiration_ms));
+            (state.log.idle_segments(), state.log.take_doomed(steady_ms))
+        };
+        idle.let_go();
+        let removed = self.remove_doomed(doomed);
+        saved.and(removed).and(deleted).map(|deleted_segments| Maintenance { deleted_segments })
+    }
+
+    /// Deletes the segments that have had their time. The log forgets them under the lock, the disk without.
+    fn delete_expired(
+        &self,
+        unfinished: &mut Option<DeletionJob>,
+        now_ms: i64,
+        steady_ms: i64,
+    ) -> Result<usize, StorageError> {
+        if unfinished.is_none() {
+            let search = {
+                let state = self.state.lock();
+                state.log.deletion_search(state.offsets.high_watermark)
+            };
+            let Some(up_to) = search.run(now_ms) else { return Ok(0) };
+            drop(search);
+            *unfinished = self.state.lock().begin_deletion(up_to, now_ms, steady_ms)?;
+        }
+        let Some(mut job) = unfinished.take() else { return Ok(0) };
+        let done = {
+            // No cut begins an epoch meanwhile.
+            let _one_at_a_time = self.syncing.lock();
+            self.state.lock().log.refresh_deletion(&mut job);
+            job.make_durable()
+        };
+        if let Err(error) = done.and_then(|()| job.rename()) {
+            *unfinished = Some(job);
+            return Err(error);
+        }
+        let deleted_segments = job.segment_count();
+        self.state.lock().log.finish_deletion(job);
+        Ok(deleted_segments)
+    }
+
+    fn remove_doomed(&self, mut doomed: Vec<Doomed>) -> Result<(), StorageError> {
+        while let Some(next) = doomed.last() {
+            if let Err(error) = next.remove(&*self.env.disk) {
+                self.state.lock().log.put_back_doomed(doomed);
+                return Err(error);
+            }
+            doomed.pop();
+        }
+        Ok(())
     }
 
     /// Deletes the records before `before`, or all that are visible for -1. Returns the log start.
@@ -67,6 +116,7 @@ impl Partition {
     /// # Errors
     /// [`StorageError`]; the data directory must then not be marked clean.
     pub fn close(&self) -> Result<(), StorageError> {
+        let _maintenance = self.maintaining.lock();
         let _one_at_a_time = self.syncing.lock();
         let written = self.write_again();
         let now_ms = self.env.clock.now_ms();
@@ -95,6 +145,7 @@ impl Partition {
     /// # Errors
     /// [`StorageError`]; what is left of the directory can be removed later.
     pub fn delete(&self, unique: &str) -> Result<(), StorageError> {
+        let _maintenance = self.maintaining.lock();
         let _one_at_a_time = self.syncing.lock();
         let _no_commit = self.committing.lock();
         let mut wakers = Wakers::default();
@@ -114,20 +165,23 @@ impl Partition {
 }
 
 impl State {
-    fn delete_oldest(&mut self, count: usize, now_ms: i64) -> Result<usize, StorageError> {
-        if count == 0 {
-            return Ok(0);
-        }
-        if count == self.log.segment_count() && self.log.synced() == self.log.end() {
+    fn begin_deletion(
+        &mut self,
+        up_to: i64,
+        now_ms: i64,
+        steady_ms: i64,
+    ) -> Result<Option<DeletionJob>, StorageError> {
+        if up_to == self.log.next_offset() && self.log.synced() == self.log.end() {
             // Even the active segment has had its time: what comes next goes into a new one.
             self.log.roll(now_ms, snapshot::encode(&self.producers))?;
         }
-        let deleted = self.log.delete_oldest(count, now_ms);
+        let job = self.log.begin_deletion(up_to, steady_ms);
         self.offsets.advance(Advance::Trimmed { log_start: self.log.log_start() });
-        deleted
+        Ok(job)
     }
 
     fn finish_closing(&mut self) -> Result<(), StorageError> {
+        self.check_fence()?;
         if let Health::Broken { error, cut_pending: true, .. } = &self.health {
             return Err(error.clone());
         }

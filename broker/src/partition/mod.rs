@@ -10,6 +10,7 @@ mod append;
 mod config;
 mod durability;
 mod error;
+mod fence;
 mod fold;
 mod maintenance;
 mod offsets;
@@ -23,8 +24,9 @@ use crate::disk::Disk;
 use crate::flush::{FlushMode, FlushQueue};
 use crate::journal::{PartitionKey, Place};
 use crate::log::{
-    Log, LogPosition, Opening, Positions, RecoveryReport, RestoredPiece, StorageError, restore,
+    DeletionJob, Log, LogPosition, Opening, Positions, RecoveryReport, RestoredPiece, StorageError, restore,
 };
+use fence::StateLock;
 use parking_lot::Mutex;
 use producers::Producers;
 use std::path::{Path, PathBuf};
@@ -62,10 +64,12 @@ pub struct Partition {
     env: PartitionEnv,
     directory: PathBuf,
     topic_id: Option<Uuid>,
-    state: Mutex<State>,
+    state: StateLock,
     /// What the journal knows the partition by; `None` for one of no topic.
     key: Option<PartitionKey>,
-    /// Held for a sync and what belongs to it: there is one at a time.
+    /// Held for maintenance, with the deletion of segments that it has not brought to its end. Taken before `syncing`.
+    maintaining: Mutex<Option<DeletionJob>>,
+    /// Held for a sync and what belongs to it: there is one at a time. Taken before `state`.
     syncing: Mutex<()>,
     /// Held for a commit, and by whoever cuts the log: taken after `syncing`, before `state`.
     committing: Mutex<()>,
@@ -99,10 +103,15 @@ enum Health {
     Sound,
     Broken {
         error: StorageError,
-        /// When the next append tries again, in ms.
+        /// When the next append tries again, in ms of the steady clock.
         retry_ms: i64,
         /// Whether log and producers must still be cut back to the synced offset.
         cut_pending: bool,
+    },
+    /// A thread panicked over the partition: it stays as it is until the broker is started again.
+    Fenced {
+        /// What everyone is told.
+        error: StorageError,
     },
 }
 
@@ -157,8 +166,9 @@ impl Partition {
             env: env.clone(),
             directory,
             topic_id: state.log.topic_id(),
-            state: Mutex::new(state),
+            state: StateLock::new(state),
             key,
+            maintaining: Mutex::new(None),
             syncing: Mutex::new(()),
             committing: Mutex::new(()),
             me: me.clone(),
@@ -233,9 +243,9 @@ impl Partition {
         self.state.lock().log.segment_count()
     }
 
-    /// Whether the disk failed and no append has succeeded since.
+    /// Whether the disk failed and no append has succeeded since, or a thread panicked over the partition.
     pub fn is_broken(&self) -> bool {
-        matches!(self.state.lock().health, Health::Broken { .. })
+        !matches!(self.state.lock().health, Health::Sound)
     }
 
     /// Those who wait, for the sync and for records.

@@ -4,7 +4,7 @@
 //! read; if a failed sync cut the log meanwhile, the read is planned again.
 
 use super::waiters::WaiterId;
-use super::{Offsets, Partition, ReadError};
+use super::{Offsets, Partition, ReadError, State};
 use crate::log::{ReadLimit, ReadPlan, Slice, SliceError, TimestampSearch, TimestampedOffset};
 use bytes::Bytes;
 use std::future::Future;
@@ -102,9 +102,7 @@ impl Partition {
 
     fn plan_read(&self, offset: i64) -> Result<Planned, ReadError> {
         let state = self.state.lock();
-        if state.is_closed {
-            return Err(ReadError::Closed);
-        }
+        state.check_readable()?;
         let offsets = state.offsets;
         let (log_start, log_end) = (offsets.log_start, offsets.log_end);
         if offset < log_start || offset > log_end {
@@ -143,19 +141,26 @@ impl Partition {
 
     fn timestamp_search(&self) -> Result<TimestampSearch, ReadError> {
         let state = self.state.lock();
-        if state.is_closed {
-            return Err(ReadError::Closed);
-        }
+        state.check_readable()?;
         Ok(state.log.timestamp_search(state.high_watermark))
     }
 
-    /// Waits until there is a visible record at or after `offset`, or the partition is closed.
+    /// Waits until there is a visible record at or after `offset`, or the partition refuses reads.
     pub fn visible_past(self: &Arc<Self>, offset: i64) -> VisiblePast {
         VisiblePast { partition: self.clone(), offset, waiter: None }
     }
 }
 
-/// Resolves when a record at or after an offset is visible, or the partition is closed. Dropping it waits no longer.
+impl State {
+    fn check_readable(&self) -> Result<(), ReadError> {
+        match self.is_closed {
+            true => Err(ReadError::Closed),
+            false => self.check_fence().map_err(|error| ReadError::Slice(SliceError::Storage(error))),
+        }
+    }
+}
+
+/// Resolves when a record at or after an offset is visible, or the partition refuses reads. Dropping it waits no longer.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless polled"]
 pub struct VisiblePast {
@@ -170,7 +175,7 @@ impl Future for VisiblePast {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let mut state = this.partition.state.lock();
-        if state.offsets.high_watermark > this.offset || state.is_closed {
+        if state.offsets.high_watermark > this.offset || state.check_readable().is_err() {
             return Poll::Ready(());
         }
         this.waiter = Some(state.waiting_for_records.register(this.offset + 1, this.waiter, cx.waker()));

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+mod overlaps;
 mod timestamps;
 
 const NOW_MS: i64 = 1_700_000_000_000;

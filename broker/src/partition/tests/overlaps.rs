@@ -1,0 +1,343 @@
+//! What goes on beside a partition's lock, what a panic leaves, and clocks that are set: on a disk that calls back.
+
+use super::*;
+use crate::disk::{Entry, File, Lock, Mapping};
+use parking_lot::Condvar;
+
+/// What is called before an operation of the disk.
+type Before = Arc<dyn Fn(Operation, &Path) + Send + Sync>;
+
+/// A disk that calls back first.
+#[derive(Clone)]
+struct CallingDisk {
+    disk: Arc<dyn Disk>,
+    before: Before,
+}
+
+struct CallingFile {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    before: Before,
+}
+
+impl std::fmt::Debug for CallingDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.disk.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for CallingFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl CallingDisk {
+    fn file(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(CallingFile { file, path: path.to_owned(), before: self.before.clone() })
+    }
+}
+
+impl Disk for CallingDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        (self.before)(Operation::Open, path);
+        Ok(self.file(path, self.disk.open(path)?))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        (self.before)(Operation::Create, path);
+        Ok(self.file(path, self.disk.create(path)?))
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        self.disk.len(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        (self.before)(Operation::Rename, from);
+        self.disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        (self.before)(Operation::Remove, path);
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        (self.before)(Operation::SyncDir, dir);
+        self.disk.sync_dir(dir)
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        (self.before)(Operation::SyncFileSystem, path);
+        self.disk.sync_file_system(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        self.disk.lock(path)
+    }
+
+    fn available_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.available_bytes(path)
+    }
+}
+
+impl File for CallingFile {
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_at(&self, position: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        (self.before)(Operation::Read, &self.path);
+        self.file.read_at(position, len, into)
+    }
+
+    fn is_cached(&self, position: u64, len: usize) -> bool {
+        self.file.is_cached(position, len)
+    }
+
+    fn write_at(&self, position: u64, parts: [&[u8]; 2]) -> io::Result<()> {
+        (self.before)(Operation::Write, &self.path);
+        self.file.write_at(position, parts)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (self.before)(Operation::SetLen, &self.path);
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        (self.before)(Operation::SyncData, &self.path);
+        self.file.sync_data()
+    }
+
+    fn map(&self) -> io::Result<Mapping> {
+        self.file.map()
+    }
+}
+
+impl Bench {
+    /// A partition whose disk calls `before` once this has returned.
+    fn calling(config: PartitionConfig, before: impl Fn(Operation, &Path) + Send + Sync + 'static) -> Self {
+        let mut bench = Self::with(config);
+        let disk = CallingDisk { disk: bench.env.disk.clone(), before: Arc::new(before) };
+        bench.env.disk = Arc::new(disk);
+        bench.partition = open(&bench.env, &bench.config, Opening::default());
+        bench
+    }
+}
+
+/// Lets calls through or not, and counts those that wait.
+#[derive(Default)]
+struct Gate {
+    /// Whether it is shut, and how many calls wait before it.
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.1 += 1;
+        self.changed.notify_all();
+        while state.0 {
+            self.changed.wait(&mut state);
+        }
+        state.1 -= 1;
+    }
+
+    fn shut(&self, is_shut: bool) {
+        self.state.lock().0 = is_shut;
+        self.changed.notify_all();
+    }
+
+    fn wait_for_a_call(&self) {
+        let mut state = self.state.lock();
+        while state.1 == 0 {
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+#[test]
+fn appends_and_reads_go_on_while_segments_are_deleted() {
+    // With retention's own calls held one after the other: what makes it durable, renames, removals.
+    for held in [Operation::SyncDir, Operation::Rename, Operation::Remove] {
+        let gate = Arc::new(Gate::default());
+        let before = gate.clone();
+        let bench = Bench::calling(config(FlushMode::Os), move |operation, _| {
+            if operation == held {
+                before.pass();
+            }
+        });
+        for _ in 0..40 {
+            bench.append(1).unwrap();
+        }
+        bench.partition.sync().unwrap();
+        let retention_bytes = Some(bench.partition.size_bytes() - 3 * 2000);
+        let log = LogConfig { retention_bytes, file_delete_delay_ms: 0, ..config(FlushMode::Os).log };
+        bench.partition.reconfigure(PartitionConfig { log, ..config(FlushMode::Os) });
+        bench.partition.maintain().unwrap();
+        let log_start = bench.partition.offsets().log_start;
+        for _ in 0..40 {
+            bench.append(1).unwrap();
+        }
+        bench.partition.sync().unwrap();
+
+        gate.shut(true);
+        std::thread::scope(|scope| {
+            let deletion = scope.spawn(|| bench.partition.maintain().unwrap());
+            gate.wait_for_a_call();
+            // Were they to wait, so would this test.
+            assert_eq!(bench.append(1).unwrap().base_offset, 80, "{held:?}");
+            let offsets = bench.partition.offsets();
+            assert!(offsets.log_start > log_start || held != Operation::Remove);
+            assert_eq!(visible(&bench.partition, offsets.log_start).last(), Some(&80));
+            gate.shut(false);
+            assert!(deletion.join().unwrap().deleted_segments > 1);
+        });
+        let names = |bench: &Bench| bench.disk.list(Path::new("/t-0")).unwrap();
+        let logs = names(&bench).iter().filter(|entry| entry.name.ends_with(".log")).count();
+        assert_eq!(logs, bench.partition.segment_count(), "{held:?}");
+        bench.partition.maintain().unwrap();
+        assert!(names(&bench).iter().all(|entry| !entry.name.ends_with(".deleted")), "{held:?}");
+    }
+}
+
+#[test]
+fn a_deletion_that_fails_is_finished_by_the_next_maintenance() {
+    for (operation, path) in
+        [(Operation::Create, "leader-epoch"), (Operation::Rename, ".log"), (Operation::Rename, "index")]
+    {
+        let mut bench = Bench::new(FlushMode::Commit);
+        for _ in 0..40 {
+            bench.append(1).unwrap();
+        }
+        bench.env.flush.run_due();
+        bench.partition.maintain().unwrap();
+        bench.env.clock.advance(8 * 24 * 60 * 60 * 1000);
+        bench.fail(operation, path, 1, io::ErrorKind::StorageFull);
+        bench.partition.maintain().unwrap_err();
+        assert_eq!(bench.partition.offsets(), Offsets::opened(40, 40), "the log has forgotten them");
+        assert!(bench.partition.maintain().unwrap().deleted_segments > 1);
+        let entries = bench.disk.list(Path::new("/t-0")).unwrap();
+        assert_eq!(
+            entries.iter().filter(|entry| entry.name.ends_with(".log")).count(),
+            1,
+            "{operation:?} {path}"
+        );
+        bench.reopen(Opening { clean: false, recovery_point: 40, log_start: 40 });
+        assert_eq!(bench.partition.offsets(), Offsets::opened(40, 40));
+    }
+}
+
+#[test]
+fn timeouts_pass_though_the_clock_is_set_back() {
+    let hour_ms = 60 * 60 * 1000;
+    let bench = Bench::new(FlushMode::Os);
+    bench.fail(Operation::Write, ".log", 1, io::ErrorKind::StorageFull);
+    bench.append(1).unwrap_err();
+    bench.env.clock.set_by(-hour_ms);
+    assert!(bench.append(1).is_err(), "refused without a try");
+    bench.wait_out_the_retry();
+    let early = PartitionConfig { timestamp_after_max_ms: i64::MAX, ..config(FlushMode::Os) };
+    bench.partition.reconfigure(early);
+    assert_eq!(bench.append(1).unwrap().base_offset, 0);
+
+    let bench = Bench::new(FlushMode::Interval);
+    bench.append(1).unwrap();
+    bench.env.clock.set_by(-hour_ms);
+    bench.env.clock.advance(1000);
+    assert_eq!(bench.env.flush.run_due(), 1);
+
+    let bench = Bench::new(FlushMode::Commit);
+    for _ in 0..40 {
+        bench.append(1).unwrap();
+    }
+    bench.env.flush.run_due();
+    bench.env.clock.advance(8 * 24 * hour_ms);
+    bench.partition.maintain().unwrap();
+    let doomed = || {
+        let entries = bench.disk.list(Path::new("/t-0")).unwrap();
+        entries.iter().filter(|entry| entry.name.ends_with(".deleted")).count()
+    };
+    assert!(doomed() > 0);
+    bench.env.clock.set_by(-hour_ms);
+    bench.env.clock.advance(60_000);
+    bench.partition.maintain().unwrap();
+    assert_eq!(doomed(), 0);
+}
+
+/// Panics at the next operation of a kind on a path, once told to.
+fn trap(operation: Operation, path_contains: &'static str) -> (Arc<AtomicUsize>, impl Fn(Operation, &Path)) {
+    let armed = Arc::new(AtomicUsize::new(0));
+    let own = armed.clone();
+    let before = move |called, path: &Path| {
+        let is_meant = called == operation && path.to_string_lossy().contains(path_contains);
+        if is_meant && own.swap(0, Ordering::Relaxed) == 1 {
+            panic!("the trap of this test");
+        }
+    };
+    (armed, before)
+}
+
+fn panics(work: impl FnOnce()) {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_err();
+}
+
+#[test]
+fn a_panic_over_a_partition_fences_it_and_tells_whoever_waits() {
+    type Work = fn(&Bench);
+    let append: Work = |bench| drop(bench.append(1));
+    let sync: Work = |bench| drop(bench.partition.sync());
+    let maintain: Work = |bench| drop(bench.partition.maintain());
+    for (operation, path, work) in [
+        (Operation::Write, ".log", append),
+        (Operation::SyncData, ".log", sync),
+        (Operation::Rename, "leader-epoch", maintain),
+    ] {
+        let (armed, before) = trap(operation, path);
+        let mut bench = Bench::calling(config(FlushMode::Commit), before);
+        for _ in 0..40 {
+            bench.append(1).unwrap();
+        }
+        bench.partition.sync().unwrap();
+        bench.env.clock.advance(8 * 24 * 60 * 60 * 1000);
+        let appended = bench.append(1).unwrap();
+        let (wakes, seen_wakes) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
+        let mut durable = bench.partition.durable(appended.mark);
+        let mut seen = bench.partition.visible_past(40);
+        assert!(poll(&mut durable, &wakes).is_pending() && poll(&mut seen, &seen_wakes).is_pending());
+        assert!(!bench.partition.is_broken());
+
+        armed.store(1, Ordering::Relaxed);
+        panics(|| work(&bench));
+        let woken = [&wakes, &seen_wakes].map(|wakes| wakes.0.load(Ordering::Relaxed));
+        assert_eq!(woken, [1, 1], "{operation:?}");
+        let Poll::Ready(Err(error)) = poll(&mut durable, &wakes) else { panic!("{operation:?}") };
+        assert!(format!("{error}: {}", error.source).contains("restart"), "{error}: {}", error.source);
+        assert!(poll(&mut seen, &wakes).is_ready() && bench.partition.is_broken());
+        assert!(matches!(bench.append(1), Err(AppendError::Storage(_))));
+        assert!(matches!(bench.partition.read(request(0)), Err(ReadError::Slice(_))));
+        assert!(bench.partition.max_timestamp_offset().is_err());
+        assert!(bench.partition.sync().is_err() && bench.partition.maintain().is_err());
+        assert!(bench.partition.close().is_err(), "it is not marked clean");
+
+        let start = bench.partition.offsets().log_start;
+        bench.reopen(Opening { clean: false, recovery_point: 40, log_start: start });
+        assert!(!bench.partition.is_broken() && bench.partition.offsets().log_end >= 40);
+        bench.append(1).unwrap();
+    }
+}
