@@ -1,9 +1,9 @@
 //! The broker as a value: start it, talk to it, stop it. Several may live in one process.
 
 use crate::background;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, Settings};
-use crate::connection::Budget;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::disk::{Disk, RealDisk};
 use crate::dispatch::{self, APIS};
@@ -128,14 +128,22 @@ impl Assembly {
         let (topics, catalog) = Topics::open(env, &config.data_dir, &layers.fixed, &settings)?;
         let topics = Arc::new(topics);
         topics.env().flush.begin()?;
-        let groups = GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?;
+        let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?);
+        let told = Arc::downgrade(&groups);
+        topics.on_deletion(move |deleted| {
+            if let Some(groups) = told.upgrade() {
+                groups.drop_offsets_of(|name| deleted.iter().any(|topic| *topic.name == *name));
+            }
+        });
         let node = Arc::new(Node {
             cluster_id: data_dir.cluster_id.clone(),
             topics,
-            groups: Arc::new(groups),
+            groups,
             metrics,
             apis: APIS,
             jobs,
+            budget: Budget::new(settings.in_flight_bytes_max),
+            large_requests: tokio::sync::Semaphore::new(1),
             advertised: OnceLock::new(),
             settings,
         });
@@ -187,17 +195,16 @@ impl Broker {
             .map_err(|source| StartError::Thread { what: "kappa-catalog", source })?;
 
         let (stopping, stop) = watch::channel(false);
-        let budget = Arc::new(Budget::new(node.settings.in_flight_bytes_max));
         let mut tasks = JoinSet::new();
         background::start(&node, runtime.handle(), &stop, &mut tasks);
         let mut http_address = None;
         if let Some((listener, address)) = http {
             let listener = into_tokio(listener, &runtime)?;
-            let pages = Pages { node: node.clone(), budget: budget.clone(), stopping: stop.clone() };
+            let pages = Pages { node: node.clone(), stopping: stop.clone() };
             tasks.spawn_on(http::serve(listener, pages), runtime.handle());
             http_address = Some(address);
         }
-        let io = start_io(node.clone(), listener, budget, stop)?;
+        let io = start_io(node.clone(), listener, stop)?;
         let running = Running { io, tasks, catalog, flusher, runtime, data_dir };
         Ok(Broker { node, address, http_address, stopping, running: Some(running) })
     }
@@ -353,7 +360,6 @@ fn unbracketed(host: &str) -> &str {
 fn start_io(
     node: Arc<Node>,
     listener: TcpListener,
-    budget: Arc<Budget>,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
     let failed = |source| StartError::Thread { what: "kappa-io", source };
@@ -361,6 +367,6 @@ fn start_io(
     let listener = into_tokio(listener, &runtime)?;
     std::thread::Builder::new()
         .name("kappa-io".into())
-        .spawn(move || runtime.block_on(server::serve(node, listener, budget, stop)))
+        .spawn(move || runtime.block_on(server::serve(node, listener, stop)))
         .map_err(failed)
 }

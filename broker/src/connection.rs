@@ -1,11 +1,15 @@
 //! One client connection: frames in, answers out, in the order of the requests.
 //!
-//! A connection is one state machine, polled as one task. It reads and handles on while earlier requests wait for a
-//! sync or a long poll; only the oldest waiting answer is polled, since no later one may go before it. Invariant: what
-//! a connection holds (buffered input, waiting answers, unsent output) is bounded, and counted in the [`Budget`] of
-//! all connections. It knows frames, not what they ask for.
+//! A connection is one state machine, polled as one task. It takes requests in line while earlier ones wait for a sync
+//! or a long poll, as far as their [`Order`] allows; the others stay in the input until what is before them has been
+//! answered. Only the oldest waiting answer is polled, since no later one may go before it. Invariant: what a connection
+//! holds (buffered input, requests in line, answers, unsent output) is bounded, and counted in the [`Budget`] of all
+//! connections as soon as it is there. It knows frames, not what they ask for.
+//!
+//! [`Budget`]: crate::budget::Budget
 
-use crate::dispatch::{FrameError, Handled, Peer, handle_frame};
+use crate::budget::Share;
+use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, order_of};
 use crate::handler::Node;
 use bytes::{Buf, Bytes, BytesMut};
 use kappa_protocol::frame::{self, FrameSizeError, PREFIX_LEN};
@@ -16,65 +20,34 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// Bytes that one read asks for while frames are small.
+/// Bytes that one read asks for while frames are small; a buffer of this size is not counted.
 const READ_BYTES: usize = 64 * 1024;
 /// A buffer that grew beyond this for a large frame is given back once it is empty; a smaller one is kept for the next
 /// frame, since fresh memory costs more than the copy into it.
 const READ_BYTES_KEPT: usize = 4 * 1024 * 1024;
-/// Answers that may wait on one connection before it reads no further.
-const ANSWERS_MAX: usize = 8192;
-/// Unsent bytes on one connection at which it reads no further; one answer may go beyond.
-const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Requests that may stand in line on one connection before it takes no further.
+const LINE_MAX: usize = 8192;
+/// Bytes of requests and answers in line and of unsent output at which a connection takes no further requests; one
+/// answer may go beyond.
+const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Pieces of one vectored write.
 const WRITE_PIECES_MAX: usize = 64;
-/// Bytes that an answer in waiting is counted as.
-const ANSWER_BYTES: usize = 512;
+/// Bytes that a request in line is counted as, beside what was decoded of its frame.
+const REQUEST_BYTES: usize = 512;
+/// Bytes that a byte of a frame may become when it is decoded: names and arrays of small items.
+const DECODED_FACTOR: usize = 8;
+/// A request from this size on is decoded and handled where it holds up no other client.
+const LARGE_FRAME_BYTES: usize = 64 * 1024;
 /// How long the rest of a frame may take without a byte of it arriving.
 const STALL_MAX: Duration = Duration::from_secs(30);
-/// How soon a connection that stopped for the budget looks again.
-const BUDGET_RETRY: Duration = Duration::from_millis(5);
-
-/// Bytes that all connections hold together.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl Budget {
-    /// At most `max` bytes.
-    pub(crate) fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
-    }
-
-    fn is_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) >= self.max
-    }
-
-    fn change(&self, from: usize, to: usize) {
-        if to >= from {
-            self.used.fetch_add(to - from, Ordering::Relaxed);
-        } else {
-            self.used.fetch_sub(from - to, Ordering::Relaxed);
-        }
-    }
-
-    fn is_half_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) >= self.max / 2
-    }
-
-    /// Bytes held now.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-}
+/// How long answers may stay unsent without a byte of them going while others wait for memory.
+const UNSENT_MAX: Duration = Duration::from_secs(5);
 
 /// Why a connection ended other than by its peer closing it.
 #[derive(Debug, thiserror::Error)]
@@ -125,16 +98,32 @@ struct Framing {
     started: Instant,
 }
 
-/// An answer in line.
-enum Answer {
+/// What comes of a request that is begun later, or elsewhere.
+enum Outcome {
+    Pieces(Vec<Bytes>),
+    Response(Response),
+    None,
+}
+
+type OutcomeFuture = Pin<Box<dyn Future<Output = Result<Outcome, ConnectionError>> + Send>>;
+
+enum Waiting {
+    /// The answer of a request that has been begun.
+    Reply(ReplyFuture),
+    /// A request and its answer.
+    Request(OutcomeFuture),
+}
+
+/// A request in line, or its answer.
+enum Place {
     Ready(Vec<Bytes>),
-    Waiting(ReplyFuture, Framing),
+    Waiting { waiting: Waiting, framing: Framing, order: Order, begun: bool, bytes: usize },
 }
 
 /// A client's connection.
 pub(crate) struct Connection {
     node: Arc<Node>,
-    budget: Arc<Budget>,
+    share: Share,
     stream: TcpStream,
     peer: Peer,
     input: BytesMut,
@@ -142,46 +131,48 @@ pub(crate) struct Connection {
     input_bytes: usize,
     /// Size of the largest frame that came whole, up to [`READ_BYTES_KEPT`].
     largest_frame: usize,
-    answers: VecDeque<Answer>,
+    line: VecDeque<Place>,
+    line_bytes: usize,
+    unanswered: Unanswered,
     output: VecDeque<Bytes>,
     output_bytes: usize,
-    counted: usize,
+    /// Whether it stands in line for memory; renewed by every poll.
+    waits_for_room: bool,
     ending: Option<ConnectionError>,
     stopping: bool,
+    /// Whether the peer sends no more and takes nothing.
+    gone: bool,
     active_at: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).field("answers", &self.answers.len()).finish()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.budget.change(self.counted, 0);
+        f.debug_struct("Connection").field("peer", &self.peer).field("line", &self.line.len()).finish()
     }
 }
 
 impl Connection {
     /// A connection on a socket that is already set up.
-    pub(crate) fn new(node: Arc<Node>, budget: Arc<Budget>, stream: TcpStream, address: SocketAddr) -> Self {
+    pub(crate) fn new(node: Arc<Node>, stream: TcpStream, address: SocketAddr) -> Self {
         let check = STALL_MAX.min(node.settings.idle_max);
         Self {
+            share: node.budget.share(),
             node,
-            budget,
             stream,
             peer: Peer::new(address.ip()),
             input: BytesMut::new(),
             input_bytes: 0,
             largest_frame: 0,
-            answers: VecDeque::new(),
+            line: VecDeque::new(),
+            line_bytes: 0,
+            unanswered: Unanswered::default(),
             output: VecDeque::new(),
             output_bytes: 0,
-            counted: 0,
+            waits_for_room: false,
             ending: None,
             stopping: false,
+            gone: false,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(check)),
         }
@@ -195,40 +186,67 @@ impl Connection {
     /// Goes on until the connection has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         loop {
-            let mut progress = self.handle_buffered();
-            if self.may_read() && !self.has_frame() {
-                match self.poll_read(cx)? {
-                    Poll::Ready(0) => return Poll::Ready(Ok(())),
-                    Poll::Ready(_) => {
+            self.waits_for_room = false;
+            let mut progress = self.take_frames(cx);
+            if self.may_read() {
+                match self.poll_read(cx) {
+                    // A peer that is gone still gets done what it asked for.
+                    Poll::Ready(Ok(0) | Err(_)) => {
+                        self.gone = true;
                         progress = true;
-                        self.handle_buffered();
+                    }
+                    Poll::Ready(Ok(_)) => {
+                        progress = true;
+                        self.take_frames(cx);
                     }
                     Poll::Pending => {}
                 }
             }
-            self.poll_answers(cx)?;
-            progress |= self.poll_write(cx)?;
+            progress |= self.poll_line(cx)?;
+            progress |= self.poll_write(cx);
             self.count();
+            if !self.waits_for_room {
+                self.share.leave_line();
+            }
+            if self.gone {
+                self.forget_answers();
+                if !self.has_frame() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
             if progress {
                 self.active_at = Instant::now();
                 continue;
             }
-            if (self.stopping || self.ending.is_some()) && self.answers.is_empty() && self.output.is_empty() {
+            if (self.stopping || self.ending.is_some()) && self.line.is_empty() && self.output.is_empty() {
                 return Poll::Ready(self.ending.take().map_or(Ok(()), Err));
             }
             ready!(self.poll_timer(cx))?;
         }
     }
 
-    fn may_handle(&self) -> bool {
-        let holds_little = self.answers.len() < ANSWERS_MAX && self.output_bytes < OUTPUT_BYTES_MAX;
-        let holds_nothing = self.answers.is_empty() && self.output.is_empty();
-        !self.stopping && self.ending.is_none() && (holds_nothing || holds_little && !self.budget.is_full())
+    /// Whether it holds so little that it may take another request.
+    fn holds_little(&self) -> bool {
+        let held = self.line_bytes + self.output_bytes;
+        self.line.len() < LINE_MAX && held < HELD_BYTES_MAX && !self.stopping && self.ending.is_none()
     }
 
-    /// Whether there is room for what a read may bring: a frame under way may grow its buffer only inside the budget.
+    /// Whether there is memory for a request of these bytes. A connection of which nothing is in line does not wait if
+    /// the request is small, nor if its frame is large and therefore counted: only handling that gives it back.
+    fn has_room(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
+        let idle = self.line.is_empty() && self.output.is_empty();
+        let free = idle && (bytes <= READ_BYTES || self.input_bytes > READ_BYTES);
+        if free || self.share.poll_room(cx, bytes).is_ready() {
+            return true;
+        }
+        self.waits_for_room = true;
+        false
+    }
+
+    /// Whether to look for more input: for the rest of a frame, or, behind a request that has to wait for its turn, for
+    /// the end of the connection.
     fn may_read(&self) -> bool {
-        self.may_handle() && (self.input.len() < READ_BYTES || !self.budget.is_full())
+        !self.gone && self.holds_little() && (!self.has_frame() || self.input.len() < READ_BYTES)
     }
 
     /// Size of the frame that the input starts with, prefix included.
@@ -242,15 +260,20 @@ impl Connection {
         self.frame_len().is_ok_and(|len| len.is_some_and(|len| len <= self.input.len()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ConnectionError>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = match self.frame_len() {
-            Ok(len) => len.map_or(0, |len| len - self.input.len()),
+            Ok(len) => len.map_or(0, |len| len.saturating_sub(self.input.len())),
             Err(_) => 0,
         };
         // What a peer announces is believed as far as it has delivered before, now or in an earlier frame.
         let delivered = self.input.len().max(self.largest_frame).max(READ_BYTES);
         let wanted = missing.min(delivered).max(READ_BYTES / 16);
         if self.input.capacity() - self.input.len() < wanted {
+            let grows = self.input.len() + wanted > READ_BYTES.max(self.input_bytes);
+            if grows && self.share.poll_room(cx, wanted).is_pending() {
+                self.waits_for_room = true;
+                return Poll::Pending;
+            }
             self.input.reserve(wanted.max(READ_BYTES));
             self.input_bytes = self.input_bytes.max(self.input.capacity());
         }
@@ -261,28 +284,40 @@ impl Connection {
         Poll::Ready(Ok(len))
     }
 
-    /// Handles the frames that are whole; returns whether there were any.
-    fn handle_buffered(&mut self) -> bool {
-        let mut handled = false;
-        while self.may_handle() {
+    /// Takes the frames in line that are whole and whose turn it is; returns whether there were any.
+    fn take_frames(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut taken = false;
+        while self.holds_little() {
             match self.frame_len() {
                 Ok(Some(len)) if len <= self.input.len() => {
-                    handled = true;
+                    let order = order_of(self.input.get(PREFIX_LEN..).unwrap_or_default());
+                    let bytes = match order {
+                        // Its batches go to the log, and the rest is little.
+                        Order::Append => REQUEST_BYTES,
+                        _ => REQUEST_BYTES + DECODED_FACTOR * len,
+                    };
+                    if !order.may_follow(self.unanswered) || !self.has_room(cx, bytes) {
+                        break;
+                    }
+                    taken = true;
                     self.largest_frame = self.largest_frame.max(len.min(READ_BYTES_KEPT));
                     let mut frame = self.input.split_to(len).freeze();
                     frame.advance(PREFIX_LEN);
-                    if let Err(error) = self.handle(frame) {
+                    if let Err(error) = self.take(frame, order, bytes) {
                         self.ending = Some(error);
                     }
+                    self.count();
                 }
                 Ok(_) => break,
                 Err(error) => self.ending = Some(error.into()),
             }
         }
-        if self.input_bytes > READ_BYTES_KEPT || self.input_bytes > READ_BYTES && self.budget.is_half_full() {
+        if self.input_bytes > READ_BYTES_KEPT
+            || self.input_bytes > READ_BYTES && self.node.budget.is_half_full()
+        {
             self.give_back_buffer();
         }
-        handled
+        taken
     }
 
     fn give_back_buffer(&mut self) {
@@ -292,24 +327,44 @@ impl Connection {
         }
     }
 
-    fn handle(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
+    fn take(&mut self, bytes: Bytes, order: Order, counted: usize) -> Result<(), ConnectionError> {
         let started = Instant::now();
-        let Handled { key, version, correlation_id, reply } =
-            handle_frame(&self.node, &mut self.peer, frame)?;
+        let large = bytes.len() >= LARGE_FRAME_BYTES && order != Order::Append;
+        let frame = Frame::read(&mut self.peer, bytes)?;
+        let Frame { key, version, correlation_id, .. } = frame;
         let framing = Framing { key, version, correlation_id, started };
-        match reply {
-            Reply::Now(response) => {
-                let pieces = self.finish(framing, &response)?;
-                if self.answers.is_empty() {
-                    self.send(pieces);
-                } else {
-                    self.answers.push_back(Answer::Ready(pieces));
+        if large {
+            let request = handle_elsewhere(self.node.clone(), frame, framing);
+            self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
+        } else if order == Order::Poll && !self.line.is_empty() {
+            let request = handle_later(self.node.clone(), frame);
+            self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
+        } else {
+            match frame.handle(&self.node)? {
+                Reply::Now(response) => {
+                    let pieces = self.finish(framing, &response)?;
+                    self.answer(pieces);
                 }
+                Reply::Later(reply) => self.wait(Waiting::Reply(reply), framing, order, counted, true),
+                Reply::None => self.observe(framing),
             }
-            Reply::Later(future) => self.answers.push_back(Answer::Waiting(future, framing)),
-            Reply::None => self.observe(framing),
         }
         Ok(())
+    }
+
+    fn answer(&mut self, pieces: Vec<Bytes>) {
+        if self.line.is_empty() {
+            self.send(pieces);
+        } else {
+            self.line_bytes += REQUEST_BYTES + len_of(&pieces);
+            self.line.push_back(Place::Ready(pieces));
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting, framing: Framing, order: Order, bytes: usize, begun: bool) {
+        self.unanswered.add(order, begun);
+        self.line_bytes += bytes;
+        self.line.push_back(Place::Waiting { waiting, framing, order, begun, bytes });
     }
 
     fn observe(&self, framing: Framing) {
@@ -320,37 +375,79 @@ impl Connection {
 
     fn finish(&self, framing: Framing, response: &Response) -> Result<Vec<Bytes>, ConnectionError> {
         self.observe(framing);
-        frame::encode_response(framing.correlation_id, framing.version, response)
-            .map_err(|source| ConnectionError::Encode { key: framing.key, source })
+        framing.encode(response)
     }
 
     fn send(&mut self, pieces: Vec<Bytes>) {
-        self.output_bytes += pieces.iter().map(Bytes::len).sum::<usize>();
+        self.output_bytes += len_of(&pieces);
         self.output.extend(pieces);
     }
 
-    /// Moves the answers that are due to the output, as long as there is room.
-    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
-        while self.output_bytes < OUTPUT_BYTES_MAX {
-            let pieces = match self.answers.front_mut() {
+    /// Moves the answers that are due to the output, as long as there is room; returns whether any went or was begun.
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
+        let mut progress = false;
+        while self.output_bytes < HELD_BYTES_MAX {
+            let pieces = match self.line.front_mut() {
                 None => break,
-                Some(Answer::Ready(pieces)) => std::mem::take(pieces),
-                Some(Answer::Waiting(future, framing)) => {
-                    let Poll::Ready(response) = future.as_mut().poll(cx) else { break };
-                    let framing = *framing;
-                    self.finish(framing, &response?)?
+                Some(Place::Ready(pieces)) => {
+                    let pieces = std::mem::take(pieces);
+                    self.line_bytes -= REQUEST_BYTES + len_of(&pieces);
+                    pieces
+                }
+                Some(Place::Waiting { waiting, framing, order, begun, bytes }) => {
+                    let (framing, order, bytes) = (*framing, *order, *bytes);
+                    let polled = waiting.poll(cx);
+                    if polled.is_pending() && *begun {
+                        break;
+                    }
+                    let was_begun = std::mem::replace(begun, true);
+                    self.unanswered.remove(order, was_begun);
+                    progress = true;
+                    let Poll::Ready(outcome) = polled else {
+                        self.unanswered.add(order, true);
+                        break;
+                    };
+                    self.line_bytes -= bytes;
+                    match outcome? {
+                        Outcome::Pieces(pieces) => {
+                            self.observe(framing);
+                            pieces
+                        }
+                        Outcome::Response(response) => self.finish(framing, &response)?,
+                        Outcome::None => Vec::new(),
+                    }
                 }
             };
-            self.answers.pop_front();
+            progress = true;
+            self.line.pop_front();
             self.send(pieces);
+            self.count();
         }
-        Ok(())
+        Ok(progress)
+    }
+
+    /// Nobody takes answers any more: what waits for other clients is dropped, what takes effect is waited for.
+    fn forget_answers(&mut self) {
+        self.output.clear();
+        self.output_bytes = 0;
+        while let Some(place) = self.line.front() {
+            match place {
+                Place::Ready(pieces) => self.line_bytes -= REQUEST_BYTES + len_of(pieces),
+                Place::Waiting { order, begun, bytes, .. } if order.is_parking() => {
+                    self.unanswered.remove(*order, *begun);
+                    self.line_bytes -= bytes;
+                }
+                Place::Waiting { .. } => break,
+            }
+            self.line.pop_front();
+        }
+        self.count();
     }
 
     /// Writes what there is; returns whether anything went.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
         let mut wrote = false;
-        while !self.output.is_empty() {
+        while !self.output.is_empty() && !self.gone {
             let mut slices = [IoSlice::new(&[]); WRITE_PIECES_MAX];
             let mut count = 0;
             for (slot, piece) in slices.iter_mut().zip(&self.output) {
@@ -358,15 +455,20 @@ impl Connection {
                 count += 1;
             }
             let slices = slices.get(..count).unwrap_or_default();
-            let Poll::Ready(len) = Pin::new(&mut self.stream).poll_write_vectored(cx, slices)? else { break };
-            if len == 0 {
-                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(len)) if len > 0 => {
+                    wrote = true;
+                    self.node.metrics.bytes_out.inc_by(len as u64);
+                    self.sent(len);
+                }
+                Poll::Ready(_) => {
+                    self.gone = true;
+                    return true;
+                }
             }
-            wrote = true;
-            self.node.metrics.bytes_out.inc_by(len as u64);
-            self.sent(len);
         }
-        Ok(wrote)
+        wrote
     }
 
     fn sent(&mut self, mut len: usize) {
@@ -383,40 +485,89 @@ impl Connection {
 
     fn count(&mut self) {
         let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { 0 };
-        let ready = |answer: &Answer| match answer {
-            Answer::Ready(pieces) => pieces.iter().map(Bytes::len).sum(),
-            Answer::Waiting(..) => 0,
-        };
-        // Behind a waiting answer there may be finished ones; looking at all of them each time would cost more than
-        // they weigh, except where few stand in line.
-        let waiting: usize = if self.answers.len() <= 16 { self.answers.iter().map(ready).sum() } else { 0 };
-        let now = input + self.output_bytes + self.answers.len() * ANSWER_BYTES + waiting;
-        self.budget.change(self.counted, now);
-        self.counted = now;
+        self.share.set(input + self.line_bytes + self.output_bytes);
     }
 
-    /// Ends what stands still for too long, and looks again at a full budget.
+    /// Ends what stands still for too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
-        let held_up = self.budget.is_full() && !self.may_read();
-        if held_up && self.timer.deadline() > Instant::now() + BUDGET_RETRY {
-            self.timer.as_mut().reset(Instant::now() + BUDGET_RETRY);
+        let idle_max = self.node.settings.idle_max;
+        let period = STALL_MAX.min(idle_max).min(if self.output.is_empty() { STALL_MAX } else { UNSENT_MAX });
+        let latest = Instant::now() + period;
+        if self.timer.deadline() > latest {
+            self.timer.as_mut().reset(latest);
         }
         ready!(self.timer.as_mut().poll(cx));
         let idle = self.active_at.elapsed();
-        if !held_up {
-            self.give_back_buffer();
-            self.count();
-        }
-        let idle_max = self.node.settings.idle_max;
+        self.give_back_buffer();
+        self.count();
         let mid_frame = !self.input.is_empty() && !self.has_frame();
-        let limit = if mid_frame { STALL_MAX.min(idle_max) } else { idle_max };
-        // A parked answer may wait for as long as it likes; a peer that does not take what is due may not.
-        if idle >= limit && (self.answers.is_empty() || !self.output.is_empty()) {
+        // What is not taken is in the way of those who wait for memory.
+        let in_the_way = !self.output.is_empty() && self.node.budget.is_short();
+        let limit = match (in_the_way, mid_frame) {
+            (true, _) => UNSENT_MAX.min(idle_max),
+            (false, true) => STALL_MAX.min(idle_max),
+            (false, false) => idle_max,
+        };
+        // A parked answer may wait for as long as it likes, and a request for memory; a peer that does not take what is
+        // due may not.
+        let waits = !self.line.is_empty() || self.waits_for_room && !mid_frame;
+        if idle >= limit && (!waits || !self.output.is_empty()) {
             return Poll::Ready(Err(ConnectionError::Idle(idle)));
         }
-        self.timer
-            .as_mut()
-            .reset(Instant::now() + if held_up { BUDGET_RETRY } else { STALL_MAX.min(idle_max) });
+        self.timer.as_mut().reset(Instant::now() + period);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome, ConnectionError>> {
+        match self {
+            Waiting::Reply(reply) => reply.as_mut().poll(cx).map(|reply| Ok(Outcome::Response(reply?))),
+            Waiting::Request(request) => request.as_mut().poll(cx),
+        }
+    }
+}
+
+impl Framing {
+    fn encode(self, response: &Response) -> Result<Vec<Bytes>, ConnectionError> {
+        frame::encode_response(self.correlation_id, self.version, response)
+            .map_err(|source| ConnectionError::Encode { key: self.key, source })
+    }
+}
+
+fn len_of(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
+}
+
+/// Handles a request when this is polled first.
+async fn handle_later(node: Arc<Node>, frame: Frame) -> Result<Outcome, ConnectionError> {
+    Ok(match frame.handle(&node)? {
+        Reply::Now(response) => Outcome::Response(response),
+        Reply::Later(reply) => Outcome::Response(reply.await?),
+        Reply::None => Outcome::None,
+    })
+}
+
+/// Handles a large request on the background runtime, one at a time of all.
+async fn handle_elsewhere(
+    node: Arc<Node>,
+    frame: Frame,
+    framing: Framing,
+) -> Result<Outcome, ConnectionError> {
+    let permit = node.large_requests.acquire().await;
+    let work_node = node.clone();
+    let work = move || -> Result<Result<Outcome, ReplyFuture>, ConnectionError> {
+        Ok(match frame.handle(&work_node)? {
+            Reply::Now(response) => Ok(Outcome::Pieces(framing.encode(&response)?)),
+            Reply::Later(reply) => Err(reply),
+            Reply::None => Ok(Outcome::None),
+        })
+    };
+    let done = node.jobs.run(work).await;
+    drop(permit);
+    let lost = |_| LaneError::Disconnected { reason: "the handler of a large request panicked".into() };
+    match done.map_err(lost)?? {
+        Ok(outcome) => Ok(outcome),
+        Err(reply) => Ok(Outcome::Response(reply.await?)),
     }
 }

@@ -1,4 +1,5 @@
-//! The table of APIs that are answered, and from it: what is advertised, what is documented, and who handles what.
+//! The table of APIs that are answered, and from it: what is advertised, what is documented, who handles what, and what
+//! may be begun while an earlier request of the same connection is not answered.
 //!
 //! Owns the way from a frame to a [`Reply`]. What the table lacks is neither advertised nor decoded. Knows nothing of
 //! sockets; the in-process lane comes in below the codec, by [`call`].
@@ -13,9 +14,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 macro_rules! serve {
-    ($($name:ident $min:literal..=$max:literal => $($handler:ident)::+;)*) => {
+    ($($name:ident $min:literal..=$max:literal $order:ident => $($handler:ident)::+;)*) => {
         /// Every API that is answered, by number.
         pub(crate) const APIS: &[Api] = &[$(Api { key: ApiKey::$name, versions: $min..=$max },)*];
+
+        /// How requests of an API stand in the order of their connection.
+        fn order(key: ApiKey) -> Order {
+            match key {
+                $(ApiKey::$name => Order::$order,)*
+                _ => Order::InTurn,
+            }
+        }
 
         /// Handles a typed request.
         pub(crate) fn call(node: &Arc<Node>, cx: &Context, request: Request) -> Reply {
@@ -27,36 +36,111 @@ macro_rules! serve {
     };
 }
 
+/// What of a connection has to be answered before a request may be begun, and what may be begun before it is answered.
+///
+/// Apache Kafka handles one request of a connection at a time. This gives the same answers, sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// An append, in its place as soon as it is begun: others may be begun behind it, what reads may not.
+    Append,
+    /// A fetch, begun when everything before it is answered. It changes nothing, so appends may be begun before it is;
+    /// once begun it holds back nothing.
+    Poll,
+    /// Begun when all before it is answered but a fetch that waits, and nothing but fetches stand in line behind it
+    /// until it is answered.
+    InTurn,
+    /// The same, and the answer may wait for other clients: when the client has gone, nobody waits for it.
+    Parking,
+}
+
+/// Requests of a connection that are not answered yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unanswered {
+    /// Appends.
+    pub(crate) appends: usize,
+    /// Fetches that have not been begun.
+    pub(crate) polls: usize,
+    /// All others.
+    pub(crate) in_turn: usize,
+}
+
+impl Unanswered {
+    /// A request is taken in line, or begun.
+    pub(crate) fn add(&mut self, order: Order, begun: bool) {
+        if let Some(count) = self.count(order, begun) {
+            *count += 1;
+        }
+    }
+
+    /// A request leaves the line, or is no longer what it was counted as.
+    pub(crate) fn remove(&mut self, order: Order, begun: bool) {
+        if let Some(count) = self.count(order, begun) {
+            *count -= 1;
+        }
+    }
+
+    fn count(&mut self, order: Order, begun: bool) -> Option<&mut usize> {
+        match order {
+            Order::Append => Some(&mut self.appends),
+            Order::Poll => (!begun).then_some(&mut self.polls),
+            Order::InTurn | Order::Parking => Some(&mut self.in_turn),
+        }
+    }
+}
+
+impl Order {
+    /// Whether a request may be taken in line behind those.
+    pub(crate) fn may_follow(self, before: Unanswered) -> bool {
+        match self {
+            Order::Poll => true,
+            Order::Append => before.in_turn == 0,
+            Order::InTurn | Order::Parking => before == Unanswered::default(),
+        }
+    }
+
+    /// Whether the answer waits for others than the disk.
+    pub(crate) fn is_parking(self) -> bool {
+        matches!(self, Order::Poll | Order::Parking)
+    }
+}
+
+/// The order of the request that a frame (without its length prefix) opens with; what is no request ends its
+/// connection in turn.
+pub(crate) fn order_of(frame: &[u8]) -> Order {
+    let key = frame.first_chunk().and_then(|key| ApiKey::from_i16(i16::from_be_bytes(*key)));
+    key.map_or(Order::InTurn, order)
+}
+
 serve! {
-    Produce 0..=13 => produce::handle;
-    Fetch 4..=18 => fetch::handle;
-    ListOffsets 1..=11 => list_offsets::handle;
-    Metadata 0..=13 => metadata::handle;
-    OffsetCommit 2..=10 => group::offset_commit::handle;
-    OffsetFetch 1..=10 => group::offset_fetch::handle;
-    FindCoordinator 0..=6 => group::find_coordinator::handle;
-    JoinGroup 0..=9 => group::join_group::handle;
-    Heartbeat 0..=4 => group::heartbeat::handle;
-    LeaveGroup 0..=5 => group::leave_group::handle;
-    SyncGroup 0..=5 => group::sync_group::handle;
-    DescribeGroups 0..=6 => group::describe_groups::handle;
-    ListGroups 0..=5 => group::list_groups::handle;
-    ApiVersions 0..=4 => api_versions::handle;
-    CreateTopics 2..=7 => create_topics::handle;
-    DeleteTopics 1..=6 => delete_topics::handle;
-    DeleteRecords 0..=2 => delete_records::handle;
-    InitProducerId 0..=5 => init_producer_id::handle;
-    OffsetForLeaderEpoch 2..=4 => offset_for_leader_epoch::handle;
-    DescribeConfigs 1..=4 => describe_configs::handle;
-    AlterConfigs 0..=2 => configs::alter;
-    DescribeLogDirs 1..=5 => describe_log_dirs::handle;
-    CreatePartitions 0..=3 => create_partitions::handle;
-    DeleteGroups 0..=2 => group::delete_groups::handle;
-    IncrementalAlterConfigs 0..=1 => configs::alter_incrementally;
-    OffsetDelete 0..=0 => group::offset_delete::handle;
-    DescribeCluster 0..=2 => describe_cluster::handle;
-    ListConfigResources 0..=1 => list_config_resources::handle;
-    DescribeTopicPartitions 0..=0 => describe_topic_partitions::handle;
+    Produce 0..=13 Append => produce::handle;
+    Fetch 4..=18 Poll => fetch::handle;
+    ListOffsets 1..=11 InTurn => list_offsets::handle;
+    Metadata 0..=13 InTurn => metadata::handle;
+    OffsetCommit 2..=10 InTurn => group::offset_commit::handle;
+    OffsetFetch 1..=10 InTurn => group::offset_fetch::handle;
+    FindCoordinator 0..=6 InTurn => group::find_coordinator::handle;
+    JoinGroup 0..=9 Parking => group::join_group::handle;
+    Heartbeat 0..=4 InTurn => group::heartbeat::handle;
+    LeaveGroup 0..=5 InTurn => group::leave_group::handle;
+    SyncGroup 0..=5 Parking => group::sync_group::handle;
+    DescribeGroups 0..=6 InTurn => group::describe_groups::handle;
+    ListGroups 0..=5 InTurn => group::list_groups::handle;
+    ApiVersions 0..=4 InTurn => api_versions::handle;
+    CreateTopics 2..=7 InTurn => create_topics::handle;
+    DeleteTopics 1..=6 InTurn => delete_topics::handle;
+    DeleteRecords 0..=2 InTurn => delete_records::handle;
+    InitProducerId 0..=5 InTurn => init_producer_id::handle;
+    OffsetForLeaderEpoch 2..=4 InTurn => offset_for_leader_epoch::handle;
+    DescribeConfigs 1..=4 InTurn => describe_configs::handle;
+    AlterConfigs 0..=2 InTurn => configs::alter;
+    DescribeLogDirs 1..=5 InTurn => describe_log_dirs::handle;
+    CreatePartitions 0..=3 InTurn => create_partitions::handle;
+    DeleteGroups 0..=2 InTurn => group::delete_groups::handle;
+    IncrementalAlterConfigs 0..=1 InTurn => configs::alter_incrementally;
+    OffsetDelete 0..=0 InTurn => group::offset_delete::handle;
+    DescribeCluster 0..=2 InTurn => describe_cluster::handle;
+    ListConfigResources 0..=1 InTurn => list_config_resources::handle;
+    DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
 }
 
 /// Only an in-process lane can ask for what is not advertised: over TCP it is refused before it is decoded.
@@ -79,19 +163,6 @@ pub(crate) enum FrameError {
     /// The bytes are no such request.
     #[error("malformed request: {0}")]
     Malformed(#[from] DecodeError),
-}
-
-/// A request that was handled, and how its answer is to be framed.
-#[derive(Debug)]
-pub(crate) struct Handled {
-    /// The API.
-    pub(crate) key: ApiKey,
-    /// Version of the answer.
-    pub(crate) version: i16,
-    /// Echo of the request's.
-    pub(crate) correlation_id: i32,
-    /// The answer.
-    pub(crate) reply: Reply,
 }
 
 /// Who sends frames: what the contexts of a connection's requests have in common.
@@ -117,32 +188,51 @@ impl Peer {
     }
 }
 
-/// Reads and handles a request frame (without its length prefix).
-pub(crate) fn handle_frame(node: &Arc<Node>, peer: &mut Peer, frame: Bytes) -> Result<Handled, FrameError> {
-    let mut reader = Reader::new(frame);
-    let header = RequestHeader::decode(&mut reader)?;
-    let RequestHeader { api_key, version, correlation_id, .. } = header;
-    let unserved = FrameError::Unserved { key: api_key, version };
-    let api = APIS.iter().find(|api| api.key as i16 == api_key).ok_or(unserved.clone())?;
-    if !api.versions.contains(&version) || version < api.key.schema().min {
-        return match api.key {
+/// A request frame of which the header was read.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// The API.
+    pub(crate) key: ApiKey,
+    /// Version of the answer.
+    pub(crate) version: i16,
+    /// Echo of the request's.
+    pub(crate) correlation_id: i32,
+    /// Context and body; `None` for a version of ApiVersions that is ahead of us.
+    body: Option<(Context, Reader)>,
+}
+
+impl Frame {
+    /// Reads the header of a frame (without its length prefix).
+    pub(crate) fn read(peer: &mut Peer, frame: Bytes) -> Result<Frame, FrameError> {
+        let mut reader = Reader::new(frame);
+        let header = RequestHeader::decode(&mut reader)?;
+        let RequestHeader { api_key, version, correlation_id, .. } = header;
+        let unserved = FrameError::Unserved { key: api_key, version };
+        let api = APIS.iter().find(|api| api.key as i16 == api_key).ok_or(unserved.clone())?;
+        let key = api.key;
+        if api.versions.contains(&version) && version >= key.schema().min {
+            let body = Some((peer.context(&header).clone(), reader));
+            return Ok(Frame { key, version, correlation_id, body });
+        }
+        match key {
             // A client that is ahead of us learns from an answer of the oldest version what to ask for.
-            ApiKey::ApiVersions => Ok(Handled {
-                key: api.key,
-                version: 0,
-                correlation_id,
-                reply: Reply::Now(handler::api_versions::unsupported(node).into()),
-            }),
+            ApiKey::ApiVersions => Ok(Frame { key, version: 0, correlation_id, body: None }),
             _ => Err(unserved),
+        }
+    }
+
+    /// Decodes and handles the request.
+    pub(crate) fn handle(self, node: &Arc<Node>) -> Result<Reply, FrameError> {
+        let Some((cx, mut reader)) = self.body else {
+            return Ok(Reply::Now(handler::api_versions::unsupported(node).into()));
         };
+        // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
+        let request = Request::decode(self.key, self.version, &mut reader)?;
+        if let Some(metrics) = node.metrics.api(self.key) {
+            metrics.requests.inc();
+        }
+        Ok(call(node, &cx, request))
     }
-    // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
-    let request = Request::decode(api.key, version, &mut reader)?;
-    if let Some(metrics) = node.metrics.api(api.key) {
-        metrics.requests.inc();
-    }
-    let reply = call(node, peer.context(&header), request);
-    Ok(Handled { key: api.key, version, correlation_id, reply })
 }
 
 const PROTOCOL_HEAD: &str = "# Protocol
@@ -153,6 +243,12 @@ The broker answers these APIs of Apache Kafka's protocol, in the ranges that a r
 What is not listed is neither advertised nor decoded. Produce 0 to 2 is advertised for old clients' feature detection only:
 such a request closes the connection, as with Apache Kafka. An ApiVersions request of an unknown version is answered in
 version 0 with `UNSUPPORTED_VERSION`; any other request of an unknown API or version closes the connection.
+
+Requests of one connection take effect and are answered in order, as if each were sent when the one before it was answered.
+Produce requests are appended behind one another without waiting for syncs, and fetches wait behind anything; every other
+request is begun when those before it are answered, except that it does not wait for a fetch that waits for records. A
+Produce with acks=0 has no answer to wait for: what reads behind it may not see it yet. A connection that the client
+closes is still read to the end of what came whole, and carried out.
 
 | key | API | versions | first flexible version |
 |---|---|---|---|
@@ -170,4 +266,27 @@ pub fn protocol_markdown() -> String {
         let _ = writeln!(out, "| {} | {} | {range} | {flexible} |", *key as i16, key.name());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_appends_and_fetches_pass_what_is_not_answered() {
+        let nothing = Unanswered::default();
+        let (append, poll) = (Unanswered { appends: 1, ..nothing }, Unanswered { polls: 1, ..nothing });
+        let in_turn = Unanswered { in_turn: 1, ..nothing };
+        for api in APIS {
+            let order = order_of(&(api.key as i16).to_be_bytes());
+            let passes = [append, poll, in_turn].map(|before| order.may_follow(before));
+            let expected = match api.key {
+                ApiKey::Produce => [true, true, false],
+                ApiKey::Fetch => [true, true, true],
+                _ => [false, false, false],
+            };
+            assert_eq!(passes, expected, "{}", api.key);
+            assert!(order.may_follow(nothing));
+        }
+    }
 }

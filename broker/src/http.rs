@@ -8,7 +8,6 @@
 //!
 //! What is a state rather than a count (sizes, offsets, lags) is read here, at each scrape.
 
-use crate::connection::Budget;
 use crate::handler::Node;
 use axum::Router;
 use axum::extract::State;
@@ -32,8 +31,6 @@ use tokio::sync::watch;
 pub(crate) struct Pages {
     /// The broker.
     pub(crate) node: Arc<Node>,
-    /// What its connections hold.
-    pub(crate) budget: Arc<Budget>,
     /// Whether it is about to stop.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -84,8 +81,8 @@ async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let Pages { node, budget, .. } = pages;
-    node.metrics.in_flight_bytes.set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+    let node = pages.node;
+    node.metrics.in_flight_bytes.set(i64::try_from(node.budget.used()).unwrap_or(i64::MAX));
     let mut text = String::new();
     let mut states = Registry::with_prefix("kappa");
     states.register_collector(Box::new(States { node: node.clone() }));

@@ -12,6 +12,7 @@
 mod args;
 mod background;
 mod broker;
+mod budget;
 pub mod clock;
 pub mod config;
 mod connection;

@@ -3,7 +3,7 @@
 //! All of it runs on one thread with its own runtime: a hop between threads costs more than the work of most
 //! requests. Knows nothing of frames.
 
-use crate::connection::{Budget, Connection};
+use crate::connection::Connection;
 use crate::handler::Node;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -19,12 +19,7 @@ const STOP_GRACE: Duration = Duration::from_millis(1000);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves clients until `stopping` turns true, then answers what is in line and returns.
-pub(crate) async fn serve(
-    node: Arc<Node>,
-    listener: TcpListener,
-    budget: Arc<Budget>,
-    mut stopping: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -35,7 +30,7 @@ pub(crate) async fn serve(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, address)) if connections.len() < node.settings.connections_max => {
-                let connection = run(node.clone(), budget.clone(), stream, address, stopping.clone());
+                let connection = run(node.clone(), stream, address, stopping.clone());
                 connections.spawn(connection);
             }
             Ok((_, address)) => {
@@ -57,20 +52,14 @@ pub(crate) async fn serve(
     }
 }
 
-async fn run(
-    node: Arc<Node>,
-    budget: Arc<Budget>,
-    stream: TcpStream,
-    address: SocketAddr,
-    mut stopping: watch::Receiver<bool>,
-) {
+async fn run(node: Arc<Node>, stream: TcpStream, address: SocketAddr, mut stopping: watch::Receiver<bool>) {
     let metrics = node.metrics.clone();
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, %error, "no TCP_NODELAY");
     }
     metrics.connections_accepted.inc();
     metrics.connections.inc();
-    let mut connection = Connection::new(node, budget, stream, address);
+    let mut connection = Connection::new(node, stream, address);
     let ended = tokio::select! {
         biased;
         ended = poll_fn(|cx| connection.poll(cx)) => Some(ended),

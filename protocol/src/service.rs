@@ -8,8 +8,10 @@ use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
 /// One ordered lane to one node.
 ///
-/// When [`Service::call`] returns, everything of the request whose order matters has happened (sequence check, append,
-/// enqueueing on a socket), and later calls on the lane see it.
+/// When [`Service::call`] returns, a produce request has been carried out in its place (sequence check, append,
+/// enqueueing on a socket). Any other request takes effect some time until its reply has resolved, and what waits to be
+/// durable is shown from then on: who wants a later call to see an earlier one awaits the earlier reply first. A lane
+/// over a socket keeps that order by itself, as Apache Kafka does.
 pub trait Service: Send + Sync {
     /// Asks. Never blocks on a disk or a peer: what has to wait is in the reply.
     fn call(&self, cx: &Context, request: Request) -> Reply;

@@ -15,7 +15,7 @@ use crate::config::GroupConfig;
 use crate::partition::{Durable, FoldError, Partition};
 use crate::topic::{OFFSETS_TOPIC, Topic, TopicError, Topics};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -75,6 +75,8 @@ impl GroupCoordinator {
         };
         if let Some(topic) = coordinator.topics.topic(OFFSETS_TOPIC) {
             coordinator.attach(&topic)?;
+            // Those of topics whose deletion was recorded just before a crash.
+            coordinator.drop_offsets_of(|topic| coordinator.topics.topic(topic).is_none());
         }
         Ok(coordinator)
     }
@@ -184,7 +186,8 @@ impl GroupCoordinator {
     }
 
     /// Commits offsets, all or none; what is returned waits until they are on disk. `retention_ms` is how long the
-    /// client wants them kept, if it says so.
+    /// client wants them kept, if it says so. `topics_exist` is asked under the lock that a deletion's clean-up takes, so
+    /// that no offset of a deleted topic slips in behind it.
     ///
     /// # Errors
     /// What the group says, or what kept the log from taking them.
@@ -195,6 +198,7 @@ impl GroupCoordinator {
         generation: i32,
         offsets: Vec<OffsetToCommit>,
         retention_ms: Option<i64>,
+        topics_exist: impl Fn() -> bool,
     ) -> Result<Durable, GroupError> {
         let now_ms = self.clock.now_ms();
         let committed = |offset: OffsetToCommit| {
@@ -208,7 +212,7 @@ impl GroupCoordinator {
             (offset.topic, offset.partition, committed)
         };
         let offsets: Vec<_> = offsets.into_iter().map(committed).collect();
-        self.shard(group, 0)?.commit(group, caller, generation, &offsets)
+        self.shard(group, 0)?.commit(group, caller, generation, &offsets, topics_exist)
     }
 
     /// Whether a text may be noted with an offset.
@@ -253,12 +257,12 @@ impl GroupCoordinator {
         self.shard(group, 0)?.delete_group(group)
     }
 
-    /// Drops what groups committed for topics that were deleted.
-    pub(crate) fn topics_deleted(&self, topics: &[impl AsRef<str>]) {
-        let topics: BTreeSet<&str> = topics.iter().map(AsRef::as_ref).collect();
+    /// Drops what groups committed for topics that are gone, by name, durably. Nobody may commit for them any more, see
+    /// [`GroupCoordinator::commit`]. Blocks on the disk.
+    pub(crate) fn drop_offsets_of(&self, is_gone: impl Fn(&str) -> bool) {
         for shard in self.shards() {
-            if let Err(error) = shard.topics_deleted(&topics) {
-                tracing::warn!(%error, "committed offsets of deleted topics are kept");
+            if let Err(error) = shard.drop_offsets_of(&is_gone) {
+                tracing::error!(%error, "committed offsets of deleted topics are kept");
             }
         }
     }

@@ -74,6 +74,9 @@ pub(crate) enum GroupError {
     /// The group has members that read the topic.
     #[error("the group subscribes to the topic")]
     Subscribed,
+    /// A topic was deleted while offsets of it were being committed.
+    #[error("the topic was deleted")]
+    TopicDeleted,
     /// `__consumer_offsets` does not exist yet; finding the coordinator creates it.
     #[error("there is no coordinator yet")]
     NotAvailable,

@@ -159,6 +159,7 @@ impl Shard {
         caller: Caller<'_>,
         generation: i32,
         offsets: &[(String, i32, CommittedOffset)],
+        topics_exist: impl Fn() -> bool,
     ) -> Result<Durable, GroupError> {
         let encoded: Result<Vec<Encoded>, EncodeError> = offsets
             .iter()
@@ -170,6 +171,9 @@ impl Shard {
             Some(live) => live.group.check_commit(caller, generation, self.clock.steady_ms())?,
             None if generation < 0 => {}
             None => return Err(GroupError::IllegalGeneration { current: -1, got: generation }),
+        }
+        if !topics_exist() {
+            return Err(GroupError::TopicDeleted);
         }
         self.append(&encoded)
     }
@@ -228,14 +232,18 @@ impl Shard {
         Ok(durable)
     }
 
-    /// Drops the committed offsets of topics that are no more.
-    pub(super) fn topics_deleted(&self, deleted: &BTreeSet<&str>) -> Result<(), GroupError> {
-        let _live = self.live.lock();
+    /// Drops the committed offsets of topics that are gone, durably. Blocks on the disk.
+    pub(super) fn drop_offsets_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), GroupError> {
+        // Who found the topic before it went has appended by the time that the lock is free.
+        drop(self.live.lock());
+        self.make_durable()?;
+        self.catch_up();
+        let live = self.live.lock();
         let tombstones = self.read(|state| {
             let mut tombstones = Vec::new();
             for (id, folded) in state.groups() {
                 for (topic, partitions) in &folded.offsets {
-                    if deleted.contains(topic.as_str()) {
+                    if is_gone(topic) {
                         let records =
                             partitions.keys().map(|partition| records::offset(id, topic, *partition, None));
                         tombstones.extend(records.flatten());
@@ -244,10 +252,24 @@ impl Shard {
             }
             tombstones
         })?;
-        if !tombstones.is_empty() {
-            self.append_all(&tombstones).map(drop)?;
+        if tombstones.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.append_all(&tombstones).map(drop)?;
+        drop(live);
+        self.make_durable()
+    }
+
+    /// Makes durable what was appended. Blocks on the disk.
+    fn make_durable(&self) -> Result<(), GroupError> {
+        let offsets = self.partition.offsets();
+        if offsets.high_watermark == offsets.log_end {
+            return Ok(());
+        }
+        self.partition.sync().map_err(|error| {
+            tracing::warn!(%error, "group records not stored");
+            GroupError::NotStored
+        })
     }
 
     /// Takes back what has expired by now, and removes groups of which nothing is left.

@@ -41,6 +41,7 @@ impl World {
         disk.sync_dir(Path::new("/")).unwrap();
         let world = Self::open(disk, Clock::manual(START_MS), properties);
         world.wait(world.groups.ready()).unwrap();
+        world.topic("t");
         world
     }
 
@@ -102,7 +103,7 @@ impl World {
 
     fn commit(&self, group: &str, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
         let offsets = vec![to_commit("t", 0, offset)];
-        let durable = self.groups.commit(group, caller(member), generation, offsets, None)?;
+        let durable = self.groups.commit(group, caller(member), generation, offsets, None, || true)?;
         self.wait(durable).map_err(|_| GroupError::NotStored)
     }
 
@@ -260,7 +261,7 @@ fn offsets_that_no_member_reads_can_be_taken_back() {
     let world = World::new();
     let joined = world.sole_member("g");
     let offsets = vec![to_commit("t", 0, 1), to_commit("other", 0, 2), to_commit("other", 1, 3)];
-    let durable = world.groups.commit("g", caller("m1"), joined.generation, offsets, None).unwrap();
+    let durable = world.groups.commit("g", caller("m1"), joined.generation, offsets, None, || true).unwrap();
     world.wait(durable).unwrap();
     let wanted = [("t".to_owned(), 0), ("other".to_owned(), 1), ("other".to_owned(), 9)];
     let OffsetsDeletion { verdicts, durable } = world.groups.delete_offsets("g", &wanted).unwrap();
@@ -270,11 +271,28 @@ fn offsets_that_no_member_reads_can_be_taken_back() {
         world.groups.committed("g", |offsets| offsets.values().map(|p| p.len()).sum::<usize>()).unwrap();
     assert_eq!(left, 2);
     assert!(matches!(world.groups.delete_offsets("nobody", &wanted), Err(GroupError::NotFound)));
-    world.groups.topics_deleted(&["t"]);
+    world.groups.drop_offsets_of(|topic| topic == "t");
     world.commit("g", "m1", joined.generation, 5).unwrap();
-    world.groups.topics_deleted(&["t", "other"]);
-    world.commit("simple", "", -1, 1).unwrap();
+    world.groups.drop_offsets_of(|topic| ["t", "other"].contains(&topic));
     assert_eq!(world.groups.committed("g", |offsets| offsets.len()).unwrap(), 0);
+}
+
+#[test]
+fn what_was_committed_for_a_deleted_topic_goes_with_it_whatever_was_in_flight() {
+    let world = World::new();
+    world.groups.commit("g", caller(""), -1, vec![to_commit("t", 0, 1)], None, || true).map(drop).unwrap();
+    // The sync of that commit has not been waited for.
+    world.groups.drop_offsets_of(|topic| topic == "t");
+    assert_eq!(world.groups.dump().unwrap(), "");
+    let late = world.groups.commit("g", caller(""), -1, vec![to_commit("t", 0, 2)], None, || false);
+    assert_eq!(late.map(drop), Err(GroupError::TopicDeleted));
+    // A crash between the record of a deletion and the end of its clean-up.
+    let gone = world.groups.commit("g", caller(""), -1, vec![to_commit("gone", 0, 3)], None, || true);
+    world.wait(gone.unwrap()).unwrap();
+    world.commit("g", "", -1, 4).unwrap();
+    let world = world.again(SimulatedDisk::power_cut);
+    assert_eq!(world.groups.dump().unwrap().lines().count(), 1);
+    assert_eq!(world.committed("g"), Some(4));
 }
 
 #[test]
@@ -302,11 +320,10 @@ fn offsets_expire_when_the_group_has_been_empty_long_enough() {
 #[test]
 fn lag_is_the_distance_to_the_high_watermark() {
     let world = World::new();
-    world.topic("t");
     world.commit("g", "", -1, 0).unwrap();
     world.wait(async {
         let offsets = vec![to_commit("gone", 0, 5)];
-        world.groups.commit("g", caller(""), -1, offsets, None).unwrap().await.unwrap();
+        world.groups.commit("g", caller(""), -1, offsets, None, || true).unwrap().await.unwrap();
     });
     let lags: Vec<_> =
         world.groups.lags().into_iter().map(|lag| (lag.topic, lag.partition, lag.lag)).collect();
@@ -374,7 +391,7 @@ fn a_commit_too_large_for_a_batch_is_refused_as_a_whole() {
     let offsets: Vec<_> = (0..9_000)
         .map(|partition| OffsetToCommit { metadata: metadata.clone(), ..to_commit("t", partition, 1) })
         .collect();
-    let refused = world.groups.commit("g", caller(""), -1, offsets, None).map(drop);
+    let refused = world.groups.commit("g", caller(""), -1, offsets, None, || true).map(drop);
     assert_eq!(refused, Err(GroupError::RecordTooLarge));
     assert_eq!(world.states(), []);
 }

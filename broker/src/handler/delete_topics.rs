@@ -1,4 +1,4 @@
-//! DeleteTopics: by name or by id; answered when the catalog's record is durable.
+//! DeleteTopics: by name or by id; answered when the catalog's record is durable and all that hung on the topics is gone.
 
 use super::{Node, Refusal};
 use crate::topic::{Topic, TopicError};
@@ -32,7 +32,6 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteTopicsReques
             Ok(outcomes) => outcomes.into_iter(),
             Err(error) => vec![Err(error); wanted.len()].into_iter(),
         };
-        let mut deleted = Vec::new();
         let responses = wanted
             .into_iter()
             .map(|(state, topic)| {
@@ -41,7 +40,6 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteTopicsReques
                 });
                 match outcome {
                     Ok(topic) => {
-                        deleted.push(topic.name.clone());
                         let name = Some(topic.name.to_string());
                         DeletableTopicResult { name, topic_id: topic.id, ..Default::default() }
                     }
@@ -54,7 +52,6 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteTopicsReques
                 }
             })
             .collect();
-        node.groups.topics_deleted(&deleted);
         DeleteTopicsResponse { responses, ..Default::default() }.into()
     })
 }

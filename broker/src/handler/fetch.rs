@@ -1,9 +1,11 @@
 //! Fetch: whole batches out of partitions, at once or when enough has become visible.
 //!
-//! A fetch reads only what is in the page cache; one that misses it goes, as a whole, to the blocking pool. Every
+//! A fetch reads only what is in the page cache; one that misses it goes, as a whole, to the blocking pool. It reads no
+//! more than it could reserve of the memory of all connections, one batch at least, and waits while there is none. Every
 //! answer is sessionless (KIP-227 allows it), so a request always names all that it wants.
 
 use super::{Node, Refusal, read_error_code};
+use crate::budget::Share;
 use crate::partition::{IsolationLevel, Partition, ReadRequest, ReadResult, VisiblePast};
 use crate::topic::Topic;
 use kappa_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -29,20 +31,20 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> R
     let wait = Duration::from_millis(request.max_wait_ms.try_into().unwrap_or(0)).min(WAIT_MAX);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
     let plan = Plan::new(node, cx, request);
-    let Some(answer) = plan.read_cached() else {
-        return Reply::later(async move { read_cold(plan).await.into() });
+    let Some(reserved) = node.budget.try_reserve(plan.bytes_max) else {
+        return Reply::later(async move { read_reserved(plan).await.into() });
     };
-    if wait.is_zero() || answer.bytes >= min_bytes || answer.failed || plan.is_empty() {
+    let Some(answer) = plan.read_cached(reserved.bytes()) else {
+        return Reply::later(async move { read_cold(plan, reserved).await.into() });
+    };
+    let is_cut_short = reserved.bytes() < plan.bytes_max && answer.bytes > 0;
+    if wait.is_zero() || answer.bytes >= min_bytes || is_cut_short || answer.failed || plan.is_empty() {
         return Reply::Now(answer.into_response().into());
     }
+    // What waits for records holds no memory.
+    drop((answer, reserved));
     let deadline = Instant::now() + wait;
-    Reply::later(async move {
-        let plan = wait_for(plan, min_bytes, deadline).await;
-        match plan.read_cached() {
-            Some(answer) => answer.into_response().into(),
-            None => read_cold(plan).await.into(),
-        }
-    })
+    Reply::later(async move { read_reserved(wait_for(plan, min_bytes, deadline).await).await.into() })
 }
 
 /// One partition of a fetch.
@@ -58,6 +60,7 @@ struct Item {
 struct Plan {
     node: Arc<Node>,
     isolation: IsolationLevel,
+    /// Bytes of batches that are asked for.
     bytes_max: usize,
     topics: Vec<(String, uuid::Uuid, Vec<Item>)>,
 }
@@ -79,15 +82,17 @@ impl Answer {
 
 impl Plan {
     fn new(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> Self {
-        let topics = request.topics.into_iter().map(|topic| resolve(node, cx, topic)).collect();
+        let topics: Vec<_> = request.topics.into_iter().map(|topic| resolve(node, cx, topic)).collect();
         let asked = usize::try_from(request.max_bytes).unwrap_or(0);
+        let of_partitions = |(_, _, items): &(_, _, Vec<Item>)| items.iter().map(|item| item.bytes_max).sum();
+        let of_partitions = topics.iter().map(of_partitions).fold(0, usize::saturating_add);
         Self {
             node: node.clone(),
             isolation: match request.isolation_level {
                 1 => IsolationLevel::ReadCommitted,
                 _ => IsolationLevel::ReadUncommitted,
             },
-            bytes_max: asked.min(node.settings.fetch_bytes_max),
+            bytes_max: asked.min(node.settings.fetch_bytes_max).min(of_partitions),
             topics,
         }
     }
@@ -100,20 +105,21 @@ impl Plan {
         self.items().next().is_none()
     }
 
-    /// Answers out of the page cache; `None` if the disk would have to be waited for.
-    fn read_cached(&self) -> Option<Answer> {
-        self.read(|partition, request| partition.try_read(request).transpose())
+    /// Answers out of the page cache with about `bytes_max` bytes; `None` if the disk would have to be waited for.
+    fn read_cached(&self, bytes_max: usize) -> Option<Answer> {
+        self.read(bytes_max, |partition, request| partition.try_read(request).transpose())
     }
 
     /// Answers from wherever the bytes are. Blocks.
-    fn read_blocking(&self) -> Answer {
+    fn read_blocking(&self, bytes_max: usize) -> Answer {
         self.node.metrics.cold_reads.inc();
-        let answer = self.read(|partition, request| Some(partition.read(request)));
+        let answer = self.read(bytes_max, |partition, request| Some(partition.read(request)));
         answer.expect("a blocking read always has a result")
     }
 
     fn read(
         &self,
+        bytes_max: usize,
         read: impl Fn(&Partition, ReadRequest) -> Option<Result<ReadResult, crate::partition::ReadError>>,
     ) -> Option<Answer> {
         let (mut bytes, mut failed) = (0, false);
@@ -125,7 +131,7 @@ impl Plan {
                     Ok(partition) => {
                         let request = ReadRequest {
                             offset: item.offset,
-                            max_bytes: item.bytes_max.min(self.bytes_max.saturating_sub(bytes)),
+                            max_bytes: item.bytes_max.min(bytes_max.saturating_sub(bytes)),
                             // One batch always goes, however large, or a consumer could never pass it.
                             at_least_one: bytes == 0,
                             isolation: self.isolation,
@@ -249,9 +255,22 @@ fn diverging(partition: &Partition, wanted: &FetchPartition) -> Option<EpochEndO
     diverges.then_some(EpochEndOffset { epoch, end_offset })
 }
 
-async fn read_cold(plan: Plan) -> FetchResponse {
+/// Reads once there is memory for it. The answer is counted by its connection as soon as it has it.
+async fn read_reserved(plan: Plan) -> FetchResponse {
+    let reserved = plan.node.budget.reserve(plan.bytes_max).await;
+    match plan.read_cached(reserved.bytes()) {
+        Some(answer) => answer.into_response(),
+        None => read_cold(plan, reserved).await,
+    }
+}
+
+async fn read_cold(plan: Plan, reserved: Share) -> FetchResponse {
     let node = plan.node.clone();
-    match node.jobs.run(move || plan.read_blocking().into_response()).await {
+    let work = move || {
+        let response = plan.read_blocking(reserved.bytes()).into_response();
+        (response, reserved)
+    };
+    match node.jobs.run(work).await.map(|(response, _)| response) {
         Ok(response) => response,
         Err(_) => {
             let error_code = node.error(ErrorCode::UnknownServerError);

@@ -23,6 +23,7 @@ pub(crate) mod metadata;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
 
+use crate::budget::Budget;
 use crate::config::Settings;
 use crate::group::GroupCoordinator;
 use crate::jobs::Jobs;
@@ -48,6 +49,10 @@ pub(crate) struct Node {
     pub(crate) groups: Arc<GroupCoordinator>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
+    /// The memory of requests and answers.
+    pub(crate) budget: Arc<Budget>,
+    /// Held while a large request is decoded: one at a time.
+    pub(crate) large_requests: tokio::sync::Semaphore,
     /// What is answered, for ApiVersions to advertise.
     pub(crate) apis: &'static [Api],
     /// Where work that blocks is handed to.

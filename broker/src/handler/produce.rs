@@ -1,4 +1,5 @@
-//! Produce: one batch per partition is checked and appended at once; acks=all answers when it is durable.
+//! Produce: one batch per partition is checked and appended at once; the answer comes when it is as durable as the topic
+//! promises, with acks=1 as with acks=all: what is acknowledged is kept, and visible to whoever asks.
 //!
 //! A producer that wants no answer (acks=0) learns of a refusal by losing its connection, as with Kafka.
 
@@ -15,17 +16,6 @@ use std::future::ready;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What a produce request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Acks {
-    /// Nothing: there is no answer.
-    None,
-    /// The write.
-    Leader,
-    /// What the topic's `kappa.flush` promises.
-    All,
-}
-
 /// An append that is to be durable before the answer goes: where in the answer it stands, and what to wait for.
 struct Pending {
     topic: usize,
@@ -35,12 +25,6 @@ struct Pending {
 }
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) -> Reply {
-    let acks = match request.acks {
-        0 => Some(Acks::None),
-        1 => Some(Acks::Leader),
-        -1 => Some(Acks::All),
-        _ => None,
-    };
     let mut response = ProduceResponse::default();
     let mut pending = Vec::new();
     for (index, data) in request.topic_data.into_iter().enumerate() {
@@ -49,7 +33,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
             false => node.topics.by_id(data.topic_id),
         };
         let target = Target {
-            acks,
+            acks: request.acks,
             transactional: request.transactional_id.is_some(),
             topic: writable(cx, topic, &data.name, data.topic_id),
         };
@@ -57,7 +41,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
         for (position, partition) in data.partition_data.into_iter().enumerate() {
             let (answer, appended) = target.append(node, partition);
             partition_responses.push(answer);
-            if let Some((log, appended)) = appended.filter(|_| acks == Some(Acks::All)) {
+            if let Some((log, appended)) = appended.filter(|_| request.acks != 0) {
                 pending.push(Pending { topic: index, partition: position, log, appended });
             }
         }
@@ -67,8 +51,8 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
             partition_responses,
         });
     }
-    match acks {
-        Some(Acks::None) => match first_refusal(&response) {
+    match request.acks {
+        0 => match first_refusal(&response) {
             None => Reply::None,
             Some(reason) => Reply::Later(Box::pin(ready(Err(LaneError::Disconnected { reason })))),
         },
@@ -126,7 +110,7 @@ fn writable(cx: &Context, topic: Option<Arc<Topic>>, name: &str, id: Uuid) -> Re
 
 /// Where the batches of one topic of a request go, or why they do not.
 struct Target {
-    acks: Option<Acks>,
+    acks: i16,
     transactional: bool,
     topic: Result<Arc<Topic>, Refusal>,
 }
@@ -157,7 +141,7 @@ impl Target {
         data: PartitionProduceData,
     ) -> Result<(Arc<Partition>, Appended), Refusal> {
         let topic = self.topic.as_ref().map_err(Clone::clone)?;
-        if self.acks.is_none() {
+        if !matches!(self.acks, -1..=1) {
             return Err(Refusal::new(ErrorCode::InvalidRequiredAcks, "acks must be -1 (all), 0 or 1"));
         }
         if self.transactional {

@@ -206,7 +206,9 @@ impl Catalog {
         if let Err(error) = self.write(&records) {
             return found.into_iter().map(|topic| topic.and(Err(error.clone()))).collect();
         }
-        for topic in unique.iter().filter_map(|id| self.registry.remove(*id)) {
+        let removed: Vec<Arc<Topic>> = unique.iter().filter_map(|id| self.registry.remove(*id)).collect();
+        self.registry.deleted(&removed);
+        for topic in removed {
             for partition in topic.partitions().iter() {
                 if let Err(error) = partition.delete(&topic.id.simple().to_string()) {
                     let directory = partition.directory().display().to_string();

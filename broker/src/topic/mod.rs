@@ -174,6 +174,12 @@ impl Topics {
         }
     }
 
+    /// Has `listener` told, on the catalog's worker, of topics whose deletion is durable and which nobody can reach any
+    /// more, before their names are free. It may wait for the disk.
+    pub(crate) fn on_deletion(&self, listener: impl Fn(&[Arc<Topic>]) + Send + Sync + 'static) {
+        self.registry.on_deletion(Box::new(listener));
+    }
+
     /// The folded catalog as text. Waits for the changes that are in line.
     pub(crate) fn dump(&self) -> Result<String, TopicError> {
         let (answer, answered) = std::sync::mpsc::channel();

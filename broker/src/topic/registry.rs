@@ -9,7 +9,7 @@ use crate::partition::Partition;
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
 /// The partitions of a topic by index.
@@ -73,10 +73,20 @@ struct Index {
     by_id: HashMap<Uuid, Arc<Topic>>,
 }
 
+/// Told of topics that are gone, before their names are free. It may wait for the disk.
+type DeletionListener = Box<dyn Fn(&[Arc<Topic>]) + Send + Sync>;
+
 /// All topics.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Registry {
     index: RwLock<Index>,
+    on_deletion: OnceLock<DeletionListener>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("index", &self.index).finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -104,6 +114,18 @@ impl Registry {
         let mut index = self.index.write();
         index.by_id.insert(topic.id, topic.clone());
         index.by_name.insert(topic.name.clone(), topic);
+    }
+
+    /// Who is told of deletions from here on: the first that asks to be.
+    pub(super) fn on_deletion(&self, listener: DeletionListener) {
+        let _ = self.on_deletion.set(listener);
+    }
+
+    /// Tells of topics that were removed.
+    pub(super) fn deleted(&self, topics: &[Arc<Topic>]) {
+        if let Some(listener) = self.on_deletion.get().filter(|_| !topics.is_empty()) {
+            listener(topics);
+        }
     }
 
     pub(super) fn remove(&self, id: Uuid) -> Option<Arc<Topic>> {

@@ -11,6 +11,7 @@ mod client;
 mod hostile;
 mod http;
 mod lanes;
+mod order;
 mod process;
 mod produce_fetch;
 mod restart;

@@ -36,6 +36,7 @@ pub(crate) fn group_error_code(error: &GroupError) -> ErrorCode {
         GroupError::NotEmpty => ErrorCode::NonEmptyGroup,
         GroupError::NotFound => ErrorCode::GroupIdNotFound,
         GroupError::Subscribed => ErrorCode::GroupSubscribedToTopic,
+        GroupError::TopicDeleted => ErrorCode::UnknownTopicOrPartition,
         GroupError::RecordTooLarge => ErrorCode::UnknownServerError,
         // Clients look for the coordinator anew and try again: the disk may have healed by then.
         GroupError::NotAvailable | GroupError::NotStored => ErrorCode::CoordinatorNotAvailable,

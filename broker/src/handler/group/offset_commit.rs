@@ -14,6 +14,7 @@ use kappa_protocol::messages::offset_commit_response::{
 use kappa_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// From this version on, topics are named by id.
 const BY_ID: i16 = 10;
@@ -21,12 +22,12 @@ const BY_ID: i16 = 10;
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: OffsetCommitRequest) -> Reply {
     let OffsetCommitRequest { group_id, topics, retention_time_ms, .. } = request;
     let allowed = cx.allows(Operation::Read, Resource::Group(&group_id));
-    let mut offsets = Vec::new();
+    let (mut offsets, mut known) = (Vec::new(), Vec::new());
     let mut answers: Vec<OffsetCommitResponseTopic> = topics
         .into_iter()
         .map(|topic| {
             if allowed {
-                check(node, cx, topic, &mut offsets)
+                check(node, cx, topic, &mut offsets, &mut known)
             } else {
                 refuse(topic, ErrorCode::GroupAuthorizationFailed)
             }
@@ -38,7 +39,8 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: OffsetCommitReques
     let caller = Caller { member_id: &request.member_id, instance_id: request.group_instance_id.as_deref() };
     let retention_ms = Some(retention_time_ms).filter(|retention_ms| *retention_ms >= 0);
     let generation = request.generation_id_or_member_epoch;
-    match node.groups.commit(&group_id, caller, generation, offsets, retention_ms) {
+    let topics_exist = || known.iter().all(|id| node.topics.by_id(*id).is_some());
+    match node.groups.commit(&group_id, caller, generation, offsets, retention_ms, topics_exist) {
         Err(error) => {
             settle(&mut answers, commit_error_code(&error));
             Reply::Now(respond(node, answers))
@@ -62,6 +64,7 @@ fn check(
     cx: &Context,
     topic: OffsetCommitRequestTopic,
     offsets: &mut Vec<OffsetToCommit>,
+    topics: &mut Vec<Uuid>,
 ) -> OffsetCommitResponseTopic {
     let known =
         if cx.version >= BY_ID { node.topics.by_id(topic.topic_id) } else { node.topics.topic(&topic.name) };
@@ -75,6 +78,7 @@ fn check(
     if !cx.allows(Operation::Read, Resource::Topic(&known.name)) {
         return refuse(topic, ErrorCode::TopicAuthorizationFailed);
     }
+    topics.push(known.id);
     let mut partitions = Vec::with_capacity(topic.partitions.len());
     for partition in topic.partitions {
         let index = partition.partition_index;
