@@ -30,6 +30,7 @@ const BROKER_LAYERS: &[&[&str]] = &[
     &["server"],
     &["data_dir", "broker"],
     &["args", "process"],
+    &["simulation"],
 ];
 /// The same for streams.
 const STREAMS_LAYERS: &[&[&str]] = &[

@@ -30,6 +30,8 @@ mod metrics;
 pub mod partition;
 mod process;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod topic;
 
 pub use args::{Args, ArgsError};

@@ -341,4 +341,12 @@ fn load_producers(log: &Log, now_ms: i64) -> Result<Producers, StorageError> {
 }
 
 #[cfg(test)]
+impl Partition {
+    /// Whether somebody holds the lock that everybody needs.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.state.is_locked()
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -236,3 +236,18 @@ impl Topics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl CatalogWorker {
+    /// Carries out the next change, if one waits; whether one did.
+    pub(crate) fn step(&self) -> bool {
+        self.queue.try_recv().map(|job| job(&self.catalog)).is_ok()
+    }
+
+    /// The folded state as it is kept, and as it is replayed from the log.
+    pub(crate) fn dumps(&self) -> (String, String) {
+        let fresh = crate::partition::Fold::new(self.catalog.log.clone(), state::CatalogState::default());
+        let kept = self.catalog.dump().unwrap_or_else(|error| error.to_string());
+        (kept, fresh.with(state::CatalogState::dump).unwrap_or_else(|error| error.to_string()))
+    }
+}

@@ -82,6 +82,25 @@ struct State {
     /// Calls until the power goes; `None` for no end.
     calls_left: Option<u64>,
     powered: bool,
+    on_sync: OnSync,
+}
+
+/// What is called back around syncs.
+#[derive(Clone, Default)]
+struct OnSync(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl OnSync {
+    fn call(&self) {
+        if let Some(callback) = &self.0 {
+            callback();
+        }
+    }
+}
+
+impl std::fmt::Debug for OnSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnSync")
+    }
 }
 
 /// SplitMix64: small, seeded, good enough to choose what is lost.
@@ -128,6 +147,7 @@ impl SimulatedDisk {
             ignore_syncs: false,
             calls_left: None,
             powered: true,
+            on_sync: OnSync::default(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -170,6 +190,12 @@ impl SimulatedDisk {
         after.ignore_syncs = state.ignore_syncs;
         drop(after);
         killed
+    }
+
+    /// Has `callback` called at the begin and at the end of every sync of a file or a directory, while the disk can be
+    /// used: for what others do meanwhile.
+    pub fn on_sync(&self, callback: impl Fn() + Send + Sync + 'static) {
+        self.state.lock().on_sync = OnSync(Some(Arc::new(callback)));
     }
 
     /// Lets some calls fail.
@@ -240,6 +266,31 @@ impl State {
         if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
+    fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        self.enter_to_change(Operation::SyncDir, dir)?;
+        if self.ignore_syncs {
+            return Ok(());
+        }
+        let (synced, rest): (Vec<Change>, _) =
+            std::mem::take(&mut self.changes).into_iter().partition(|change| change.is_in(dir));
+        self.changes = rest;
+        synced.iter().for_each(|change| self.durable_names.apply(change));
+        Ok(())
+    }
+
+    fn sync_data(&mut self, inode: u64, path: &Path) -> io::Result<()> {
+        if let Err(error) = self.enter_to_change(Operation::SyncData, path) {
+            if self.powered {
+                self.inode(inode)?.lose_unsynced();
+            }
+            return Err(error);
+        }
+        if !self.ignore_syncs {
+            self.inode(inode)?.sync();
+        }
+        Ok(())
+    }
+
     fn change_names(&mut self, change: Change) {
         self.names.apply(&change);
         self.changes.push(change);
@@ -253,6 +304,15 @@ impl State {
         let linked = self.inodes.iter().filter(|(number, _)| self.names.has_file(**number));
         linked.map(|(_, inode)| inode.len()).sum()
     }
+}
+
+/// Syncs under the lock, and calls back before and after without it.
+fn around_sync(state: &Mutex<State>, sync: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {
+    let on_sync = state.lock().on_sync.clone();
+    on_sync.call();
+    let result = sync(&mut state.lock());
+    on_sync.call();
+    result
 }
 
 impl Disk for SimulatedDisk {
@@ -332,17 +392,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.enter_to_change(Operation::SyncDir, dir)?;
-        if state.ignore_syncs {
-            return Ok(());
-        }
-        let (synced, rest) =
-            std::mem::take(&mut state.changes).into_iter().partition(|change| change.is_in(dir));
-        state.changes = rest;
-        let synced: Vec<Change> = synced;
-        synced.iter().for_each(|change| state.durable_names.apply(change));
-        Ok(())
+        around_sync(&self.state, |state| state.sync_dir(dir))
     }
 
     fn sync_file_system(&self, path: &Path) -> io::Result<()> {
@@ -446,17 +496,7 @@ impl File for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        if let Err(error) = state.enter_to_change(Operation::SyncData, &self.path) {
-            if state.powered {
-                state.inode(self.inode)?.lose_unsynced();
-            }
-            return Err(error);
-        }
-        if !state.ignore_syncs {
-            state.inode(self.inode)?.sync();
-        }
-        Ok(())
+        around_sync(&self.state, |state| state.sync_data(self.inode, &self.path))
     }
 
     fn map(&self) -> io::Result<Mapping> {

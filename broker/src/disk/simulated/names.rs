@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Longest name of a file in bytes, as with the file systems of Linux.
+const NAME_BYTES_MAX: usize = 255;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     Dir,
@@ -110,7 +113,9 @@ impl Names {
     }
 
     pub(super) fn check_parent(&self, path: &Path) -> io::Result<()> {
+        let name_len = path.file_name().map_or(0, |name| name.len());
         match path.parent() {
+            _ if name_len > NAME_BYTES_MAX => Err(io::ErrorKind::InvalidFilename.into()),
             Some(parent) if self.is_dir(parent) => Ok(()),
             _ => Err(io::ErrorKind::NotFound.into()),
         }

@@ -1,0 +1,105 @@
+//! Everything that the broker shows, held against the model.
+
+use super::clients::{self, context};
+use super::model::{Observed, Wrong, short};
+use super::world::{World, topics_of};
+use crate::dispatch;
+use crate::group::GroupCoordinator;
+use crate::handler::Node;
+use crate::partition::{IsolationLevel, ReadRequest};
+use crate::topic::Topic;
+use kappa_protocol::{Reply, Response};
+use std::sync::Arc;
+
+impl World {
+    /// Everything that the broker shows against everything that it should.
+    pub(super) fn check_all(&mut self) -> Result<(), Wrong> {
+        self.drain_interrupts()?;
+        let node = self.node();
+        for (id, name, partitions, is_certain) in self.model.topics() {
+            match node.topics.by_id(id) {
+                None if is_certain => return Err(format!("topic {} of id {id} is gone", short(&name))),
+                None => self.model.deleted(id),
+                Some(topic) if (topic.partitions().len() as i32) < partitions => {
+                    return Err(format!(
+                        "topic {} has {} of {partitions} partitions",
+                        short(&name),
+                        topic.partitions().len()
+                    ));
+                }
+                Some(topic) => {
+                    let limit = topic.overrides().get("max.message.bytes").map(|text| text.parse().unwrap());
+                    self.model.check_limit(id, limit)?;
+                }
+            }
+        }
+        for topic in topics_of(&node) {
+            self.adopt(&topic)?;
+            for index in 0..topic.partitions().len() as i32 {
+                self.check_partition(&topic, index)?;
+            }
+        }
+        self.check_commits(&node)?;
+        let life = self.life.as_ref().unwrap();
+        let (kept, fresh) = life.catalog.dumps();
+        if kept != fresh {
+            return Err(format!("the catalog is\n{kept}and replayed\n{fresh}"));
+        }
+        let groups =
+            GroupCoordinator::open(node.topics.clone(), node.settings.group.clone(), self.clock.clone());
+        let fresh = groups.map_err(|error| error.to_string())?.dump().map_err(|error| error.to_string())?;
+        let kept = node.groups.dump().map_err(|error| error.to_string())?;
+        if node.groups.is_ready() && kept != fresh {
+            return Err(format!("the groups are\n{kept}and replayed\n{fresh}"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_partition(&mut self, topic: &Topic, index: i32) -> Result<(), Wrong> {
+        let Some(partition) = topic.partition(index) else { return Ok(()) };
+        let offsets = partition.offsets();
+        let (mut from, mut records) = (offsets.log_start, Vec::new());
+        while from < offsets.high_watermark {
+            let request = ReadRequest {
+                offset: from,
+                max_bytes: 1 << 20,
+                at_least_one: true,
+                isolation: IsolationLevel::ReadUncommitted,
+            };
+            let read = partition.read(request);
+            let bytes = read.map_err(|error| format!("{}-{index}: {error}", short(&topic.name)))?.records;
+            let found = clients::records(&bytes)?;
+            let Some(last) = found.last() else { break };
+            from = last.offset + 1;
+            records.extend(found);
+        }
+        let observed = Observed {
+            from: offsets.log_start,
+            is_late: false,
+            log_start: offsets.log_start,
+            high_watermark: offsets.high_watermark,
+            epoch: partition.leader_epoch(),
+            records,
+        };
+        self.model.check_log(topic.id, index, &observed)
+    }
+
+    pub(super) fn check_commits(&mut self, node: &Arc<Node>) -> Result<(), Wrong> {
+        for key in self.model.commit_keys() {
+            let (group, name, index) = &key;
+            let Some(topic) = node.topics.topic(name) else { continue };
+            let request = clients::fetch_offset(group, name, *index);
+            let reply = dispatch::call(node, &context(9), request.into());
+            let Reply::Now(Response::OffsetFetch(response)) = reply else {
+                return Err("a fetch of offsets waits".into());
+            };
+            let found = &response.groups[0];
+            let offset = match found.error_code {
+                0 => found.topics[0].partitions[0].committed_offset,
+                _ => -1,
+            };
+            self.model.check_commit(&key, topic.id, offset)?;
+        }
+        Ok(())
+    }
+}
