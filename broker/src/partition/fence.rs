@@ -30,6 +30,11 @@ impl StateLock {
         Self(Mutex::new(state))
     }
 
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.0.is_locked()
+    }
+
     pub(super) fn lock(&self) -> StateGuard<'_> {
         StateGuard { state: self.0.lock(), was_panicking: std::thread::panicking() }
     }
