@@ -115,12 +115,13 @@ impl Assembly {
         disk: Arc<dyn Disk>,
         clock: Clock,
         jobs: Jobs,
+        journal: JournalConfig,
     ) -> Result<Self, StartError> {
         let layers = config.layers();
         let settings = Settings::new(&layers);
         let data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
         let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
-        let (journal, pieces) = Journal::open(disk.clone(), &config.data_dir, JournalConfig::default())?;
+        let (journal, pieces) = Journal::open(disk.clone(), &config.data_dir, journal)?;
         let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
         let observer = metrics.clone();
         flush.observe(move |took| observer.flushed(took));
@@ -185,7 +186,7 @@ impl Broker {
         let runtime = background_runtime()?;
         let jobs = Jobs::on(runtime.handle().clone());
         let Assembly { node, catalog, data_dir } =
-            Assembly::open(config, Arc::new(RealDisk), Clock::System, jobs)?;
+            Assembly::open(config, Arc::new(RealDisk), Clock::System, jobs, JournalConfig::default())?;
         let _ = node.advertised.set(advertised);
         let flusher = Flusher::start(node.topics.env().flush.clone())
             .map_err(|source| StartError::Thread { what: "kappa-flush", source })?;

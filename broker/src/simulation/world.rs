@@ -16,6 +16,7 @@ use crate::disk::{Fault, Operation, SimulatedDisk};
 use crate::dispatch;
 use crate::handler::Node;
 use crate::jobs::{Job, Jobs};
+use crate::journal::JournalConfig;
 use crate::topic::{CatalogWorker, Topic};
 use bytes::Bytes;
 use kappa_protocol::messages::FindCoordinatorRequest;
@@ -33,6 +34,10 @@ pub(super) const START_MS: i64 = 1_700_000_000_000;
 /// Batches of an idempotent stream that are not acknowledged.
 pub(super) const IN_FLIGHT_MAX: usize = 3;
 pub(super) const GROUPS: [&str; 2] = ["g", "h"];
+
+/// Small enough to be full now and then.
+const JOURNAL: JournalConfig =
+    JournalConfig { file_bytes: 32 * 1024, files_max: 2, piece_bytes_max: 4096, misses_before_first: 0 };
 
 /// Jobs that nobody carries out yet.
 type Waiting = Arc<Mutex<Vec<Job>>>;
@@ -204,7 +209,7 @@ impl World {
             let queue = queue.clone();
             Jobs::new(move |job| queue.lock().push(job))
         };
-        let opened = Assembly::open(&config, Arc::new(self.disk.clone()), self.clock.clone(), jobs);
+        let opened = Assembly::open(&config, Arc::new(self.disk.clone()), self.clock.clone(), jobs, JOURNAL);
         opened.map(|assembly| (assembly, queue)).map_err(|error| error.to_string())
     }
 
