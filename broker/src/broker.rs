@@ -20,7 +20,7 @@ use crate::server;
 use crate::topic::{CatalogWorker, OpenError, Topics};
 use kappa_protocol::{Context, Reply, Request, Service};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
@@ -56,7 +56,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// `--advertise` is not an address.
-    #[error("cannot advertise {0:?}: expected HOST:PORT")]
+    #[error(
+        "cannot advertise {0:?}: clients connect to it, so --advertise takes a HOST:PORT with a name or an address \
+         that they can reach and a port that is not 0"
+    )]
     Advertise(String),
     /// A thread or a runtime could not be started.
     #[error("cannot start {what}: {source}")]
@@ -341,8 +344,12 @@ fn advertised(advertise: Option<&str>, listen: &str, bound: SocketAddr) -> Resul
     if let Some(text) = advertise {
         let wrong = || StartError::Advertise(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        return Ok(Advertised { host: unbracketed(host).into(), port });
+        let (host, port) = (unbracketed(host), port.parse().map_err(|_| wrong())?);
+        return if port != 0 && is_host(host) {
+            Ok(Advertised { host: host.into(), port })
+        } else {
+            Err(wrong())
+        };
     }
     let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
     let host = match bound.ip() {
@@ -351,6 +358,15 @@ fn advertised(advertise: Option<&str>, listen: &str, bound: SocketAddr) -> Resul
         _ => unbracketed(host).into(),
     };
     Ok(Advertised { host, port: bound.port() })
+}
+
+/// Whether a client may connect to it: a name, or an address of one machine.
+fn is_host(host: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    match host.parse::<IpAddr>() {
+        Ok(address) => !address.is_unspecified() && !address.is_multicast(),
+        Err(_) => !host.is_empty() && host.chars().all(is_part),
+    }
 }
 
 fn unbracketed(host: &str) -> &str {
@@ -370,4 +386,35 @@ fn start_io(
         .name("kappa-io".into())
         .spawn(move || runtime.block_on(server::serve(node, listener, stop)))
         .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_client_can_connect_to_is_advertised() {
+        let bound = "127.0.0.1:9092".parse().unwrap();
+        let advertise = |text| advertised(Some(text), "127.0.0.1:9092", bound);
+        for text in
+            ["0.0.0.0:9092", "[::]:9092", ":::9092", ":9092", "example.org", "example.org:", "example.org:0"]
+        {
+            assert!(matches!(advertise(text), Err(StartError::Advertise(_))), "{text}");
+        }
+        for text in ["http://example.org:9092", "a b:1", "[]:1", "example.org:99999", "224.0.0.1:9092", ""] {
+            assert!(matches!(advertise(text), Err(StartError::Advertise(_))), "{text}");
+        }
+        for (text, host) in [
+            ("example.org:9092", "example.org"),
+            ("kafka_1:9092", "kafka_1"),
+            ("10.0.0.7:1", "10.0.0.7"),
+            ("[::1]:9092", "::1"),
+        ] {
+            assert_eq!(&*advertise(text).unwrap().host, host);
+        }
+        assert_eq!(
+            &*advertised(None, "0.0.0.0:9092", "0.0.0.0:9092".parse().unwrap()).unwrap().host,
+            "127.0.0.1"
+        );
+    }
 }

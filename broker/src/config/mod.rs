@@ -60,12 +60,16 @@ impl BrokerConfig {
     /// # Errors
     /// An unknown name, with the nearest known one; or a value that the property does not take.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
+        let listener = match name {
+            "listeners" | "advertised.listeners" => without_protocol(name, value)?,
+            _ => value,
+        };
         set_broker(&mut self.properties, name, value)?;
         match name {
             "log.dirs" => self.data_dir = value.into(),
-            "listeners" => self.listen = without_protocol(value).into(),
+            "listeners" => self.listen = listener.into(),
             "advertised.listeners" => {
-                self.advertise = Some(without_protocol(value).to_owned()).filter(|text| !text.is_empty());
+                self.advertise = Some(listener.to_owned()).filter(|text| !text.is_empty());
             }
             "kappa.http" => self.http = Some(value.to_owned()).filter(|text| text != "off"),
             _ => {}
@@ -113,8 +117,13 @@ impl BrokerConfig {
     }
 }
 
-fn without_protocol(listener: &str) -> &str {
-    listener.split_once("://").map_or(listener, |(_, address)| address)
+/// The address of a listener, whose protocol may be left out.
+fn without_protocol<'a>(name: &str, listener: &'a str) -> Result<&'a str, PropertyError> {
+    match listener.split_once("://") {
+        None => Ok(listener),
+        Some((protocol, address)) if protocol.eq_ignore_ascii_case("PLAINTEXT") => Ok(address),
+        Some(_) => Err(PropertyError::Listener { name: name.to_owned(), value: listener.to_owned() }),
+    }
 }
 
 /// The broker's own settings as types. They hold from start to stop.
@@ -225,6 +234,20 @@ mod tests {
     fn a_line_without_a_value_is_refused_with_its_number() {
         let error = BrokerConfig::daemon().set_all("num.partitions=1\nnonsense").unwrap_err();
         assert_eq!(error.to_string(), "line 2: expected KEY=VALUE, found nonsense");
+    }
+
+    #[test]
+    fn a_listener_of_another_protocol_is_refused_with_the_cure() {
+        for name in ["listeners", "advertised.listeners"] {
+            let mut config = BrokerConfig::daemon();
+            for protocol in ["SSL", "SASL_SSL", "SASL_PLAINTEXT", "EXTERNAL"] {
+                let error =
+                    config.set(name, &format!("{protocol}://127.0.0.1:9092")).unwrap_err().to_string();
+                assert!(error.contains(&format!("{name}=PLAINTEXT://HOST:PORT")), "{error}");
+            }
+            config.set(name, "plaintext://example.org:9092").unwrap();
+            config.set(name, "example.org:9092").unwrap();
+        }
     }
 
     #[test]

@@ -150,6 +150,16 @@ pub enum PropertyError {
         /// The line.
         text: String,
     },
+    /// A listener of a protocol that is not spoken.
+    #[error(
+        "{name}={value}: only PLAINTEXT is served: set {name}=PLAINTEXT://HOST:PORT, and let a proxy before it do TLS"
+    )]
+    Listener {
+        /// The property.
+        name: String,
+        /// The value given.
+        value: String,
+    },
     /// A topic's property given for the broker, which has another name for its default.
     #[error("{name} is a topic's property: for all topics set {broker_name}")]
     TopicOnly {

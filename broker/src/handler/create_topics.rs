@@ -126,6 +126,7 @@ fn created(node: &Node, topic: &NewTopic, topic_id: Uuid, overrides: &Overrides)
     CreatableTopicResult {
         name: topic.name.clone(),
         topic_id,
+        error_message: None,
         num_partitions: topic.partitions.unwrap_or(node.settings.partitions_default),
         replication_factor: 1,
         configs: Some(configs),

@@ -2,6 +2,7 @@
 
 use super::{Node, Refusal, delete_records_error_code};
 use crate::topic::is_internal;
+use kappa_protocol::messages::delete_records_request::DeleteRecordsPartition;
 use kappa_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
@@ -12,8 +13,23 @@ use std::sync::Arc;
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteRecordsRequest) -> Reply {
     let (task_node, cx) = (node.clone(), cx.clone());
     // A deletion counts once the new log start is on disk.
+    let (node, asked) = (node.clone(), request.clone());
     let work = node.jobs.run(move || answer(&task_node, &cx, request));
-    Reply::later(async move { work.await.unwrap_or_default().into() })
+    Reply::later(async move { work.await.unwrap_or_else(|_| unanswered(&node, asked)).into() })
+}
+
+/// The answer where the work panicked or the broker stops: an error for every partition, and nothing made up.
+fn unanswered(node: &Node, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let refused = |wanted: DeleteRecordsPartition| DeleteRecordsPartitionResult {
+        partition_index: wanted.partition_index,
+        low_watermark: -1,
+        error_code: node.error(ErrorCode::UnknownServerError),
+    };
+    let topics = request.topics.into_iter().map(|topic| DeleteRecordsTopicResult {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(refused).collect(),
+    });
+    DeleteRecordsResponse { topics: topics.collect(), ..Default::default() }
 }
 
 fn answer(node: &Node, cx: &Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {

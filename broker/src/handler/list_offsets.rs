@@ -51,8 +51,23 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ListOffsetsRequest
         return Reply::Now(answer(node, cx, request).into());
     }
     let (task_node, cx) = (node.clone(), cx.clone());
+    let (node, asked) = (node.clone(), request.clone());
     let work = node.jobs.run(move || answer(&task_node, &cx, request));
-    Reply::later(async move { work.await.unwrap_or_default().into() })
+    Reply::later(async move { work.await.unwrap_or_else(|_| unanswered(&node, asked)).into() })
+}
+
+/// The answer where the work panicked or the broker stops: an error for every partition, and nothing made up.
+fn unanswered(node: &Node, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let refused = |wanted: ListOffsetsPartition| ListOffsetsPartitionResponse {
+        partition_index: wanted.partition_index,
+        error_code: node.error(ErrorCode::UnknownServerError),
+        ..Default::default()
+    };
+    let topics = request.topics.into_iter().map(|topic| ListOffsetsTopicResponse {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(refused).collect(),
+    });
+    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
 }
 
 fn answer(node: &Node, cx: &Context, request: ListOffsetsRequest) -> ListOffsetsResponse {
@@ -118,7 +133,7 @@ fn find(
     check_leader_epoch(&partition, wanted.current_leader_epoch)?;
     let position = Position::new(wanted.timestamp).ok_or_else(|| {
         let message = format!("timestamp {} has no meaning", wanted.timestamp);
-        Refusal::new(ErrorCode::InvalidRequest, message)
+        Refusal::new(ErrorCode::UnsupportedVersion, message)
     })?;
     locate(&partition, isolation, position)
         .map_err(|error| Refusal::new(read_error_code(&error), error.to_string()))

@@ -2,7 +2,11 @@
 
 use crate::client::{Running, batch, decode, error_of, fetch, fetched, produce};
 use kappa_protocol::messages::create_topics_request::CreatableTopic;
-use kappa_protocol::messages::{CreateTopicsRequest, FetchRequest, ProduceRequest};
+use kappa_protocol::messages::delete_records_request::DeleteRecordsTopic;
+use kappa_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kappa_protocol::messages::{
+    CreateTopicsRequest, DeleteRecordsRequest, FetchRequest, ListOffsetsRequest, ProduceRequest,
+};
 use kappa_protocol::{Context, Principal, Reply, Request, RequestMessage, Service};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -64,14 +68,14 @@ fn appends_have_their_order_when_call_returns_and_answers_their_durability() {
 }
 
 #[test]
-fn a_long_poll_wakes_within_5_ms_of_a_visible_append_and_a_dropped_one_leaves_nothing() {
+fn long_polls_wake_within_5_ms_of_a_visible_append_and_dropped_ones_leave_nothing() {
     let dir = tempdir().unwrap();
     let running = Running::start(dir.path());
     let lane = running.broker.lane();
     runtime().block_on(async {
         create(&lane, "lines").await;
-        let mut quickest = Duration::MAX;
-        for offset in 0..20 {
+        let mut wakes = Vec::new();
+        for offset in 0..101 {
             let Reply::Later(poll) = lane.call(&cx(11), Request::Fetch(fetch("lines", 0, offset, 10_000)))
             else {
                 panic!("nothing is there yet");
@@ -82,11 +86,14 @@ fn a_long_poll_wakes_within_5_ms_of_a_visible_append_and_a_dropped_one_leaves_no
             let visible = Instant::now();
             let (response, woken) = polling.await.unwrap();
             assert!(fetched(&FetchRequest::response(response).unwrap()) > 0);
-            quickest = quickest.min(woken.saturating_duration_since(visible));
+            wakes.push(woken.saturating_duration_since(visible));
         }
-        assert!(quickest < Duration::from_millis(5), "{quickest:?}");
+        // Half of them may be late on a machine that does other things; a timer that is polled makes all of them so.
+        wakes.sort_unstable();
+        assert!(wakes[50] < Duration::from_millis(5), "{wakes:?}");
         for _ in 0..100 {
-            let Reply::Later(poll) = lane.call(&cx(11), Request::Fetch(fetch("lines", 0, 20, 10_000))) else {
+            let Reply::Later(poll) = lane.call(&cx(11), Request::Fetch(fetch("lines", 0, 101, 10_000)))
+            else {
                 panic!("nothing is there yet");
             };
             let _ = tokio::time::timeout(Duration::from_millis(1), poll).await;
@@ -94,6 +101,24 @@ fn a_long_poll_wakes_within_5_ms_of_a_visible_append_and_a_dropped_one_leaves_no
         assert_eq!(running.broker.parked(), 0);
     });
     running.stop();
+}
+
+#[test]
+fn what_cannot_be_done_any_more_is_refused_partition_by_partition() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let lane = running.broker.lane();
+    running.client().create_topic("lines", 1);
+    running.stop();
+    let by_time = ListOffsetsPartition { timestamp: 0, ..Default::default() };
+    let topic = ListOffsetsTopic { name: "lines".into(), partitions: vec![by_time] };
+    let records = DeleteRecordsTopic { name: "lines".into(), partitions: vec![Default::default()] };
+    runtime().block_on(async {
+        let listed = call(&lane, 7, ListOffsetsRequest { topics: vec![topic], ..Default::default() }).await;
+        let deleted = call(&lane, 2, DeleteRecordsRequest { topics: vec![records], timeout_ms: 1 }).await;
+        assert_ne!(listed.topics[0].partitions[0].error_code, 0);
+        assert_ne!(deleted.topics[0].partitions[0].error_code, 0);
+    });
 }
 
 #[test]

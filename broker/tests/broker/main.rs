@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod answers;
 mod client;
 mod hostile;
 mod http;
