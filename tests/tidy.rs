@@ -45,7 +45,7 @@ const STREAMS_LAYERS: &[&[&str]] = &[
 ];
 const WORDS_BANNED: [&str; 8] = ["topition", "ntp", "seqno", "leo", "rehydrate", "Helper", "Impl", "Manager"];
 const MODULES_BANNED: [&str; 7] = ["util", "common", "helpers", "types", "misc", "manager", "impl"];
-const ROOT_FILES: [&str; 9] = [
+const ROOT_FILES: [&str; 10] = [
     "CHANGELOG.md",
     "Cargo.lock",
     "Cargo.toml",
@@ -55,6 +55,8 @@ const ROOT_FILES: [&str; 9] = [
     "deny.toml",
     "rustfmt.toml",
     ".gitignore",
+    // A file in a worktree.
+    ".git",
 ];
 
 fn root() -> PathBuf {
@@ -87,9 +89,42 @@ fn sources() -> Vec<PathBuf> {
     CRATES.iter().flat_map(|folder| files(folder, "rs")).collect()
 }
 
-/// The text of a file up to its inline tests.
-fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or_default()
+/// The text of a file with blank lines for every item that is only there in tests, and without its trailing ones.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept.push_str(line);
+            kept.push('\n');
+            continue;
+        }
+        kept.push('\n');
+        let indent = &line[..line.len() - line.trim_start().len()];
+        // An item ends with a semicolon, or with a brace or bracket that stands where it began.
+        for item in lines.by_ref() {
+            kept.push('\n');
+            let is_own = item.strip_prefix(indent).is_some_and(|rest| !rest.starts_with(' '));
+            let is_attribute = item.trim_start().starts_with("#[");
+            if is_own && !is_attribute && item.ends_with([';', '}', ',']) {
+                break;
+            }
+        }
+    }
+    kept.truncate(kept.trim_end().len());
+    kept
+}
+
+#[test]
+fn only_what_is_there_in_tests_is_left_out() {
+    let text = "one\n#[cfg(test)]\nmod tests;\ntwo\n#[cfg(test)]\n#[allow(x)]\nmod inner {\n    fn a() {\n    }\n}\nthree\n    \
+                #[cfg(test)]\n    fn b(\n        c: u8,\n    ) {\n    }\n    four\n";
+    let lines: Vec<&str> = text.lines().collect();
+    let kept = without_tests(text);
+    let kept: Vec<(usize, &str)> = kept.lines().enumerate().filter(|(_, line)| !line.is_empty()).collect();
+    let expected = ["one", "two", "three", "    four"]
+        .map(|line| (lines.iter().position(|own| *own == line).unwrap(), line));
+    assert_eq!(kept, expected);
 }
 
 /// Code without comments and string literals' contents would need a lexer; leaving out comment lines is enough here.
@@ -156,7 +191,7 @@ fn mentions(folder: &str, texts: &[&str], allowed: impl Fn(&Path) -> bool) -> Ve
             continue;
         }
         let text = read(&root().join(&path));
-        for (number, line) in code_lines(without_tests(&text)) {
+        for (number, line) in code_lines(&without_tests(&text)) {
             if let Some(banned) = texts.iter().find(|banned| line.contains(**banned)) {
                 found.push(format!("{}:{number}: {banned}", path.display()));
             }
@@ -190,7 +225,7 @@ fn upward_imports(folder: &str, layers: &[&[&str]]) -> Vec<String> {
             continue;
         };
         let text = read(&root().join(&path));
-        for (number, statement) in statements(without_tests(&text)) {
+        for (number, statement) in statements(&without_tests(&text)) {
             for imported in imported_modules(&statement) {
                 if layer_of(imported).is_some_and(|layer| layer > own) {
                     offences.push(format!("{}:{number}: imports {imported}", path.display()));
