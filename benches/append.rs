@@ -12,13 +12,12 @@ use kappa_broker::clock::Clock;
 use kappa_broker::disk::RealDisk;
 use kappa_broker::flush::{FlushMode, FlushPolicy, FlushQueue, Flusher};
 use kappa_broker::log::Opening;
-use kappa_broker::partition::{DurableMark, Partition, PartitionConfig, PartitionEnv};
+use kappa_broker::partition::{Partition, PartitionConfig, PartitionEnv};
 use kappa_protocol::record::Compression;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Batches that wait for their sync at a time, as those of a producer's connection do.
@@ -80,23 +79,19 @@ fn append(dir: &Path, batch: &Bytes, count: usize, mode: FlushMode) -> f64 {
     };
     let (partition, _) = Partition::open(&env, dir.join("bench-0"), None, config, Opening::default())
         .expect("an empty directory");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let await_durable = |mark| runtime.block_on(partition.durable(mark)).expect("it is synced");
     let start = Instant::now();
     let mut waiting = VecDeque::new();
     for _ in 0..count {
         waiting.push_back(partition.append(batch.clone()).expect("it is stored").mark);
         if waiting.len() == IN_FLIGHT {
-            await_durable(&partition, waiting.pop_front());
+            waiting.pop_front().into_iter().for_each(&await_durable);
         }
     }
-    waiting.into_iter().for_each(|mark| await_durable(&partition, Some(mark)));
+    waiting.into_iter().for_each(await_durable);
     let rate = (count * batch.len()) as f64 / start.elapsed().as_secs_f64();
     partition.close().expect("a clean close");
     flusher.stop();
     rate
-}
-
-fn await_durable(partition: &Arc<Partition>, mark: Option<DurableMark>) {
-    let Some(mark) = mark else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(partition.durable(mark)).expect("it is synced");
 }
