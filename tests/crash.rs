@@ -10,6 +10,7 @@
 mod catalog;
 mod indexes;
 mod load;
+mod reborn;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::random::Random;
@@ -17,6 +18,7 @@ use crate::harness::wire::Wire;
 use crate::harness::{alone, becomes_true, setting};
 use catalog::Catalog;
 use load::{Committer, Idempotent, Ids, Plain};
+use reborn::Reborn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +64,7 @@ fn whatever_was_acknowledged_survives_a_kill() {
         Box::new(Plain::new("plain")),
         Box::new(Committer::new("committed")),
         Box::new(Catalog::new()),
+        Box::new(Reborn::new()),
         Box::new(ids),
     ];
 
