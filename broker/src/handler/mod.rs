@@ -31,7 +31,7 @@ use crate::log::SliceError;
 use crate::metrics::Metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
 use crate::topic::{TopicError, Topics};
-use kappa_protocol::record::{BatchError, DecompressError};
+use kappa_protocol::record::BatchError;
 use kappa_protocol::{ApiKey, ErrorCode};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
@@ -147,9 +147,6 @@ impl From<TopicError> for Refusal {
 pub(crate) fn append_error_code(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::Batch(BatchError::UnsupportedMagic { .. }) => ErrorCode::UnsupportedForMessageFormat,
-        AppendError::Batch(BatchError::Decompress(DecompressError::TooLarge { .. })) => {
-            ErrorCode::MessageTooLarge
-        }
         AppendError::Batch(BatchError::Record(_) | BatchError::Decompress(_)) => ErrorCode::InvalidRecord,
         AppendError::Batch(_) => ErrorCode::CorruptMessage,
         AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,

@@ -10,11 +10,15 @@ use super::producers::Sequenced;
 use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers, snapshot};
 use crate::flush::{FlushMode, is_too_dirty};
 use bytes::Bytes;
-use kappa_protocol::limits::BATCH_DECOMPRESSED_BYTES_MAX;
-use kappa_protocol::record::{Batch, TimestampRange, TimestampType};
+use kappa_protocol::record::{Batch, BatchError, DecompressError, TimestampRange, TimestampType};
 
 /// Time after a failure of the disk in which appends are refused without trying, in ms.
 pub(super) const RETRY_AFTER_MS: i64 = 200;
+
+/// How many times its size the records of a batch may decompress to and still be looked into: few do that are no bomb.
+const EXPANSION_MAX: usize = 64;
+/// Decompressed bytes that are looked into whatever the size of the batch.
+const EXPANDED_BYTES_MIN: usize = 4 * 1024 * 1024;
 
 /// A batch that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +53,7 @@ impl Partition {
     /// [`AppendError`]; nothing was stored then, except by an earlier try of which this is the duplicate.
     pub fn append(&self, batch: Bytes) -> Result<Appended, AppendError> {
         let view = Batch::produced(&batch)?;
-        let timestamps = view.timestamps(BATCH_DECOMPRESSED_BYTES_MAX)?;
+        let timestamps = timestamps(&view)?;
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
@@ -200,6 +204,20 @@ impl State {
             Some(interval_ms) if !std::mem::replace(&mut flush.is_timed, true) => Flush::After(interval_ms),
             _ => Flush::No,
         }
+    }
+}
+
+/// The timestamps of a batch's records, or what its header says of them where they decompress to so much that one request
+/// of many such batches would hold up everybody.
+fn timestamps(batch: &Batch<'_>) -> Result<TimestampRange, BatchError> {
+    let limit = batch.size().saturating_mul(EXPANSION_MAX).max(EXPANDED_BYTES_MIN);
+    match batch.timestamps(limit) {
+        Err(BatchError::Decompress(DecompressError::TooLarge { .. })) => {
+            let (first, latest) = (batch.base_timestamp(), batch.max_timestamp());
+            let earliest = if first == -1 { i64::MAX } else { first };
+            Ok(TimestampRange { earliest, latest: latest.max(first).max(-1) })
+        }
+        timestamps => timestamps,
     }
 }
 

@@ -92,6 +92,23 @@ fn the_limits_of_timestamps_go_by_the_records() {
 }
 
 #[test]
+fn what_decompresses_to_very_much_is_stored_unseen() {
+    let mut builder =
+        BatchBuilder::new(BatchOptions { compression: Compression::Zstd, ..Default::default() });
+    builder.push(NOW_MS, None, Some(&vec![0; 5 << 20]), std::iter::empty());
+    builder.push(NOW_MS + 1, None, None, std::iter::empty());
+    let honest = builder.finish(0);
+    for (claimed, stored) in [(NOW_MS + 1, NOW_MS + 1), (-1, NOW_MS), (5, NOW_MS)] {
+        let batch = Batch::produced(&honest).unwrap();
+        let lying: Bytes = [&batch.header_with_max_timestamp(claimed), batch.body()].concat().into();
+        let bench = Bench::new(FlushMode::Os);
+        bench.partition.append(lying).unwrap();
+        let records = bench.partition.read(request(0)).unwrap().records;
+        assert_eq!(Batch::stored(&records).unwrap().0.max_timestamp(), stored);
+    }
+}
+
+#[test]
 fn bytes_that_are_no_records_are_refused() {
     let honest = batch(3, None);
     let mut torn = honest.to_vec();
