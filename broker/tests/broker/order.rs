@@ -187,11 +187,7 @@ impl World {
                 }
                 .into(),
             ),
-            (
-                4,
-                OffsetForLeaderEpochRequest { replica_id: -1, topics: vec![epoch] }
-                    .into(),
-            ),
+            (4, OffsetForLeaderEpochRequest { replica_id: -1, topics: vec![epoch] }.into()),
         ]
     }
 
