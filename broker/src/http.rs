@@ -9,6 +9,7 @@
 //! What is a state rather than a count (sizes, offsets, lags) is read here, at each scrape.
 
 use crate::handler::Node;
+use crate::partition::Offsets;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -117,34 +118,48 @@ impl Collector for States {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
-        let topics = i64::try_from(self.node.topics.all().len()).unwrap_or(i64::MAX);
+        let topics = i64::try_from(self.node.topics.count()).unwrap_or(i64::MAX);
         let metric = encoder.encode_descriptor("topics", "Topics", None, MetricType::Gauge)?;
         ConstGauge::new(topics).encode(metric)
     }
 }
 
-type PartitionValue = fn(&crate::partition::Partition) -> i64;
+/// A partition at a scrape.
+struct Figures {
+    topic: Arc<str>,
+    partition: String,
+    offsets: Offsets,
+    size_bytes: u64,
+    segments: usize,
+}
+
+type PartitionValue = fn(&Figures) -> i64;
+
+const PARTITION_VALUES: [(&str, &str, PartitionValue); 5] = [
+    ("log_size_bytes", "Bytes of a partition's segments", |p| p.size_bytes.cast_signed()),
+    ("log_segments", "Segments of a partition", |p| i64::try_from(p.segments).unwrap_or(i64::MAX)),
+    ("log_start_offset", "First offset that can be read", |p| p.offsets.log_start),
+    ("high_watermark", "First offset that is not shown yet", |p| p.offsets.high_watermark),
+    ("log_end_offset", "Next offset to be assigned", |p| p.offsets.log_end),
+];
 
 impl States {
+    /// Looks at each partition once, under its lock once, and then writes the families one after the other.
     fn partitions(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let values: [(&str, &str, PartitionValue); 5] = [
-            ("log_size_bytes", "Bytes of a partition's segments", |p| p.size_bytes().cast_signed()),
-            ("log_segments", "Segments of a partition", |p| {
-                i64::try_from(p.segment_count()).unwrap_or(i64::MAX)
-            }),
-            ("log_start_offset", "First offset that can be read", |p| p.offsets().log_start),
-            ("high_watermark", "First offset that is not shown yet", |p| p.offsets().high_watermark),
-            ("log_end_offset", "Next offset to be assigned", |p| p.offsets().log_end),
-        ];
-        let topics = self.node.topics.all();
-        for (name, help, value) in values {
+        let mut all = Vec::new();
+        for topic in self.node.topics.all() {
+            for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
+                let (offsets, size_bytes, segments) = partition.figures();
+                let (topic, partition) = (topic.name.clone(), index.to_string());
+                all.push(Figures { topic, partition, offsets, size_bytes, segments });
+            }
+        }
+        for (name, help, value) in PARTITION_VALUES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for topic in &topics {
-                for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
-                    let labels = [("topic", topic.name.to_string()), ("partition", index.to_string())];
-                    let metric = family.encode_family(&labels)?;
-                    ConstGauge::new(value(partition)).encode(metric)?;
-                }
+            for figures in &all {
+                let labels = [("topic", &*figures.topic), ("partition", figures.partition.as_str())];
+                let metric = family.encode_family(&labels)?;
+                ConstGauge::new(value(figures)).encode(metric)?;
             }
         }
         Ok(())

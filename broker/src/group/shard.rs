@@ -185,6 +185,7 @@ impl Shard {
         id: &str,
         wanted: &[(String, i32)],
     ) -> Result<OffsetsDeletion, GroupError> {
+        self.catch_up();
         let live = self.live.lock();
         let group = live.groups.get(id).map(|live| &live.group);
         let known = self.read(|state| state.group(id).is_some())?;
@@ -215,6 +216,7 @@ impl Shard {
 
     /// Removes a group that has no members, with all it committed; what is returned waits for the disk.
     pub(super) fn delete_group(&self, id: &str) -> Result<Durable, GroupError> {
+        self.catch_up();
         let mut live = self.live.lock();
         if live.groups.get(id).is_some_and(|live| !live.group.is_empty()) {
             return Err(GroupError::NotEmpty);
@@ -275,6 +277,7 @@ impl Shard {
     /// Takes back what has expired by now, and removes groups of which nothing is left.
     pub(super) fn expire(&self, retention_ms: i64) -> Result<(), GroupError> {
         let wall_ms = self.clock.now_ms();
+        self.catch_up();
         let mut live = self.live.lock();
         let live = &mut *live;
         let (tombstones, gone) = self.read(|state| {
@@ -334,7 +337,8 @@ impl Shard {
         self.fold.with(read).map_err(unreadable)
     }
 
-    /// Folds what has become durable.
+    /// Folds what has become durable. Whoever reads under the lock of the live groups does this first, without it: the
+    /// log is not read while heartbeats wait.
     pub(super) fn catch_up(&self) {
         // What is wrong was logged, and whoever asks next is told.
         let _ = self.read(|_| ());

@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and their partitions; creates topics that clients ask for, where that is allowed.
 
-use super::Node;
+use super::{Node, elsewhere};
 use crate::topic::{NewTopic, Topic, TopicError, TopicName, is_internal};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
 use kappa_protocol::messages::metadata_response::{
@@ -16,7 +16,20 @@ pub(crate) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// The same for the cluster.
 pub(crate) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
+/// Topics from which on describing them takes too long for the thread that serves everybody.
+const MANY_TOPICS: usize = 1_000;
+
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> Reply {
+    let asked = request.topics.as_ref().map_or(0, Vec::len);
+    let all = request.topics.is_none() || asked == 0 && cx.version == 0;
+    let described = if all { node.topics.count() } else { asked };
+    if described >= MANY_TOPICS {
+        return elsewhere(node, cx, request, describe_wanted);
+    }
+    describe_wanted(node, cx, request)
+}
+
+fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> Reply {
     let mut response = frame(node, &request);
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { i32::MIN };
     let wanted = match request.topics {
@@ -38,14 +51,23 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -
     let (node, cx) = (node.clone(), cx.clone());
     Reply::later(async move {
         if let Ok(outcomes) = created.await {
-            for error in outcomes.into_iter().filter_map(Result::err) {
-                if !matches!(error, TopicError::Exists(_)) {
-                    tracing::warn!(%error, "topic not created");
-                }
+            let errors = outcomes.into_iter().filter_map(Result::err);
+            let mut errors = errors.filter(|error| !matches!(error, TopicError::Exists(_)));
+            if let Some(error) = errors.next() {
+                tracing::warn!(%error, others = errors.count(), "topics not created");
             }
         }
-        response.topics = wanted.into_iter().map(|topic| describe(&node, &cx, operations, topic)).collect();
-        response.into()
+        let many = wanted.len() >= MANY_TOPICS;
+        let background = node.background.clone();
+        let describe = move || {
+            response.topics =
+                wanted.into_iter().map(|topic| describe(&node, &cx, operations, topic)).collect();
+            response
+        };
+        if many {
+            return background.spawn_blocking(describe).await.unwrap_or_default().into();
+        }
+        describe().into()
     })
 }
 

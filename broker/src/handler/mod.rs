@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
 use crate::topic::{TopicError, Topics};
 use kappa_protocol::record::BatchError;
-use kappa_protocol::{ApiKey, ErrorCode};
+use kappa_protocol::{ApiKey, Context, ErrorCode, LaneError, Reply};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
@@ -94,6 +94,27 @@ impl Node {
     pub(crate) fn error(&self, code: ErrorCode) -> i16 {
         self.metrics.error(code)
     }
+}
+
+/// Handles a request on the background runtime: it waits for the disk, or takes long. It is carried out whether or not
+/// somebody waits for the answer.
+pub(crate) fn elsewhere<R: Send + 'static>(
+    node: &Arc<Node>,
+    cx: &Context,
+    request: R,
+    handle: fn(&Arc<Node>, &Context, R) -> Reply,
+) -> Reply {
+    let (work_node, cx) = (node.clone(), cx.clone());
+    let work = node.background.spawn_blocking(move || handle(&work_node, &cx, request));
+    Reply::Later(Box::pin(async move {
+        match work.await {
+            Ok(Reply::Now(response)) => Ok(response),
+            Ok(Reply::Later(reply)) => reply.await,
+            Ok(Reply::None) | Err(_) => {
+                Err(LaneError::Disconnected { reason: "a handler ended without an answer".into() })
+            }
+        }
+    }))
 }
 
 /// An error code with the message that goes with it where the answer has room for one.

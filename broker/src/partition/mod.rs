@@ -233,6 +233,12 @@ impl Partition {
         &self.directory
     }
 
+    /// Offsets, size in bytes and number of segments, all of one moment.
+    pub fn figures(&self) -> (Offsets, u64, usize) {
+        let state = self.state.lock();
+        (state.offsets, state.log.size(), state.log.segment_count())
+    }
+
     /// Bytes of batches in the log.
     pub fn size_bytes(&self) -> u64 {
         self.state.lock().log.size()

@@ -109,6 +109,11 @@ impl Topics {
         self.registry.all()
     }
 
+    /// Number of topics.
+    pub(crate) fn count(&self) -> usize {
+        self.registry.count()
+    }
+
     /// The broker's settings as they are now.
     pub(crate) fn layers(&self) -> Arc<BrokerLayers> {
         self.layers.load_full()

@@ -110,6 +110,11 @@ impl Registry {
         self.index.read().by_name.values().cloned().collect()
     }
 
+    /// Number of topics.
+    pub(crate) fn count(&self) -> usize {
+        self.index.read().by_id.len()
+    }
+
     pub(super) fn insert(&self, topic: Arc<Topic>) {
         let mut index = self.index.write();
         index.by_id.insert(topic.id, topic.clone());

@@ -1,6 +1,6 @@
 //! DeleteGroups: removes groups without members, with all they committed.
 
-use super::{Node, group_error_code};
+use super::{Node, elsewhere, group_error_code};
 use crate::partition::Durable;
 use kappa_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kappa_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse};
@@ -8,6 +8,11 @@ use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
 use std::sync::Arc;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteGroupsRequest) -> Reply {
+    // Folding what was written last reads the log.
+    elsewhere(node, cx, request, handle_blocking)
+}
+
+fn handle_blocking(node: &Arc<Node>, cx: &Context, request: DeleteGroupsRequest) -> Reply {
     let begun: Vec<(String, Result<Durable, ErrorCode>)> = request
         .groups_names
         .into_iter()

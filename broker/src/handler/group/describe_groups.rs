@@ -1,6 +1,6 @@
 //! DescribeGroups: members of groups, with what they were assigned.
 
-use super::{Node, group_error_code};
+use super::{Node, elsewhere, group_error_code};
 use crate::group::{GroupDescription, GroupError, Member};
 use kappa_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kappa_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
@@ -12,6 +12,11 @@ const OPERATIONS: [(Operation, u8); 3] =
     [(Operation::Read, 3), (Operation::Delete, 6), (Operation::Describe, 8)];
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeGroupsRequest) -> Reply {
+    // Folding what was written last reads the log.
+    elsewhere(node, cx, request, handle_blocking)
+}
+
+fn handle_blocking(node: &Arc<Node>, cx: &Context, request: DescribeGroupsRequest) -> Reply {
     let with_operations = request.include_authorized_operations;
     let groups =
         request.groups.into_iter().map(|group_id| describe(node, cx, group_id, with_operations)).collect();

@@ -1,6 +1,6 @@
 //! ListGroups: every group, or those in some states or of some types.
 
-use super::{Node, group_error_code};
+use super::{Node, elsewhere, group_error_code};
 use kappa_protocol::messages::list_groups_response::ListedGroup;
 use kappa_protocol::messages::{ListGroupsRequest, ListGroupsResponse};
 use kappa_protocol::{Context, Operation, Reply, Resource};
@@ -9,6 +9,11 @@ use std::sync::Arc;
 const CLASSIC: &str = "classic";
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ListGroupsRequest) -> Reply {
+    // Folding what was written last reads the log.
+    elsewhere(node, cx, request, handle_blocking)
+}
+
+fn handle_blocking(node: &Arc<Node>, cx: &Context, request: ListGroupsRequest) -> Reply {
     let wanted = |filter: &[String], value: &str| {
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
     };

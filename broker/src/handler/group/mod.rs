@@ -1,6 +1,7 @@
 //! Handlers of consumer groups: who is in them, and what they committed.
 //!
-//! Wire to [`crate::group`] and back. Versions are known here and nowhere below.
+//! Wire to [`crate::group`] and back. Versions are known here and nowhere below. What reads committed offsets or lists
+//! groups runs on the background runtime, since a fold may have to read the log.
 
 pub(crate) mod delete_groups;
 pub(crate) mod describe_groups;
@@ -16,7 +17,7 @@ pub(crate) mod sync_group;
 #[cfg(test)]
 mod tests;
 
-use super::Node;
+use super::{Node, elsewhere};
 use crate::group::{GroupError, Waiting};
 use kappa_protocol::{ErrorCode, Reply, Response};
 

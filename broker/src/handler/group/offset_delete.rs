@@ -1,6 +1,6 @@
 //! OffsetDelete: takes back what a group committed for partitions that none of its members reads.
 
-use super::{Node, group_error_code};
+use super::{Node, elsewhere, group_error_code};
 use crate::group::OffsetsDeletion;
 use kappa_protocol::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
@@ -10,6 +10,11 @@ use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
 use std::sync::Arc;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: OffsetDeleteRequest) -> Reply {
+    // Folding what was written last reads the log.
+    elsewhere(node, cx, request, handle_blocking)
+}
+
+fn handle_blocking(node: &Arc<Node>, cx: &Context, request: OffsetDeleteRequest) -> Reply {
     if !cx.allows(Operation::Delete, Resource::Group(&request.group_id)) {
         return Reply::Now(failed(node, ErrorCode::GroupAuthorizationFailed).into());
     }

@@ -2,7 +2,7 @@
 //!
 //! Only what is on disk is told, and no transaction can have offsets pending, so every answer is stable.
 
-use super::{Node, group_error_code};
+use super::{Node, elsewhere, group_error_code};
 use crate::group::{CommittedOffset, GroupError};
 use crate::topic::Topic;
 use kappa_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
@@ -20,6 +20,11 @@ const BATCHED: i16 = 8;
 const BY_ID: i16 = 10;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: OffsetFetchRequest) -> Reply {
+    // Folding what was written last reads the log.
+    elsewhere(node, cx, request, handle_blocking)
+}
+
+fn handle_blocking(node: &Arc<Node>, cx: &Context, request: OffsetFetchRequest) -> Reply {
     let response = if cx.version >= BATCHED {
         let groups = request.groups.into_iter().map(|group| fetch(node, cx, group)).collect();
         OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }
