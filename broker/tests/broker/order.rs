@@ -341,6 +341,24 @@ fn what_is_written_behind_a_write_finds_it_done() {
 }
 
 #[test]
+fn what_is_acknowledged_with_acks_1_is_seen_by_everybody() {
+    let dir = tempdir().unwrap();
+    let running = broker(dir.path());
+    let (mut client, mut other) = (running.client(), running.client());
+    client.create_topic("lines", 1);
+    for trial in 1..=TRIALS {
+        let acknowledged = client.call(9, produce("lines", 0, 1, batch(&["a"])));
+        assert_eq!(crate::client::error_of(&acknowledged), 0);
+        let partition =
+            ListOffsetsPartition { timestamp: -1, current_leader_epoch: -1, ..Default::default() };
+        let topic = ListOffsetsTopic { name: "lines".into(), partitions: vec![partition] };
+        let latest = other.call(7, ListOffsetsRequest { topics: vec![topic], ..Default::default() });
+        assert_eq!(latest.topics[0].partitions[0].offset, trial as i64);
+    }
+    running.stop();
+}
+
+#[test]
 fn a_produce_behind_long_polls_is_carried_out_at_once_and_ends_them() {
     let dir = tempdir().unwrap();
     let running = broker(dir.path());

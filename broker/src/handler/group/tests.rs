@@ -28,6 +28,15 @@ struct Client {
     lane: Arc<dyn Service>,
 }
 
+fn context(version: i16) -> Context {
+    Context {
+        version,
+        principal: Principal::anonymous(),
+        client_id: Some("tester".into()),
+        client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
 impl Client {
     /// Asks in a version, and returns what a client of that version reads.
     async fn ask<M: RequestMessage>(&self, version: i16, request: M) -> M::Response {
@@ -39,13 +48,7 @@ impl Client {
         let request = Request::decode(M::KEY, version, &mut reader).unwrap();
         reader.finish().unwrap();
 
-        let cx = Context {
-            version,
-            principal: Principal::anonymous(),
-            client_id: Some("tester".into()),
-            client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        };
-        let response = match self.lane.call(&cx, request) {
+        let response = match self.lane.call(&context(version), request) {
             Reply::Now(response) => response,
             Reply::Later(later) => later.await.unwrap(),
             Reply::None => panic!("{} is always answered", M::KEY),
@@ -240,6 +243,28 @@ async fn offsets_go_in_and_out_in_every_version() {
         // Version 1 has no way to ask for all.
         if version >= 2 {
             assert_eq!(client.fetch(version, "g5", id, true).await, [committed], "version {version}");
+        }
+    }
+    broker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_may_have_to_read_the_log_is_not_answered_where_it_was_asked() {
+    let (_dir, broker, client) = start().await;
+    let id = client.topic("t").await;
+    client.commit(7, "g", ("t", id), 1).await;
+    let requests: [Request; 5] = [
+        OffsetFetchRequest { group_id: "g".into(), topics: None, ..Default::default() }.into(),
+        DescribeGroupsRequest { groups: vec!["g".into()], ..Default::default() }.into(),
+        ListGroupsRequest::default().into(),
+        OffsetDeleteRequest { group_id: "g".into(), topics: Vec::new() }.into(),
+        DeleteGroupsRequest { groups_names: vec!["g".into()] }.into(),
+    ];
+    for (version, request) in [7, 5, 4, 0, 2].into_iter().zip(requests) {
+        let key = request.api_key();
+        match client.lane.call(&context(version), request) {
+            Reply::Later(reply) => drop(reply.await.unwrap()),
+            other => panic!("{key}: {other:?}"),
         }
     }
     broker.stop().await.unwrap();
