@@ -58,14 +58,14 @@ fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> 
             }
         }
         let many = wanted.len() >= MANY_TOPICS;
-        let background = node.background.clone();
+        let jobs = node.jobs.clone();
         let describe = move || {
             response.topics =
                 wanted.into_iter().map(|topic| describe(&node, &cx, operations, topic)).collect();
             response
         };
         if many {
-            return background.spawn_blocking(describe).await.unwrap_or_default().into();
+            return jobs.run(describe).await.unwrap_or_default().into();
         }
         describe().into()
     })

@@ -96,7 +96,7 @@ impl Node {
     }
 }
 
-/// Handles a request on the background runtime: it waits for the disk, or takes long. It is carried out whether or not
+/// Handles a request away from the I/O thread: it waits for the disk, or takes long. It is carried out whether or not
 /// somebody waits for the answer.
 pub(crate) fn elsewhere<R: Send + 'static>(
     node: &Arc<Node>,
@@ -105,7 +105,7 @@ pub(crate) fn elsewhere<R: Send + 'static>(
     handle: fn(&Arc<Node>, &Context, R) -> Reply,
 ) -> Reply {
     let (work_node, cx) = (node.clone(), cx.clone());
-    let work = node.background.spawn_blocking(move || handle(&work_node, &cx, request));
+    let work = node.jobs.run(move || handle(&work_node, &cx, request));
     Reply::Later(Box::pin(async move {
         match work.await {
             Ok(Reply::Now(response)) => Ok(response),
