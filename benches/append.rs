@@ -11,7 +11,6 @@ use harness::{Comparison, batch, rounds, scaled};
 use kappa_broker::clock::Clock;
 use kappa_broker::disk::RealDisk;
 use kappa_broker::flush::{FlushMode, FlushPolicy, FlushQueue, Flusher};
-use kappa_broker::log::Opening;
 use kappa_broker::partition::{Partition, PartitionConfig, PartitionEnv};
 use kappa_protocol::record::Compression;
 use std::collections::VecDeque;
@@ -77,7 +76,7 @@ fn append(dir: &Path, batch: &Bytes, count: usize, mode: FlushMode) -> f64 {
         flush: FlushPolicy { mode, ..FlushPolicy::default() },
         ..PartitionConfig::default()
     };
-    let (partition, _) = Partition::open(&env, dir.join("bench-0"), None, config, Opening::default())
+    let partition = Partition::create(&env, dir.join("bench-0"), Default::default(), config, Arc::default())
         .expect("an empty directory");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let await_durable = |mark| runtime.block_on(partition.durable(mark)).expect("it is synced");

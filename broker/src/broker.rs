@@ -23,12 +23,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Threads that may wait for the disk at a time.
 const BLOCKING_THREADS_MAX: usize = 4;
+
+/// How long work that waits for the disk may take to end when a broker is dropped.
+const ABANDON_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,14 +126,19 @@ impl Assembly {
     ) -> Result<Self, StartError> {
         let layers = config.layers();
         let settings = Settings::new(&layers);
-        let data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
+        let mut data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
         let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
         let (journal, pieces) = Journal::open(disk.clone(), &config.data_dir, journal)?;
         let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
         let observer = metrics.clone();
         flush.observe(move |took| observer.flushed(took));
-        let env = PartitionEnv { disk, clock: clock.clone(), flush };
-        let (topics, catalog) = Topics::open(env, &config.data_dir, &layers.fixed, &settings)?;
+        let env = PartitionEnv { disk: disk.clone(), clock: clock.clone(), flush };
+        let (topics, catalog) =
+            Topics::open(env, &config.data_dir, data_dir.is_layout_1, &layers.fixed, &settings)?;
+        if data_dir.is_layout_1 {
+            topics.write_checkpoints().map_err(|error| OpenError::Catalog(Box::new(error)))?;
+            data_dir.upgrade(&*disk)?;
+        }
         let topics = Arc::new(topics);
         topics.env().flush.begin()?;
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?);
@@ -273,14 +282,37 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if let Some(Running { runtime, .. }) = self.running.take() {
-            self.stopping.send_replace(true);
-            runtime.shutdown_background();
-        }
+        let Some(running) = self.running.take() else { return };
+        self.stopping.send_replace(true);
+        let node = &self.node;
+        // An async runtime lets no thread of its own wait for another runtime's end.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("kappa-drop".into());
+            if let Err(error) = thread.spawn_scoped(scope, || running.abandon(node)) {
+                tracing::error!(%error, "no thread to end the broker in order");
+            }
+        });
     }
 }
 
 impl Running {
+    /// Ends everything that reaches the disk, and only then gives the data directory back.
+    fn abandon(self, node: &Node) {
+        let Running { io, mut tasks, catalog, flusher, runtime, data_dir } = self;
+        node.topics.end_changes();
+        if catalog.join().is_err() {
+            tracing::error!("the catalog's worker panicked");
+        }
+        // Appends are refused first, so that neither connections nor lanes bring up anything more to do.
+        node.topics.abandon();
+        node.groups.stop();
+        let _ = io.join();
+        tasks.abort_all();
+        flusher.stop();
+        runtime.shutdown_timeout(ABANDON_GRACE);
+        drop(data_dir);
+    }
+
     fn stop(self, node: &Node, stopping: &watch::Sender<bool>) -> Result<(), StopError> {
         let Running { io, mut tasks, catalog, flusher, runtime, data_dir } = self;
         stopping.send_replace(true);

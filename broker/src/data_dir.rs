@@ -17,7 +17,9 @@ const LOCK_FILE: &str = ".lock";
 /// The key that tells our directories from Kafka's, and the version of their layout.
 const MARKER: &str = "kappa.layout";
 /// The layout written by this version.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
+/// The layout before, whose checkpoints were Kafka's files. It becomes the other once ours are written.
+const LAYOUT_1: &str = "1";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub enum DataDirError {
 pub(crate) struct DataDir {
     /// Id of the cluster, given when the directory was made.
     pub(crate) cluster_id: Arc<str>,
+    /// Whether it still has the layout before this one.
+    pub(crate) is_layout_1: bool,
+    path: PathBuf,
     _lock: Lock,
 }
 
@@ -86,19 +91,36 @@ impl DataDir {
             _ => failed(source),
         })?;
         let existing = check(disk, path, node_id)?;
-        let cluster_id = match existing {
-            Some(cluster_id) => cluster_id,
-            None => initialize(disk, path, node_id).map_err(failed)?,
+        let (cluster_id, is_layout_1) = match existing {
+            Some(Identity { cluster_id, is_layout_1 }) => (cluster_id, is_layout_1),
+            None => (initialize(disk, path, node_id).map_err(failed)?, false),
         };
         if is_new {
             tracing::info!(path = %path.display(), %cluster_id, "new data directory");
         }
-        Ok(Self { cluster_id: cluster_id.into(), _lock: lock })
+        Ok(Self { cluster_id: cluster_id.into(), is_layout_1, path: path.into(), _lock: lock })
+    }
+
+    /// Says that the directory has the present layout. Versions before it refuse it from then on.
+    pub(crate) fn upgrade(&mut self, disk: &dyn Disk) -> Result<(), DataDirError> {
+        let failed = |source| DataDirError::Disk { path: self.path.clone(), source };
+        let meta = self.path.join(META_FILE);
+        let text = String::from_utf8_lossy(&disk.read(&meta).map_err(failed)?).into_owned();
+        let text = text.replace(&format!("{MARKER}={LAYOUT_1}\n"), &format!("{MARKER}={LAYOUT}\n"));
+        disk.replace(&meta, text.as_bytes()).map_err(failed)?;
+        self.is_layout_1 = false;
+        Ok(())
     }
 }
 
+/// What a directory of ours says of itself.
+struct Identity {
+    cluster_id: String,
+    is_layout_1: bool,
+}
+
 fn create_all(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() || disk.list(path).is_ok() {
+    if path.as_os_str().is_empty() || disk.list_if_there(path)?.is_some() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
@@ -111,8 +133,8 @@ fn create_all(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
-/// The cluster id of a directory of ours; `None` for an empty one.
-fn check(disk: &dyn Disk, path: &Path, node_id: i32) -> Result<Option<String>, DataDirError> {
+/// The identity of a directory of ours; `None` for an empty one.
+fn check(disk: &dyn Disk, path: &Path, node_id: i32) -> Result<Option<Identity>, DataDirError> {
     let failed = |source| DataDirError::Disk { path: path.into(), source };
     let entries = disk.list(path).map_err(failed)?;
     if !entries.iter().any(|entry| entry.name == META_FILE) {
@@ -130,18 +152,21 @@ fn check(disk: &dyn Disk, path: &Path, node_id: i32) -> Result<Option<String>, D
         line.map(|value| value.trim().to_owned())
     };
     let layout = |reason: String| DataDirError::Layout { path: path.into(), reason };
-    match value(MARKER) {
+    let is_layout_1 = match value(MARKER).as_deref() {
         None => return Err(layout("is a data directory of Apache Kafka".into())),
-        Some(found) if found != LAYOUT => {
-            return Err(layout(format!("has layout {found}, this version reads {LAYOUT}")));
+        Some(LAYOUT) => false,
+        Some(LAYOUT_1) => true,
+        Some(found) => {
+            return Err(layout(format!("has layout {found}, this version reads {LAYOUT_1} and {LAYOUT}")));
         }
-        Some(_) => {}
-    }
+    };
     let found = value("node.id").ok_or_else(|| layout(format!("has a {META_FILE} without node.id")))?;
     if found != node_id.to_string() {
         return Err(DataDirError::NodeId { path: path.into(), found, wanted: node_id });
     }
-    value("cluster.id").map(Some).ok_or_else(|| layout(format!("has a {META_FILE} without cluster.id")))
+    let cluster_id =
+        value("cluster.id").ok_or_else(|| layout(format!("has a {META_FILE} without cluster.id")))?;
+    Ok(Some(Identity { cluster_id, is_layout_1 }))
 }
 
 fn initialize(disk: &dyn Disk, path: &Path, node_id: i32) -> io::Result<String> {

@@ -40,4 +40,4 @@ pub use config::{BrokerConfig, configuration_markdown};
 pub use data_dir::DataDirError;
 pub use dispatch::protocol_markdown;
 pub use process::{log_to_stderr, run};
-pub use topic::OpenError as OpenTopicsError;
+pub use topic::{OpenError as OpenTopicsError, Refusal as OpenTopicsRefusal};

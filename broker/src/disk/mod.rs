@@ -93,6 +93,30 @@ impl dyn Disk + '_ {
         Ok(bytes)
     }
 
+    /// The whole content of a small file; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Whatever opening or reading says but that: a file that cannot be read is not a file that is not there.
+    pub fn read_if_there(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        if_there(self.read(path))
+    }
+
+    /// The names in a directory; `None` if there is no such directory.
+    ///
+    /// # Errors
+    /// Whatever the listing says but that.
+    pub fn list_if_there(&self, dir: &Path) -> io::Result<Option<Vec<Entry>>> {
+        if_there(self.list(dir))
+    }
+
+    /// The length of a file in bytes; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Whatever the look at it says but that.
+    pub fn len_if_there(&self, path: &Path) -> io::Result<Option<u64>> {
+        if_there(self.len(path))
+    }
+
     /// Puts `bytes` in the place of a file's content: durable when it returns, and after a crash either the old
     /// content or the new is there, whole.
     ///
@@ -128,10 +152,16 @@ impl dyn Disk + '_ {
     /// # Errors
     /// Whatever the removal says.
     pub fn remove_file_if_there(&self, path: &Path) -> io::Result<()> {
-        match self.remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        if_there(self.remove_file(path)).map(|_| ())
+    }
+}
+
+/// Tells what is not there from what cannot be had.
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -34,18 +34,6 @@ pub(super) fn is_cached(_file: &File, _position: u64, _len: usize) -> bool {
     true
 }
 
-/// Makes everything on the file system of an open file durable.
-#[cfg(target_os = "linux")]
-pub(super) fn sync_file_system(file: &File) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(file)?)
-}
-
-/// Elsewhere there is no call for one file system that tells of its failure.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn sync_file_system(_file: &File) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// Writes both parts at `position`, by one system call unless the kernel takes fewer bytes.
 #[cfg(target_os = "linux")]
 pub(super) fn write_at(file: &File, position: u64, [first, second]: [&[u8]; 2]) -> io::Result<()> {
@@ -67,4 +55,17 @@ pub(super) fn write_at(file: &File, position: u64, [first, second]: [&[u8]; 2]) 
 pub(super) fn write_at(file: &File, position: u64, [first, second]: [&[u8]; 2]) -> io::Result<()> {
     file.write_all_at(first, position)?;
     file.write_all_at(second, position + first.len() as u64)
+}
+
+/// Makes everything durable that the file system of `file` was given.
+#[cfg(target_os = "linux")]
+pub(super) fn sync_file_system(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// Has every file system of the machine write what it was given.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn sync_file_system(_file: &File) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
 }

@@ -100,6 +100,11 @@ impl FlushQueue {
         self.journal.as_ref().map_or(Ok(()), Journal::retire)
     }
 
+    /// Whether the journal held something of a partition that has not been opened since.
+    pub fn has_pieces(&self, key: PartitionKey) -> bool {
+        self.recovered.lock().contains_key(&key)
+    }
+
     /// What the journal held of a partition when it was opened.
     pub(crate) fn take_pieces(&self, key: PartitionKey) -> Vec<Piece> {
         self.recovered.lock().remove(&key).unwrap_or_default()

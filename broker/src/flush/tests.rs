@@ -4,13 +4,13 @@ use super::*;
 use crate::clock::Clock;
 use crate::disk::{Disk, Fault, Operation, SimulatedDisk};
 use crate::journal::{Journal, JournalConfig};
-use crate::log::Opening;
+use crate::log::{Opening, directory_topic_id};
 use crate::partition::{Durable, IsolationLevel, Partition, PartitionConfig, PartitionEnv, ReadRequest};
 use bytes::Bytes;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -68,9 +68,14 @@ impl House {
 }
 
 fn open(env: &PartitionEnv, index: i32) -> Arc<Partition> {
-    let directory = format!("/data/t-{index}").into();
-    let id = Some(Uuid::from_u128(5));
-    Partition::open(env, directory, id, PartitionConfig::default(), Opening::default()).unwrap().0
+    let (directory, config) = (PathBuf::from(format!("/data/t-{index}")), PartitionConfig::default());
+    let (topic_id, disk) = (Uuid::from_u128(5), &env.disk);
+    if !matches!(directory_topic_id(&**disk, &directory), Ok(Some(id)) if id == topic_id) {
+        // Never synced: the journal alone has something of it.
+        let _ = disk.remove_dir_all(&directory);
+        drop(Partition::create(env, directory.clone(), topic_id, config.clone(), Arc::default()).unwrap());
+    }
+    Partition::open(env, directory, topic_id, config, Opening::default()).unwrap().0
 }
 
 fn batch(number: usize) -> Bytes {
@@ -204,7 +209,7 @@ fn a_deleted_partition_does_not_hold_the_journal() {
     let house = House::new(2);
     house.append_to_all(1);
     house.env.flush.run_due();
-    house.partitions[1].delete("gone").unwrap();
+    house.partitions[1].retire(1).unwrap();
     for number in 0..200 {
         house.partitions[0].append(batch(number)).unwrap();
         house.env.flush.run_due();

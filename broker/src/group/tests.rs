@@ -56,7 +56,8 @@ impl World {
         let settings = Settings::new(&layers);
         let flusher = Flusher::start(flush.clone()).unwrap();
         let env = PartitionEnv { disk: Arc::new(disk.clone()), clock: clock.clone(), flush };
-        let (topics, catalog) = Topics::open(env, Path::new("/data"), &layers.fixed, &settings).unwrap();
+        let (topics, catalog) =
+            Topics::open(env, Path::new("/data"), false, &layers.fixed, &settings).unwrap();
         std::thread::spawn(move || catalog.run());
         let topics = Arc::new(topics);
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group, clock.clone()).unwrap());

@@ -33,7 +33,7 @@ fn unanswered(node: &Node, request: DeleteRecordsRequest) -> DeleteRecordsRespon
 }
 
 fn answer(node: &Node, cx: &Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
-    let topics = request
+    let mut topics: Vec<DeleteRecordsTopicResult> = request
         .topics
         .into_iter()
         .map(|topic| {
@@ -59,6 +59,11 @@ fn answer(node: &Node, cx: &Context, request: DeleteRecordsRequest) -> DeleteRec
         .collect();
     if let Err(error) = node.topics.write_checkpoints() {
         tracing::warn!(%error, "checkpoints not written after a deletion of records");
+        let deleted = topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        for result in deleted.filter(|result| result.error_code == 0) {
+            result.low_watermark = -1;
+            result.error_code = node.error(ErrorCode::KafkaStorageError);
+        }
     }
     DeleteRecordsResponse { topics, ..Default::default() }
 }

@@ -195,6 +195,7 @@ pub(crate) fn read_error_code(error: &ReadError) -> ErrorCode {
 pub(crate) fn delete_records_error_code(error: &DeleteRecordsError) -> ErrorCode {
     match error {
         DeleteRecordsError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        DeleteRecordsError::Storage(_) => ErrorCode::KafkaStorageError,
         DeleteRecordsError::Closed => ErrorCode::NotLeaderOrFollower,
     }
 }

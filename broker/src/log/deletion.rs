@@ -11,6 +11,7 @@ use super::{Log, LogConfig, RetentionBounds, SegmentFacts, StorageError, plan_re
 use crate::disk::Disk;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// A renamed file, to be removed when its time comes.
 #[derive(Debug)]
@@ -48,18 +49,43 @@ pub struct DeletionSearch {
     log_size: u64,
 }
 
-/// Renames a log's directory so that it is not taken for a log any more, durably, and removes it.
+/// Ending of the names of directories that are about to be removed.
+const RETIRED: &str = ".delete";
+
+/// Gives the directory of a deleted or never recorded partition a name that is no partition's, made of the topic's id
+/// and the partition's index; however long the topic's name is, this one is short. Returns it. The caller makes the name
+/// durable and removes the directory then, or leaves that to the next start.
 ///
 /// # Errors
-/// [`StorageError`]; once renamed, it may be removed later.
-pub fn remove_directory(disk: &dyn Disk, dir: &Path, suffix: &str) -> Result<(), StorageError> {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let target = dir.with_file_name(format!("{name}.{suffix}-delete"));
+/// [`StorageError`]; the directory then keeps its name.
+pub fn retire(disk: &dyn Disk, dir: &Path, topic_id: Uuid, index: i32) -> Result<PathBuf, StorageError> {
+    let mut number = 0_u32;
+    let target = loop {
+        let name = match number {
+            0 => format!("{}-{index}{RETIRED}", topic_id.simple()),
+            _ => format!("{}-{index}.{number}{RETIRED}", topic_id.simple()),
+        };
+        let target = dir.with_file_name(name);
+        if disk.list_if_there(&target).map_err(StorageError::on("list", &target))?.is_none() {
+            break target;
+        }
+        number += 1;
+    };
     disk.rename(dir, &target).map_err(StorageError::on("rename", dir))?;
-    if let Some(parent) = dir.parent() {
-        disk.sync_dir(parent).map_err(StorageError::on("sync the directory", parent))?;
+    Ok(target)
+}
+
+/// Whether a directory of this name was retired. No partition's name ends like that, as it ends in a number.
+pub fn is_retired(name: &str) -> bool {
+    let is_id = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match name.strip_suffix(RETIRED) {
+        Some(stem) => stem.split_once('-').is_some_and(|(id, _)| is_id(id)),
+        // Layout 1 put the id behind the topic's name.
+        None => name
+            .strip_suffix("-delete")
+            .and_then(|stem| stem.rsplit_once('.'))
+            .is_some_and(|(_, id)| is_id(id)),
     }
-    disk.remove_dir_all(&target).map_err(StorageError::on("remove", &target))
 }
 
 impl Log {

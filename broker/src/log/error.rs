@@ -25,6 +25,12 @@ impl StorageError {
         move |source| Self { action, path: path.to_path_buf(), source: Arc::new(source) }
     }
 
+    /// A file whose bytes cannot be what was written.
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        let cause = io::Error::new(io::ErrorKind::InvalidData, format!("damaged: {}", what.into()));
+        Self::on("read", path)(cause)
+    }
+
     /// Whether the thing is not there at all.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

@@ -2,11 +2,13 @@
 //!
 //! Invariant: every path that a log touches is made here.
 
-use super::StorageError;
+use super::{StorageError, metadata, reserve};
 use crate::disk::{Disk, File};
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Suffix of a segment's batches.
 pub(super) const LOG: &str = "log";
@@ -28,6 +30,26 @@ pub(super) const CORRUPT: &str = "corrupt";
 pub(super) struct Files {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
+    pub(super) siblings: Arc<NewDirectories>,
+}
+
+/// Directories that were made together in one parent. Their names become durable by one sync, with the first sync of
+/// any of their logs; none may be made after that.
+#[derive(Debug, Default)]
+pub struct NewDirectories {
+    are_durable: Mutex<bool>,
+}
+
+impl NewDirectories {
+    /// Makes the names durable, once.
+    fn sync(&self, disk: &dyn Disk, parent: &Path) -> Result<(), StorageError> {
+        let mut are_durable = self.are_durable.lock();
+        if !*are_durable {
+            disk.sync_dir(parent).map_err(StorageError::on("sync the directory", parent))?;
+            *are_durable = true;
+        }
+        Ok(())
+    }
 }
 
 /// What a listing of the directory found.
@@ -44,6 +66,26 @@ pub(super) struct Listing {
 }
 
 impl Files {
+    /// A directory whose name is durable.
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        Self { disk, dir, siblings: Arc::new(NewDirectories { are_durable: Mutex::new(true) }) }
+    }
+
+    /// Makes durable that the directory is there and whose it is.
+    pub(super) fn sync_root(&self, topic_id: Uuid) -> Result<(), StorageError> {
+        if let Some(parent) = self.dir.parent() {
+            self.siblings.sync(&*self.disk, parent)?;
+        }
+        metadata::sync(self, topic_id)?;
+        self.sync_names()
+    }
+
+    /// Writes a file that is not durable before something else makes it so, and may be torn until then.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        let file = self.disk.create(path).map_err(StorageError::on("create", path))?;
+        file.write_at(0, [bytes, &[]]).map_err(StorageError::on("write to", path))
+    }
+
     pub(super) fn path(&self, offset: i64, suffix: &str) -> PathBuf {
         self.dir.join(format!("{offset:020}.{suffix}"))
     }
@@ -54,6 +96,12 @@ impl Files {
 
     pub(super) fn sync_names(&self) -> Result<(), StorageError> {
         self.disk.sync_dir(&self.dir).map_err(StorageError::on("sync the directory", &self.dir))
+    }
+
+    /// Like [`Files::replace`] for what frees space: a full disk refuses it only once the reserve is used up.
+    pub(super) fn replace_from_reserve(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        let data_dir = self.dir.parent().unwrap_or(&self.dir);
+        reserve::replace(&*self.disk, data_dir, path, bytes)
     }
 
     /// Replaces a small file durably, see [`Disk`].
@@ -100,7 +148,7 @@ mod tests {
 
     #[test]
     fn names_are_kafkas_and_strangers_are_left_alone() {
-        let files = Files { disk: Arc::new(SimulatedDisk::new(1)), dir: "/".into() };
+        let files = Files::new(Arc::new(SimulatedDisk::new(1)), "/".into());
         assert_eq!(files.path(42, LOG), Path::new("/00000000000000000042.log"));
         for name in ["00000000000000000042.log", "42.log", "notes.txt", "00000000000000000007.snapshot", "x"]
         {

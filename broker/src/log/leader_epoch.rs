@@ -33,14 +33,57 @@ pub(super) struct LeaderEpochs {
     entries: Vec<EpochStart>,
 }
 
+/// What the checkpoint of a log turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// There is none, as while epoch 0 has lasted from offset 0 on.
+    Missing,
+    /// It makes no sense: the batches have to say.
+    Damaged,
+    /// These epochs.
+    Epochs(LeaderEpochs),
+}
+
+impl Stored {
+    /// Offset before which everything was deleted, as far as is known.
+    pub(super) fn start(&self) -> i64 {
+        match self {
+            Self::Epochs(epochs) => epochs.start(),
+            Self::Missing | Self::Damaged => 0,
+        }
+    }
+}
+
 impl LeaderEpochs {
     pub(super) fn new(start_offset: i64) -> Self {
         Self { entries: vec![EpochStart { epoch: 0, start_offset }] }
     }
 
-    /// Reads the checkpoint; one that is missing or makes no sense gives `None`.
-    pub(super) fn load(files: &Files) -> Option<Self> {
-        parse(&files.disk.read(&path(files)).ok()?).map(|entries| Self { entries })
+    /// The epochs of a log whose batches, in order, begin at these offsets under these epochs.
+    pub(super) fn of_batches(start_offset: i64, batches: impl IntoIterator<Item = EpochStart>) -> Self {
+        let mut epochs = Self { entries: Vec::new() };
+        for batch in batches {
+            match epochs.entries.last() {
+                None => epochs.entries.push(EpochStart { start_offset, ..batch }),
+                Some(last) if last.epoch < batch.epoch => epochs.entries.push(batch),
+                Some(_) => {}
+            }
+        }
+        if epochs.entries.is_empty() { Self::new(start_offset) } else { epochs }
+    }
+
+    /// Reads the checkpoint.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it is there and cannot be read.
+    pub(super) fn load(files: &Files) -> Result<Stored, StorageError> {
+        let path = path(files);
+        let read = files.disk.read_if_there(&path).map_err(StorageError::on("read", &path))?;
+        Ok(match read.map(|bytes| parse(&bytes)) {
+            None => Stored::Missing,
+            Some(None) => Stored::Damaged,
+            Some(Some(entries)) => Stored::Epochs(Self { entries }),
+        })
     }
 
     pub(super) fn save(&self, files: &Files) -> Result<(), StorageError> {
@@ -48,7 +91,7 @@ impl LeaderEpochs {
         for EpochStart { epoch, start_offset } in &self.entries {
             let _ = writeln!(text, "{epoch} {start_offset}");
         }
-        files.replace(&path(files), text.as_bytes())
+        files.replace_from_reserve(&path(files), text.as_bytes())
     }
 
     pub(super) fn current(&self) -> i32 {
@@ -116,13 +159,13 @@ mod tests {
 
     #[test]
     fn epochs_answer_where_they_end_and_survive_a_reload() {
-        let files = Files { disk: Arc::new(SimulatedDisk::new(1)), dir: "/".into() };
-        assert_eq!(LeaderEpochs::load(&files), None);
+        let files = Files::new(Arc::new(SimulatedDisk::new(1)), "/".into());
+        assert_eq!(LeaderEpochs::load(&files).unwrap(), Stored::Missing);
         let mut epochs = LeaderEpochs::new(0);
         epochs.begin_next(100);
         epochs.begin_next(250);
         epochs.save(&files).unwrap();
-        assert_eq!(LeaderEpochs::load(&files).unwrap(), epochs);
+        assert_eq!(LeaderEpochs::load(&files).unwrap(), Stored::Epochs(epochs.clone()));
         let text = files.disk.read(&path(&files)).unwrap();
         assert_eq!(text, b"0\n3\n0 0\n1 100\n2 250\n");
         assert_eq!(epochs.end_of(0, 300), Some((0, 100)));
@@ -134,10 +177,18 @@ mod tests {
             (epochs.start(), epochs.end_of(0, 300), epochs.end_of(1, 300)),
             (120, None, Some((1, 250)))
         );
-        epochs = LeaderEpochs::load(&files).unwrap();
+        let Stored::Epochs(mut epochs) = LeaderEpochs::load(&files).unwrap() else { panic!("not stored") };
         assert!(epochs.begins_after(249) && !epochs.begins_after(250));
         epochs.begin_next(90);
         assert_eq!((epochs.current(), epochs.end_of(0, 300)), (3, Some((0, 90))));
+    }
+
+    #[test]
+    fn batches_tell_their_epochs() {
+        let batch = |epoch, start_offset| EpochStart { epoch, start_offset };
+        let epochs = LeaderEpochs::of_batches(4, [batch(1, 5), batch(1, 7), batch(3, 9), batch(3, 11)]);
+        assert_eq!(epochs.entries, [batch(1, 4), batch(3, 9)]);
+        assert_eq!(LeaderEpochs::of_batches(4, []), LeaderEpochs::new(4));
     }
 
     #[test]

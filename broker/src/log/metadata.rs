@@ -9,24 +9,64 @@
 use super::StorageError;
 use super::files::Files;
 use crate::disk::Disk;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const FILE_NAME: &str = "partition.metadata";
+const PREFIX: &str = "version: 0\ntopic_id: ";
+/// Length of an id.
+const ID_BYTES: usize = 22;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Writes the file, durably.
-pub(super) fn save(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
-    let text = format!("version: 0\ntopic_id: {}\n", encode(topic_id));
-    files.replace(&files.dir.join(FILE_NAME), text.as_bytes())
+/// Writes the file. The first sync of the log makes it durable.
+pub(super) fn write(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
+    files.write(&path(&files.dir), text(topic_id).as_bytes())
 }
 
-/// The id of the topic that a directory belongs to, if it says so.
-pub fn directory_topic_id(disk: &Arc<dyn Disk>, dir: &Path) -> Option<Uuid> {
-    let bytes = disk.read(&dir.join(FILE_NAME)).ok()?;
-    let text = std::str::from_utf8(&bytes).ok()?;
-    decode(text.strip_prefix("version: 0\ntopic_id: ")?.trim_end())
+/// Makes the file durable. It is written over with the same bytes: a sync that failed before may have lost them.
+pub(super) fn sync(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
+    let path = path(&files.dir);
+    let file = files.open(&path)?;
+    file.write_at(0, [text(topic_id).as_bytes(), &[]]).map_err(StorageError::on("write to", &path))?;
+    file.sync_data().map_err(StorageError::on("sync", &path))
+}
+
+fn text(topic_id: Uuid) -> String {
+    format!("{PREFIX}{}\n", encode(topic_id))
+}
+
+/// The id of the topic that a directory belongs to; `None` if the file is missing, cut short or all zeros, as a full disk
+/// or a power cut before the first sync of the log leaves it. Nothing of such a log was ever durable.
+///
+/// # Errors
+/// [`StorageError`] if the file cannot be read, or is damaged.
+pub fn directory_topic_id(disk: &dyn Disk, dir: &Path) -> Result<Option<Uuid>, StorageError> {
+    let path = path(dir);
+    let read = disk.read_if_there(&path).map_err(StorageError::on("read", &path))?;
+    let Some(bytes) = read else { return Ok(None) };
+    match parse(&bytes) {
+        Some(id) => Ok(Some(id)),
+        None if is_torn(&bytes) => Ok(None),
+        None => Err(StorageError::damaged(&path, "it names no topic id")),
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE_NAME)
+}
+
+/// Whether the file may have become what it is by a write that did not come to its end.
+fn is_torn(bytes: &[u8]) -> bool {
+    let written = bytes.len().min(PREFIX.len());
+    let is_cut = bytes.len() < PREFIX.len() + ID_BYTES + 1
+        && bytes.get(..written) == PREFIX.as_bytes().get(..written)
+        && bytes.get(written..).is_some_and(|id| id.iter().all(|byte| ALPHABET.contains(byte)));
+    is_cut || bytes.iter().all(|byte| *byte == 0)
+}
+
+fn parse(bytes: &[u8]) -> Option<Uuid> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    decode(text.strip_prefix(PREFIX)?.strip_suffix('\n')?)
 }
 
 fn encode(id: Uuid) -> String {
@@ -45,12 +85,35 @@ fn decode(text: &str) -> Option<Uuid> {
         let value = ALPHABET.iter().position(|letter| *letter == byte)? as u128;
         bits = if number < 21 { (bits << 6) | value } else { (bits << 2) | (value >> 4) };
     }
-    (text.len() == 22).then(|| Uuid::from_u128(bits))
+    (text.len() == ID_BYTES).then(|| Uuid::from_u128(bits))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::SimulatedDisk;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_directory_has_an_id_or_none_or_cannot_be_told() {
+        let files = Files::new(Arc::new(SimulatedDisk::new(1)), "/t-0".into());
+        let id = || directory_topic_id(&*files.disk, &files.dir);
+        files.disk.create_dir(&files.dir).unwrap();
+        assert_eq!(id().unwrap(), None);
+        write(&files, Uuid::from_u128(7)).unwrap();
+        assert_eq!(id().unwrap(), Some(Uuid::from_u128(7)));
+        let bytes = files.disk.read(&path(&files.dir)).unwrap();
+        for torn in (0..bytes.len()).map(|len| &bytes[..len]).chain([&[0; 44][..]]) {
+            files.write(&path(&files.dir), torn).unwrap();
+            assert_eq!(id().unwrap(), None, "{torn:?}");
+        }
+        for at in (0..bytes.len()).filter(|at| !(21..43).contains(at)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            files.write(&path(&files.dir), &flipped).unwrap();
+            assert!(id().unwrap_err().to_string().contains("partition.metadata"), "byte {at}");
+        }
+    }
 
     #[test]
     fn topic_ids_are_written_as_kafka_writes_them() {

@@ -19,6 +19,7 @@ mod metadata;
 mod open;
 mod read;
 mod recovery;
+mod reserve;
 mod restore;
 mod retention;
 mod scan;
@@ -42,13 +43,15 @@ use std::sync::Arc;
 use truncation::Repair;
 use uuid::Uuid;
 
-pub use checkpoint::{Checkpoints, Opening, Positions};
+pub use checkpoint::{Checkpointed, Checkpoints, Opening, Positions};
 pub use config::LogConfig;
-pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, remove_directory};
+pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, is_retired, retire};
 pub use error::StorageError;
+pub use files::NewDirectories;
 pub use metadata::directory_topic_id;
 pub use read::{ReadLimit, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryReport, SetAside};
+pub use reserve::keep_reserve;
 pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
 pub use sync::{CommitJob, SaveJob, SyncJob};
@@ -70,7 +73,7 @@ pub struct LogPosition {
 pub struct Log {
     files: Arc<Files>,
     config: LogConfig,
-    topic_id: Option<Uuid>,
+    topic_id: Uuid,
     /// Oldest first; shared with the searches that run without the lock.
     sealed: Arc<Vec<Arc<SealedSegment>>>,
     active: ActiveSegment,
@@ -82,6 +85,8 @@ pub struct Log {
     snapshots: BTreeSet<i64>,
     repairs: Vec<Repair>,
     doomed: Vec<deletion::Doomed>,
+    /// Whether what a clean start needs is in the directory and describes the log as it is.
+    is_as_closed: bool,
 }
 
 impl Log {
@@ -103,6 +108,7 @@ impl Log {
         let size = batch.size() as u64;
         self.active.add(Indexed { last_offset, max_timestamp: batch.max_timestamp(), size });
         self.next_offset = last_offset + 1;
+        self.is_as_closed = false;
         Ok(base_offset)
     }
 
@@ -140,6 +146,7 @@ impl Log {
         if was_cut || self.needs_sync() {
             self.sync.leave_unsynced(base_offset, file);
         }
+        self.is_as_closed = false;
         self.sync.sealed(sealed.clone(), (self.next_offset, snapshot));
         Arc::make_mut(&mut self.sealed).push(sealed);
         Ok(())
@@ -267,7 +274,7 @@ impl Log {
     }
 
     /// Id of the topic that the directory belongs to.
-    pub fn topic_id(&self) -> Option<Uuid> {
+    pub fn topic_id(&self) -> Uuid {
         self.topic_id
     }
 
@@ -286,14 +293,23 @@ impl Log {
         &self.files.dir
     }
 
-    /// The newest snapshot of the producers that is complete up to an offset not after `offset`.
-    pub fn snapshot_before(&self, offset: i64) -> Option<(i64, Vec<u8>)> {
+    /// The newest snapshot of the producers that is complete up to an offset not after `offset`; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it is there and cannot be read.
+    pub fn snapshot_before(&self, offset: i64) -> Result<Option<(i64, Vec<u8>)>, StorageError> {
         if let Some((at, bytes)) = self.sync.unsaved_snapshot(offset) {
-            return Some((at, bytes.to_vec()));
+            return Ok(Some((at, bytes.to_vec())));
         }
-        let at = *self.snapshots.range(..=offset).next_back()?;
-        let bytes = self.files.disk.read(&self.files.path(at, SNAPSHOT)).ok()?;
-        Some((at, bytes))
+        for at in self.snapshots.range(..=offset).rev() {
+            let path = self.files.path(*at, SNAPSHOT);
+            let read = self.files.disk.read_if_there(&path).map_err(StorageError::on("read", &path))?;
+            if let Some(bytes) = read {
+                return Ok(Some((*at, bytes)));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether no snapshot tells of the producers as of the active segment's beginning or later, so that with the

@@ -1,55 +1,104 @@
 //! Making a log from its directory: a new one, one that was closed, or one that was not.
 //!
-//! Invariant: a log that was closed cleanly is opened without looking at more than names, sizes and the end of the
-//! last segment; any doubt about it leads to recovery. When a log is there, all that it shows is durable.
+//! Invariant: a directory is made or found, never whichever of both; one that belongs to another topic is refused. A
+//! log that was closed cleanly is opened without looking at more than names, sizes and the end of the last segment; any
+//! doubt about it leads to recovery. When a log with records is there, all that it shows is durable; a log without any
+//! costs no sync, for its first sync covers its directory.
 
 use super::files::{LOG, Listing, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX};
 use super::index::IndexBuilder;
-use super::leader_epoch::LeaderEpochs;
+use super::leader_epoch::{EpochStart, LeaderEpochs, Stored};
 use super::recovery::{RecoveredSegments, Recovery};
 use super::scan::{Check, Scan, Step};
 use super::segment::{ActiveSegment, SealedSegment};
 use super::sync::SyncState;
 use super::truncation::first_timestamp;
-use super::{Files, Indexed, Log, LogConfig, LogPosition, Opening, RecoveryReport, StorageError, metadata};
+use super::{
+    Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryReport, StorageError,
+    metadata,
+};
+use super::{SetAside, set_aside};
 use crate::disk::{Disk, File};
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
 impl Log {
-    /// Opens the log in `dir`, which is created if it is missing, and gives it `topic_id` if it has none. Recovers it
-    /// unless `opening` says that it was closed cleanly and that is what is found.
+    /// Makes the log of a partition of `topic_id` in a directory that must not be there yet. `siblings` are made with
+    /// it. Nothing is durable before the first sync.
     ///
     /// # Errors
-    /// [`StorageError`]. Damage is no error but reported.
+    /// [`StorageError`], of kind [`io::ErrorKind::AlreadyExists`] if the directory is there. What was made is removed
+    /// again, if the disk lets it.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        topic_id: Uuid,
+        config: LogConfig,
+        now_ms: i64,
+        siblings: Arc<NewDirectories>,
+    ) -> Result<Self, StorageError> {
+        if disk.list_if_there(&dir).map_err(StorageError::on("list", &dir))?.is_some() {
+            let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it is there already");
+            return Err(StorageError::on("create the directory", &dir)(cause));
+        }
+        disk.create_dir(&dir).map_err(StorageError::on("create the directory", &dir))?;
+        let files = Arc::new(Files { disk, dir, siblings });
+        let active = metadata::write(&files, topic_id)
+            .and_then(|()| ActiveSegment::create(&files, 0, config.index_interval_bytes, now_ms));
+        let active = active.inspect_err(|_| {
+            if let Err(error) = files.disk.remove_dir_all(&files.dir) {
+                let directory = files.dir.display();
+                tracing::warn!(%directory, %error, "a directory that could not be made whole stays");
+            }
+        })?;
+        let end = LogPosition { offset: 0, segment: 0, position: 0 };
+        Ok(Self {
+            files,
+            config,
+            topic_id,
+            sealed: Arc::default(),
+            active,
+            log_start: 0,
+            next_offset: 0,
+            epochs: LeaderEpochs::new(0),
+            sync: SyncState::new(end, false),
+            snapshots: BTreeSet::new(),
+            repairs: Vec::new(),
+            doomed: Vec::new(),
+            is_as_closed: false,
+        })
+    }
+
+    /// Opens the log in `dir`, which belongs to `topic_id` and whose name is durable. Recovers it unless `opening` says
+    /// that it was closed cleanly and that is what is found.
+    ///
+    /// # Errors
+    /// [`StorageError`], also if there is no such directory or it belongs to another topic, or none; nothing is changed
+    /// then. Damage of batches is no error but reported.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
-        topic_id: Option<Uuid>,
+        topic_id: Uuid,
         config: LogConfig,
         opening: Opening,
         now_ms: i64,
     ) -> Result<(Self, RecoveryReport), StorageError> {
-        let files = Arc::new(Files { disk, dir });
-        if files.disk.list(&files.dir).is_err() {
-            create_directory(&files)?;
-        }
+        check_owner(&*disk, &dir, topic_id)?;
+        let files = Arc::new(Files::new(disk, dir));
         let mut listing = files.list()?;
-        let epochs = LeaderEpochs::load(&files);
-        let start = epochs.as_ref().map_or(0, LeaderEpochs::start);
+        let epochs = LeaderEpochs::load(&files)?;
+        let start = epochs.start();
         finish_deletion(&files, &mut listing, start)?;
         for leftover in &listing.leftovers {
             files.remove(leftover)?;
         }
-        let topic_id = match (metadata::directory_topic_id(&files.disk, &files.dir), topic_id) {
-            (None, Some(id)) => {
-                metadata::save(&files, id)?;
-                Some(id)
-            }
-            (found, _) => found,
+
+        let orphans = match epochs {
+            Stored::Missing if opening.recovery_point == 0 => set_orphans_aside(&files, &mut listing)?,
+            _ => Vec::new(),
         };
 
         let closed = if opening.clean {
@@ -57,13 +106,19 @@ impl Log {
         } else {
             None
         };
-        let (segments, report) = match closed {
+        let is_closed = closed.is_some();
+        let (segments, mut report) = match closed {
             Some(segments) => (segments, RecoveryReport::default()),
             None => recover(&files, &config, opening, (&listing.segments, start), now_ms)?,
         };
+        report.set_aside.extend(orphans);
         let RecoveredSegments { sealed, active, next_offset } = segments;
+        // A recovery point beyond the start tells of a sync, which covered the directory.
+        let is_rooted = is_closed || opening.recovery_point > 0;
+        if !is_rooted && next_offset > 0 {
+            files.sync_root(topic_id)?;
+        }
         let first = sealed.first().map_or(active.base_offset, |segment| segment.base_offset);
-        let epochs = open_epochs(&files, epochs, (first, next_offset), !report.set_aside.is_empty())?;
         let end = LogPosition { offset: next_offset, segment: active.base_offset, position: active.size };
         let mut log = Self {
             files,
@@ -73,12 +128,14 @@ impl Log {
             active,
             log_start: opening.log_start.max(first).min(next_offset),
             next_offset,
-            epochs,
-            sync: SyncState::new(end),
+            epochs: LeaderEpochs::new(first),
+            sync: SyncState::new(end, is_rooted || next_offset > 0),
             snapshots: listing.snapshots,
             repairs: Vec::new(),
             doomed: Vec::new(),
+            is_as_closed: is_closed,
         };
+        log.open_epochs(epochs, first, !report.set_aside.is_empty())?;
         // Beyond the end a snapshot is of batches that were lost; one below it was saved when all before it was synced.
         let beyond = log.snapshots.split_off(&(next_offset + 1));
         for offset in &beyond {
@@ -89,14 +146,58 @@ impl Log {
         }
         Ok((log, report))
     }
+
+    /// Takes the epochs that are stored, or has the batches say them; begins a new one if records that someone may
+    /// have seen are gone. `first` is the offset of the first segment.
+    fn open_epochs(&mut self, stored: Stored, first: i64, was_cut: bool) -> Result<(), StorageError> {
+        let is_whole = match stored {
+            Stored::Epochs(epochs) => {
+                self.epochs = epochs;
+                true
+            }
+            // There are none while epoch 0 lasts, and then the last batch is of it.
+            Stored::Missing => self.next_offset == first || self.last_batch_epoch()? == Some(0),
+            Stored::Damaged => false,
+        };
+        if !is_whole {
+            let mut starts = Vec::new();
+            self.replay(first, |batch| {
+                starts.push(EpochStart { epoch: batch.leader_epoch(), start_offset: batch.base_offset() });
+                starts.dedup_by_key(|start| start.epoch);
+            })?;
+            self.epochs = LeaderEpochs::of_batches(first, starts);
+            tracing::warn!(
+                directory = %self.files.dir.display(),
+                epoch = self.epochs.current(),
+                "the leader epochs were made anew from the batches, since their checkpoint is missing or damaged"
+            );
+        }
+        // An epoch that begins beyond the end tells of records that are gone without a trace, and one that no batch
+        // was written under yet is known to the checkpoint only.
+        if was_cut || !is_whole || self.epochs.begins_after(self.next_offset) {
+            self.epochs.begin_next(self.next_offset);
+            self.epochs.save(&self.files)?;
+        }
+        Ok(())
+    }
+
+    fn last_batch_epoch(&self) -> Result<Option<i32>, StorageError> {
+        let mut epoch = None;
+        self.replay(self.next_offset - 1, |batch| epoch = Some(batch.leader_epoch()))?;
+        Ok(epoch)
+    }
 }
 
-fn create_directory(files: &Files) -> Result<(), StorageError> {
-    files.disk.create_dir(&files.dir).map_err(StorageError::on("create the directory", &files.dir))?;
-    match files.dir.parent() {
-        Some(parent) => files.disk.sync_dir(parent).map_err(StorageError::on("sync the directory", parent)),
-        None => Ok(()),
+/// Refuses a directory that is not one of `topic_id`.
+pub(super) fn check_owner(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> Result<(), StorageError> {
+    let found = metadata::directory_topic_id(disk, dir)?;
+    if found == Some(topic_id) {
+        return Ok(());
     }
+    let found = found.map_or_else(|| "no topic".to_owned(), |id| format!("topic {id}"));
+    let cause =
+        io::Error::new(io::ErrorKind::InvalidData, format!("it belongs to {found}, not to {topic_id}"));
+    Err(StorageError::on("open the directory", dir)(cause))
 }
 
 /// Removes what a deletion up to `start` left behind when it was interrupted.
@@ -110,6 +211,15 @@ fn finish_deletion(files: &Files, listing: &mut Listing, start: i64) -> Result<(
         listing.segments.remove(&first);
     }
     Ok(())
+}
+
+/// Sets aside the segments of a log that has lost its first one and was never synced: nothing was deleted from it, since
+/// that leaves an epoch file behind, and a sync would have kept the first one's name.
+fn set_orphans_aside(files: &Files, listing: &mut Listing) -> Result<Vec<SetAside>, StorageError> {
+    if listing.segments.first().is_none_or(|first| *first == 0) {
+        return Ok(Vec::new());
+    }
+    std::mem::take(&mut listing.segments).into_iter().map(|base| set_aside::segment(files, base)).collect()
 }
 
 /// The segments of a log that was closed; `None` if what is there is not what a closed log leaves behind.
@@ -145,8 +255,12 @@ fn open_last(
     let file = files.open(&path)?;
     let size = file.size().map_err(on_read)?;
     // A missing index is as good as an empty one: everything is looked at then.
-    let index_bytes = |suffix| files.disk.read(&files.path(base_offset, suffix)).unwrap_or_default();
-    let (offsets, times) = (index_bytes(OFFSET_INDEX), index_bytes(TIME_INDEX));
+    let index_bytes = |suffix| {
+        let path = files.path(base_offset, suffix);
+        let read = files.disk.read_if_there(&path).map_err(StorageError::on("read", &path))?;
+        Ok::<_, StorageError>(read.unwrap_or_default())
+    };
+    let (offsets, times) = (index_bytes(OFFSET_INDEX)?, index_bytes(TIME_INDEX)?);
     let interval = config.index_interval_bytes;
     let resumed = IndexBuilder::resume(base_offset, interval, &offsets, &times, size);
     let mut ended = scan_to_end(&*file, size, resumed).map_err(on_read)?;
@@ -194,35 +308,35 @@ fn recover(
         // Offsets that were given out are not given out again, even if the files are gone.
         let next_offset = recovery_point.max(opening.log_start).max(start);
         let active = ActiveSegment::create(files, next_offset, config.index_interval_bytes, now_ms)?;
-        files.sync_names()?;
         let mut report = RecoveryReport::default();
         if next_offset > 0 {
+            files.sync_names()?;
             let missing = super::Damage { segment: 0, position: 0, bytes: 0, offset: opening.log_start };
             report.damage.push(missing);
         }
         return Ok((RecoveredSegments { sealed: Vec::new(), active, next_offset }, report));
     }
+    if bases.len() == 1 && bases.contains(&0) && recovery_point == 0 {
+        let path = files.path(0, LOG);
+        let file = files.open(&path)?;
+        if file.size().map_err(StorageError::on("measure", &path))? == 0 {
+            let index = IndexBuilder::new(0, config.index_interval_bytes);
+            let active = ActiveSegment {
+                base_offset: 0,
+                file,
+                size: 0,
+                index,
+                first_timestamp: None,
+                created_ms: now_ms,
+                was_cut: false,
+            };
+            return Ok((
+                RecoveredSegments { sealed: Vec::new(), active, next_offset: 0 },
+                RecoveryReport::default(),
+            ));
+        }
+    }
     let mut recovery = Recovery { files, config, recovery_point, now_ms, report: RecoveryReport::default() };
     let segments = recovery.run(bases)?;
     Ok((segments, recovery.report))
-}
-
-/// The epochs of the checkpoint; a new one if records that someone may have seen are gone.
-fn open_epochs(
-    files: &Files,
-    found: Option<LeaderEpochs>,
-    (first, next_offset): (i64, i64),
-    was_cut: bool,
-) -> Result<LeaderEpochs, StorageError> {
-    let is_new = found.is_none();
-    let mut epochs = found.unwrap_or_else(|| LeaderEpochs::new(first));
-    // An epoch that begins beyond the end tells of records that are gone without a trace.
-    let was_cut = was_cut || epochs.begins_after(next_offset);
-    if was_cut {
-        epochs.begin_next(next_offset);
-    }
-    if is_new || was_cut {
-        epochs.save(files)?;
-    }
-    Ok(epochs)
 }

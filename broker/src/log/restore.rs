@@ -5,10 +5,12 @@
 
 use super::StorageError;
 use super::files::{Files, LOG};
+use super::open::check_owner;
 use crate::disk::Disk;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Bytes and where they belong.
 #[derive(Debug)]
@@ -21,18 +23,19 @@ pub struct RestoredPiece {
     pub bytes: Vec<u8>,
 }
 
-/// Writes the pieces, in order, into the segment files of the log in `dir`; files and directory are made where a crash
-/// took them. Only one piece is in memory at a time.
+/// Writes the pieces, in order, into the segment files of the log in `dir`, which belongs to `topic_id`; files are made
+/// where a crash took them. Only one piece is in memory at a time.
 ///
 /// # Errors
-/// [`StorageError`]; to be done again from the start.
+/// [`StorageError`], also if the directory belongs to another topic; to be done again from the start.
 pub fn restore(
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    topic_id: Uuid,
     pieces: impl Iterator<Item = Result<RestoredPiece, StorageError>>,
 ) -> Result<(), StorageError> {
-    let files = Files { disk, dir };
-    files.disk.create_dir(&files.dir).map_err(StorageError::on("create the directory", &files.dir))?;
+    check_owner(&*disk, &dir, topic_id)?;
+    let files = Files::new(disk, dir);
     let mut segments = HashMap::new();
     for piece in pieces {
         let RestoredPiece { segment, position, bytes } = piece?;
@@ -48,9 +51,6 @@ pub fn restore(
             }
         };
         file.write_at(position, [&bytes, &[]]).map_err(StorageError::on("write to", &path))?;
-    }
-    if let Some(parent) = files.dir.parent() {
-        files.disk.sync_dir(parent).map_err(StorageError::on("sync the directory", parent))?;
     }
     Ok(())
 }

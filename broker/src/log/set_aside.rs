@@ -16,7 +16,7 @@ const COPY_BYTES: usize = 1024 * 1024;
 pub(super) fn tail(files: &Files, file: &dyn File, end: LogPosition) -> Result<SetAside, StorageError> {
     let source = files.path(end.segment, LOG);
     let size = file.size().map_err(StorageError::on("measure", &source))?;
-    let path = free_name(files, &format!("{:020}.log.{}", end.segment, end.position));
+    let path = free_name(files, &format!("{:020}.log.{}", end.segment, end.position))?;
     let copy = files.disk.create(&path).map_err(StorageError::on("create", &path))?;
     let mut buffer = Vec::new();
     let mut position = end.position;
@@ -42,7 +42,7 @@ pub(super) fn tail(files: &Files, file: &dyn File, end: LogPosition) -> Result<S
 pub(super) fn segment(files: &Files, base_offset: i64) -> Result<SetAside, StorageError> {
     let source = files.path(base_offset, LOG);
     let bytes = files.disk.len(&source).map_err(StorageError::on("measure", &source))?;
-    let path = free_name(files, &format!("{base_offset:020}.log"));
+    let path = free_name(files, &format!("{base_offset:020}.log"))?;
     files.rename(&source, &path)?;
     files.remove(&files.path(base_offset, OFFSET_INDEX))?;
     files.remove(&files.path(base_offset, TIME_INDEX))?;
@@ -50,11 +50,16 @@ pub(super) fn segment(files: &Files, base_offset: i64) -> Result<SetAside, Stora
     Ok(SetAside { path, bytes, from_offset: base_offset })
 }
 
-fn free_name(files: &Files, stem: &str) -> PathBuf {
-    let names = (0_u32..).map(|number| match number {
-        0 => files.dir.join(format!("{stem}.{CORRUPT}")),
-        _ => files.dir.join(format!("{stem}.{number}.{CORRUPT}")),
-    });
-    let mut unused = names.filter(|path| files.disk.len(path).is_err());
-    unused.next().expect("a directory has fewer files than there are numbers")
+fn free_name(files: &Files, stem: &str) -> Result<PathBuf, StorageError> {
+    let mut number = 0_u32;
+    loop {
+        let path = match number {
+            0 => files.dir.join(format!("{stem}.{CORRUPT}")),
+            _ => files.dir.join(format!("{stem}.{number}.{CORRUPT}")),
+        };
+        if files.disk.len_if_there(&path).map_err(StorageError::on("measure", &path))?.is_none() {
+            return Ok(path);
+        }
+        number += 1;
+    }
 }

@@ -12,6 +12,7 @@ use super::{Log, LogPosition, StorageError};
 use crate::disk::File;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use uuid::Uuid;
 
 #[derive(Debug)]
 pub(super) struct SyncState {
@@ -23,6 +24,8 @@ pub(super) struct SyncState {
     unsaved: VecDeque<Unsaved>,
     names_changed: u64,
     names_synced: u64,
+    /// Whether the directory's own name, and whose it is, are durable.
+    is_rooted: bool,
 }
 
 /// A rolled segment, and the producers' state at its end.
@@ -36,6 +39,8 @@ struct Unsaved {
 #[derive(Debug)]
 pub struct SyncJob {
     files: Arc<Files>,
+    /// The topic whose directory is not durable yet.
+    root: Option<Uuid>,
     names: Option<u64>,
     data: Vec<(i64, Arc<dyn File>)>,
     up_to: LogPosition,
@@ -58,8 +63,9 @@ pub struct SaveJob {
 }
 
 impl SyncState {
-    /// The state of a log that was just opened or created and is durable up to `synced`.
-    pub(super) fn new(synced: LogPosition) -> Self {
+    /// The state of a log that was just opened or created and is durable up to `synced`; `is_rooted` says whether its
+    /// directory is, too.
+    pub(super) fn new(synced: LogPosition, is_rooted: bool) -> Self {
         Self {
             durable: synced,
             synced,
@@ -67,6 +73,7 @@ impl SyncState {
             unsaved: VecDeque::new(),
             names_changed: 0,
             names_synced: 0,
+            is_rooted,
         }
     }
 
@@ -142,7 +149,8 @@ impl Log {
             data.push((self.active.base_offset, self.active.file.clone()));
         }
         let names = (self.sync.names_synced < self.sync.names_changed).then_some(self.sync.names_changed);
-        Some(SyncJob { files: self.files.clone(), names, data, up_to: self.end() })
+        let root = (!self.sync.is_rooted).then_some(self.topic_id);
+        Some(SyncJob { files: self.files.clone(), root, names, data, up_to: self.end() })
     }
 
     /// Takes note that the job was run with success.
@@ -150,6 +158,7 @@ impl Log {
         // The segment that was active then may have been written to and sealed since.
         self.sync.unsynced.retain(|(base_offset, _)| *base_offset >= job.up_to.segment);
         self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
+        self.sync.is_rooted |= job.root.is_some();
         self.sync.synced = job.up_to;
         if self.sync.durable.offset < job.up_to.offset {
             self.sync.durable = job.up_to;
@@ -215,17 +224,25 @@ impl Log {
         }
     }
 
+    /// Whether a clean start needs more than is there: the log changed since it was opened, or was not closed before.
+    pub fn needs_closing(&self) -> bool {
+        !self.is_as_closed && self.next_offset > 0
+    }
+
     /// Writes what a clean start needs: the indexes of the active segment and the producers' state at the log's end.
-    /// Everything must be synced and saved before.
+    /// Everything must be synced and saved before. What is written is durable after a sync of the file system.
     ///
     /// # Errors
     /// [`StorageError`]; the log must then not be taken for cleanly closed.
     pub fn write_closing(&mut self, snapshot: &[u8]) -> Result<(), StorageError> {
         let base_offset = self.active.base_offset;
         let (offsets, times) = self.active.index.clone().finish();
-        self.files.replace(&self.files.path(base_offset, super::files::OFFSET_INDEX), &offsets)?;
-        self.files.replace(&self.files.path(base_offset, super::files::TIME_INDEX), &times)?;
-        self.save_snapshot(snapshot)
+        self.files.write(&self.files.path(base_offset, super::files::OFFSET_INDEX), &offsets)?;
+        self.files.write(&self.files.path(base_offset, super::files::TIME_INDEX), &times)?;
+        self.files.write(&self.files.path(self.next_offset, SNAPSHOT), snapshot)?;
+        self.snapshots.insert(self.next_offset);
+        self.is_as_closed = true;
+        Ok(())
     }
 }
 
@@ -235,7 +252,9 @@ impl SyncJob {
     /// # Errors
     /// The first failure; nothing that the job should have made durable may then be counted on.
     pub fn run(&self) -> Result<(), StorageError> {
-        if self.names.is_some() {
+        if let Some(topic_id) = self.root {
+            self.files.sync_root(topic_id)?;
+        } else if self.names.is_some() {
             self.files.sync_names()?;
         }
         for (base_offset, file) in &self.data {

@@ -7,9 +7,11 @@ use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use proptest::prelude::*;
 use std::io;
 
+mod lifecycle;
 mod timestamps;
 
 const NOW_MS: i64 = 1_000_000;
+const TOPIC: Uuid = Uuid::from_u128(7);
 
 fn batch(count: usize, value_len: usize, timestamp: i64) -> Bytes {
     let mut builder = BatchBuilder::new(BatchOptions::default());
@@ -34,7 +36,15 @@ fn config() -> LogConfig {
 }
 
 fn open(disk: &Arc<dyn Disk>, dir: &Path, opening: Opening) -> (Log, RecoveryReport) {
-    Log::open(disk.clone(), dir.to_path_buf(), None, config(), opening, NOW_MS).unwrap()
+    if directory_topic_id(&**disk, dir).unwrap().is_none() {
+        return (create(disk, dir, config()), RecoveryReport::default());
+    }
+    disk.sync_dir(dir.parent().unwrap()).unwrap();
+    Log::open(disk.clone(), dir.to_path_buf(), TOPIC, config(), opening, NOW_MS).unwrap()
+}
+
+fn create(disk: &Arc<dyn Disk>, dir: &Path, config: LogConfig) -> Log {
+    Log::create(disk.clone(), dir.to_path_buf(), TOPIC, config, NOW_MS, Arc::default()).unwrap()
 }
 
 fn simulated(seed: u64) -> (SimulatedDisk, Arc<dyn Disk>, PathBuf) {
@@ -340,7 +350,7 @@ fn a_read_returns_whole_batches_and_at_least_one_only_when_asked() {
 fn segments_roll_by_time_between_batches_and_by_a_full_index() {
     let (_, disk, dir) = simulated(1);
     let by_time = LogConfig { segment_ms: 100, ..config() };
-    let (mut log, _) = Log::open(disk.clone(), dir, None, by_time, Opening::default(), NOW_MS).unwrap();
+    let mut log = create(&disk, &dir, by_time);
     for timestamp in [1000, 1050, 1100, 1101, 1300] {
         append(&mut log, &batch(1, 10, timestamp)).unwrap();
     }
@@ -348,8 +358,7 @@ fn segments_roll_by_time_between_batches_and_by_a_full_index() {
     assert_eq!((bases, log.active.base_offset), (vec![0, 3], 4));
 
     let by_index = LogConfig { segment_index_bytes: 24, index_interval_bytes: 0, ..config() };
-    let (mut log, _) =
-        Log::open(disk, "/index-0".into(), None, by_index, Opening::default(), NOW_MS).unwrap();
+    let mut log = create(&disk, Path::new("/index-0"), by_index);
     for _ in 0..10 {
         append(&mut log, &batch(1, 10, 1000)).unwrap();
         assert!(log.active.index.offsets().len() <= 24);
@@ -455,14 +464,6 @@ fn offsets_of_a_file_that_lost_its_end_are_not_given_out_again() {
     assert_eq!(report.damage, [Damage { segment: 0, position: kept, bytes: 0, offset: 8 }]);
     assert_eq!(append(&mut log, &batch(1, 1, 1)).unwrap(), 12);
     assert_eq!(read_from(&log, 0, 5000).unwrap().len() as u64, kept + batch(1, 1, 1).len() as u64);
-}
-
-#[test]
-fn a_missing_directory_is_made_and_known_offsets_are_not_given_out_again() {
-    let (_, disk, dir) = simulated(1);
-    let (log, report) = open(&disk, &dir, Opening { clean: false, recovery_point: 77, log_start: 5 });
-    assert_eq!((log.log_start(), log.next_offset()), (77, 77));
-    assert_eq!(report.damage.len(), 1);
 }
 
 #[test]

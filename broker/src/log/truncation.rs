@@ -63,6 +63,7 @@ impl Log {
         }
         Arc::make_mut(&mut self.sealed).truncate(kept);
         self.active = target;
+        self.is_as_closed = false;
         self.next_offset = cut.next_offset;
         self.log_start = self.log_start.min(cut.next_offset);
         self.sync.cut(self.end());

@@ -88,6 +88,9 @@ pub enum DeleteRecordsError {
         /// The high watermark.
         high_watermark: i64,
     },
+    /// The records up to there cannot be made durable.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The partition was closed or deleted.
     #[error("the partition is closed")]
     Closed,

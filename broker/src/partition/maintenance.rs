@@ -5,8 +5,9 @@
 
 use super::offsets::Advance;
 use super::{DeleteRecordsError, Health, Partition, State, Wakers, snapshot};
-use crate::log::{DeletionJob, Doomed, StorageError, remove_directory};
+use crate::log::{DeletionJob, Doomed, StorageError, retire};
 use std::io;
+use std::path::PathBuf;
 
 /// What maintenance did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,11 +93,21 @@ impl Partition {
         Ok(())
     }
 
-    /// Deletes the records before `before`, or all that are visible for -1. Returns the log start.
+    /// Deletes the records before `before`, or all that are visible for -1. Returns the log start. The deletion is
+    /// durable once the checkpoints are written; what it reaches up to is synced first, so that no checkpoint tells of
+    /// offsets that a power cut may take back.
     ///
     /// # Errors
     /// [`DeleteRecordsError`].
     pub fn delete_records(&self, before: i64) -> Result<i64, DeleteRecordsError> {
+        let is_unsynced = {
+            let state = self.state.lock();
+            let up_to = if before == -1 { state.offsets.high_watermark } else { before };
+            up_to > state.log.synced().offset
+        };
+        if is_unsynced {
+            self.sync()?;
+        }
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(DeleteRecordsError::Closed);
@@ -111,7 +122,8 @@ impl Partition {
         Ok(state.offsets.log_start)
     }
 
-    /// Syncs everything and leaves the directory as a clean start expects it. Later calls are refused as closed.
+    /// Syncs everything and leaves the directory as a clean start expects it, durably once the file system is synced.
+    /// Later calls are refused as closed.
     ///
     /// # Errors
     /// [`StorageError`]; the data directory must then not be marked clean.
@@ -139,12 +151,8 @@ impl Partition {
         result
     }
 
-    /// Closes the partition and removes its directory, first by a name that is durable and no partition's; `unique`
-    /// is part of it.
-    ///
-    /// # Errors
-    /// [`StorageError`]; what is left of the directory can be removed later.
-    pub fn delete(&self, unique: &str) -> Result<(), StorageError> {
+    /// Closes the partition as it is: nothing is synced or written, and whoever waits is told.
+    pub fn abandon(&self) {
         let _maintenance = self.maintaining.lock();
         let _one_at_a_time = self.syncing.lock();
         let _no_commit = self.committing.lock();
@@ -156,11 +164,19 @@ impl Partition {
         state.waiting_for_records.all(&mut wakers);
         drop(state);
         self.env.flush.count_clean(bytes);
+        wakers.wake();
+    }
+
+    /// Abandons the partition and gives its directory a name that is no partition's, see [`retire`]. Returns it.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the directory then keeps its name.
+    pub fn retire(&self, index: i32) -> Result<PathBuf, StorageError> {
+        self.abandon();
         if let Some(key) = self.key {
             self.env.flush.release(key, i64::MAX);
         }
-        wakers.wake();
-        remove_directory(&*self.env.disk, &self.directory, unique)
+        retire(&*self.env.disk, &self.directory, self.topic_id, index)
     }
 }
 
@@ -192,6 +208,9 @@ impl State {
             let cause = io::Error::other("a sync failed");
             return Err(StorageError::on("close", self.log.directory())(cause));
         }
-        self.log.write_closing(&snapshot::encode(&self.producers))
+        if self.log.needs_closing() {
+            self.log.write_closing(&snapshot::encode(&self.producers))?;
+        }
+        Ok(())
     }
 }

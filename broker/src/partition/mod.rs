@@ -24,7 +24,8 @@ use crate::disk::Disk;
 use crate::flush::{FlushMode, FlushQueue};
 use crate::journal::{PartitionKey, Place};
 use crate::log::{
-    DeletionJob, Log, LogPosition, Opening, Positions, RecoveryReport, RestoredPiece, StorageError, restore,
+    DeletionJob, Log, LogPosition, NewDirectories, Opening, Positions, RecoveryReport, RestoredPiece,
+    StorageError, restore,
 };
 use fence::StateLock;
 use parking_lot::Mutex;
@@ -63,9 +64,9 @@ pub struct PartitionEnv {
 pub struct Partition {
     env: PartitionEnv,
     directory: PathBuf,
-    topic_id: Option<Uuid>,
+    topic_id: Uuid,
     state: StateLock,
-    /// What the journal knows the partition by; `None` for one of no topic.
+    /// What the journal knows the partition by; `None` where its directory has no number, then it is always synced.
     key: Option<PartitionKey>,
     /// Held for maintenance, with the deletion of segments that it has not brought to its end. Taken before `syncing`.
     maintaining: Mutex<Option<DeletionJob>>,
@@ -125,28 +126,50 @@ struct FlushState {
 }
 
 impl Partition {
-    /// Opens the partition in `directory`, which is created if it is missing, and gives it `topic_id` if it has none.
-    /// It is recovered first unless `opening` says that it was closed cleanly.
+    /// Makes the partition of `topic_id` in a directory that must not be there yet, beside `siblings` that are made with
+    /// it. Nothing is durable before its first sync.
     ///
     /// # Errors
-    /// [`StorageError`]. Damage is no error but reported.
+    /// [`StorageError`]; what was made is removed again, if the disk lets it.
+    pub fn create(
+        env: &PartitionEnv,
+        directory: PathBuf,
+        topic_id: Uuid,
+        config: PartitionConfig,
+        siblings: Arc<NewDirectories>,
+    ) -> Result<Arc<Self>, StorageError> {
+        let now_ms = env.clock.now_ms();
+        let log = Log::create(env.disk.clone(), directory, topic_id, config.log.clone(), now_ms, siblings)?;
+        Ok(Self::with_log(env, log, config, Producers::default()))
+    }
+
+    /// Opens the partition in `directory`, which belongs to `topic_id` and whose name is durable. It is recovered first
+    /// unless `opening` says that it was closed cleanly.
+    ///
+    /// # Errors
+    /// [`StorageError`], also if there is no such directory or it belongs to another topic. Damage is no error but
+    /// reported.
     pub fn open(
         env: &PartitionEnv,
         directory: PathBuf,
-        topic_id: Option<Uuid>,
+        topic_id: Uuid,
         config: PartitionConfig,
         opening: Opening,
     ) -> Result<(Arc<Self>, RecoveryReport), StorageError> {
         let now_ms = env.clock.now_ms();
-        let key =
-            topic_id.zip(index_of(&directory)).map(|(topic_id, index)| PartitionKey { topic_id, index });
-        let opening = restore_from_journal(env, &directory, key, opening)?;
+        let opening = restore_from_journal(env, &directory, topic_id, opening)?;
         let (mut log, report) =
-            Log::open(env.disk.clone(), directory.clone(), topic_id, config.log.clone(), opening, now_ms)?;
+            Log::open(env.disk.clone(), directory, topic_id, config.log.clone(), opening, now_ms)?;
         let producers = load_producers(&log, now_ms)?;
         if log.lacks_snapshot() && !producers.is_empty() {
             log.save_snapshot(&snapshot::encode(&producers))?;
         }
+        Ok((Self::with_log(env, log, config, producers), report))
+    }
+
+    fn with_log(env: &PartitionEnv, log: Log, config: PartitionConfig, producers: Producers) -> Arc<Self> {
+        let (directory, topic_id) = (log.directory().to_path_buf(), log.topic_id());
+        let key = key(topic_id, &directory);
         let state = State {
             offsets: Offsets::opened(log.log_start(), log.next_offset()),
             high_watermark: log.end(),
@@ -162,18 +185,17 @@ impl Partition {
             is_closed: false,
             log,
         };
-        let partition = Arc::new_cyclic(|me| Self {
+        Arc::new_cyclic(|me| Self {
             env: env.clone(),
             directory,
-            topic_id: state.log.topic_id(),
+            topic_id,
             state: StateLock::new(state),
             key,
             maintaining: Mutex::new(None),
             syncing: Mutex::new(()),
             committing: Mutex::new(()),
             me: me.clone(),
-        });
-        Ok((partition, report))
+        })
     }
 
     /// Whether it was closed or deleted: it will not change any more.
@@ -224,7 +246,7 @@ impl Partition {
     }
 
     /// Id of the topic that the directory belongs to.
-    pub fn topic_id(&self) -> Option<Uuid> {
+    pub fn topic_id(&self) -> Uuid {
         self.topic_id
     }
 
@@ -242,6 +264,11 @@ impl Partition {
     /// Bytes of batches in the log.
     pub fn size_bytes(&self) -> u64 {
         self.state.lock().log.size()
+    }
+
+    /// Whether its segments lack something that a sync would give them.
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.state.lock().log.needs_sync()
     }
 
     /// Number of segments.
@@ -306,9 +333,10 @@ impl State {
 fn restore_from_journal(
     env: &PartitionEnv,
     directory: &Path,
-    key: Option<PartitionKey>,
+    topic_id: Uuid,
     opening: Opening,
 ) -> Result<Opening, StorageError> {
+    let key = key(topic_id, directory);
     let known = opening.recovery_point.max(opening.log_start);
     let pieces = key.map(|key| env.flush.take_pieces(key)).unwrap_or_default();
     let lacking: Vec<_> = pieces.into_iter().filter(|piece| piece.place.next_offset > known).collect();
@@ -319,20 +347,21 @@ fn restore_from_journal(
         let Place { segment, position, .. } = piece.place;
         Ok(RestoredPiece { segment, position, bytes: piece.read()? })
     });
-    restore(env.disk.clone(), directory.to_path_buf(), pieces)?;
+    restore(env.disk.clone(), directory.to_path_buf(), topic_id, pieces)?;
     Ok(Opening { clean: false, ..opening })
 }
 
-/// The number at the end of a partition's directory.
-fn index_of(directory: &Path) -> Option<i32> {
-    directory.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
+/// What the journal knows a partition by; its number is at the end of its directory's name.
+fn key(topic_id: Uuid, directory: &Path) -> Option<PartitionKey> {
+    let index = directory.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()?;
+    Some(PartitionKey { topic_id, index })
 }
 
 /// The producers as of the log's end: from the newest snapshot that can be used, and the batches behind it.
 fn load_producers(log: &Log, now_ms: i64) -> Result<Producers, StorageError> {
     let (mut producers, mut from) = (Producers::default(), 0);
     let mut before = log.next_offset();
-    while let Some((offset, bytes)) = log.snapshot_before(before) {
+    while let Some((offset, bytes)) = log.snapshot_before(before)? {
         if let Some(decoded) = snapshot::decode(&bytes, now_ms) {
             (producers, from) = (decoded, offset);
             break;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::{Disk, Fault, Operation, SimulatedDisk};
 use crate::flush::{FlushPolicy, Flusher};
-use crate::log::{LogConfig, TimestampedOffset};
+use crate::log::{LogConfig, TimestampedOffset, directory_topic_id};
 use bytes::Bytes;
 use kappa_protocol::record::{Batch, BatchBuilder, BatchOptions, ProducerStamp, TimestampType};
 use std::future::Future;
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 mod overlaps;
 mod timestamps;
+
+const TOPIC: Uuid = Uuid::from_u128(7);
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -74,7 +76,12 @@ impl Bench {
 }
 
 fn open(env: &PartitionEnv, config: &PartitionConfig, opening: Opening) -> Arc<Partition> {
-    let (partition, report) = Partition::open(env, "/t-0".into(), None, config.clone(), opening).unwrap();
+    let dir = Path::new("/t-0");
+    if directory_topic_id(&*env.disk, dir).unwrap().is_none() {
+        return Partition::create(env, dir.into(), TOPIC, config.clone(), Arc::default()).unwrap();
+    }
+    env.disk.sync_dir(Path::new("/")).unwrap();
+    let (partition, report) = Partition::open(env, dir.into(), TOPIC, config.clone(), opening).unwrap();
     assert_eq!((report.damage, report.set_aside), (Vec::new(), Vec::new()));
     partition
 }
@@ -261,7 +268,7 @@ fn a_failed_sync_is_answered_cut_off_and_not_retried_into_success() {
     let after = bench.disk.power_cut();
     let env = PartitionEnv { disk: Arc::new(after), ..bench.env.clone() };
     let (reopened, _) =
-        Partition::open(&env, "/t-0".into(), None, bench.config.clone(), Opening::default()).unwrap();
+        Partition::open(&env, "/t-0".into(), TOPIC, bench.config.clone(), Opening::default()).unwrap();
     assert_eq!(visible(&reopened, 0), [0, 2]);
     assert_eq!(reopened.producer_snapshot(), bench.partition.producer_snapshot());
 }
@@ -506,9 +513,10 @@ fn a_closed_partition_refuses_everything_and_wakes_everyone() {
     let appended = bench.append(1).unwrap();
     let mut durable = bench.partition.durable(appended.mark);
     assert!(poll(&mut durable, &wakes).is_pending());
-    bench.partition.delete("ab12").unwrap();
+    let retired = bench.partition.retire(0).unwrap();
     assert!(matches!(poll(&mut durable, &wakes), Poll::Ready(Err(_))));
-    assert!(bench.disk.list(Path::new("/")).unwrap().is_empty());
+    assert_eq!(retired, Path::new("/00000000000000000000000000000007-0.delete"));
+    assert!(bench.disk.list(Path::new("/t-0")).is_err());
     bench.env.flush.run_due();
     assert_eq!(bench.env.flush.stats().dirty_bytes, 0);
 }
@@ -560,7 +568,7 @@ fn the_flush_threads_sync_by_themselves_and_end_when_told() {
     });
     let partitions = ["/t-0", "/t-1"].map(|directory| {
         let config = config(FlushMode::Commit);
-        Partition::open(&env, directory.into(), None, config, Opening::default()).unwrap().0
+        Partition::create(&env, directory.into(), TOPIC, config, Arc::default()).unwrap()
     });
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {

@@ -1,23 +1,26 @@
 //! Changes of the catalog, one after the other: check, record durably, act, show.
 //!
-//! Owns the catalog topic and the thread that alone writes to it. Invariants: a record is durable before its
-//! directories exist, directories exist before a topic is shown, and a deletion's record is durable before any byte
-//! goes. A change that fails before its record is durable has changed nothing.
+//! Owns the catalog topic and the thread that alone writes to it. Invariants: directories exist before
+//! their record is written, a record is durable before its topic is shown, and a deletion's record is durable before
+//! any byte goes. A change that fails before its record is durable has changed nothing: what could not be removed again
+//! belongs to an id that the catalog never knew.
 
 use super::error::TopicError;
 use super::name::TopicName;
 use super::partition_config::partition_config;
 use super::record::{BrokerEntry, CatalogRecord, ProducerIdsEntry, TopicEntry};
 use super::registry::{Partitions, Registry, Topic, is_internal};
+use super::start::{House, OpenError};
 use super::state::CatalogState;
 use crate::config::{BrokerLayers, Overrides, Settings};
-use crate::log::Opening;
+use crate::log::NewDirectories;
 use crate::partition::{Fold, Partition, PartitionEnv};
 use arc_swap::ArcSwap;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -86,28 +89,39 @@ impl Catalog {
         self.log.sync_through(appended.mark).map_err(TopicError::storage)
     }
 
-    /// Creates topics. With `validate_only` it only says whether it could.
+    /// Creates topics. With `validate_only` it only says whether it could. Directories are made first and removed again
+    /// if the record cannot be written: what is left then belongs to an id that the catalog never knew.
     pub(crate) fn create_topics(&self, topics: &[NewTopic], validate_only: bool) -> Outcomes<Arc<Topic>> {
         let checked = match self.state(|state| self.check_new(state, topics)) {
             Ok(checked) => checked,
             Err(error) => return topics.iter().map(|_| Err(error.clone())).collect(),
         };
-        let records: Vec<CatalogRecord> = checked.iter().flatten().cloned().collect();
-        let written = if validate_only { Ok(()) } else { self.write(&records) };
-        checked
+        let made: Outcomes<Arc<Topic>> = checked
             .into_iter()
-            .map(|record| {
-                written.clone()?;
-                match record? {
-                    CatalogRecord::Topic(id, entry) if validate_only => Ok(unrooted(id, entry)),
-                    CatalogRecord::Topic(id, entry) => self.materialize(id, &entry),
-                    _ => unreachable!("only topics were checked"),
-                }
+            .map(|checked| {
+                let (id, entry) = checked?;
+                let count = if validate_only { 0 } else { entry.partitions };
+                let partitions = self.make(id, &entry, 0..count)?;
+                Ok(Topic::new(id, entry.name.into(), partitions, entry.configs))
             })
-            .collect()
+            .collect();
+        if validate_only {
+            return made;
+        }
+        let record = |topic: &Arc<Topic>| CatalogRecord::Topic(topic.id, topic.entry());
+        let records: Vec<CatalogRecord> = made.iter().flatten().map(record).collect();
+        if let Err(error) = self.write(&records) {
+            made.iter().flatten().for_each(|topic| self.unmake(&topic.partitions()));
+            return made.into_iter().map(|topic| topic.and(Err(error.clone()))).collect();
+        }
+        for topic in made.iter().flatten() {
+            self.registry.insert(topic.clone());
+            tracing::info!(topic = %topic.name, partitions = topic.partitions().len(), "topic created");
+        }
+        made
     }
 
-    fn check_new(&self, state: &CatalogState, topics: &[NewTopic]) -> Vec<Result<CatalogRecord, TopicError>> {
+    fn check_new(&self, state: &CatalogState, topics: &[NewTopic]) -> Outcomes<(Uuid, TopicEntry)> {
         let mut added: BTreeMap<String, Arc<str>> = BTreeMap::new();
         let mut partitions = state.partitions();
         topics
@@ -134,10 +148,8 @@ impl Catalog {
                 }
                 partitions += i64::from(count);
                 added.insert(key, name.shared());
-                Ok(CatalogRecord::Topic(
-                    self.env.clock.fresh_id(),
-                    TopicEntry { name: topic.name.clone(), partitions: count, configs },
-                ))
+                let entry = TopicEntry { name: topic.name.clone(), partitions: count, configs };
+                Ok((self.env.clock.fresh_id(), entry))
             })
             .collect()
     }
@@ -154,33 +166,46 @@ impl Catalog {
         Ok(())
     }
 
-    /// Makes the directories of a recorded topic and shows it.
-    fn materialize(&self, id: Uuid, entry: &TopicEntry) -> Result<Arc<Topic>, TopicError> {
-        let partitions = (0..entry.partitions).map(|index| self.create_partition(id, entry, index)).collect();
-        let partitions: Partitions = match partitions {
-            Ok(partitions) => partitions,
-            Err(error) => {
-                // What was recorded is taken back; where even that fails, the next start makes the directories.
-                let _ = self.write(&[CatalogRecord::TopicDeleted(id)]);
-                return Err(error);
+    /// Makes partitions of a topic, all or none. Nothing is synced: what a power cut takes before the first sync of a
+    /// partition, the next start makes again.
+    fn make(&self, id: Uuid, entry: &TopicEntry, indexes: Range<i32>) -> Result<Partitions, TopicError> {
+        let config = partition_config(&entry.name, &entry.configs, &self.layers.load());
+        let siblings = Arc::new(NewDirectories::default());
+        let mut made = Partitions::with_capacity(indexes.len());
+        for index in indexes {
+            let directory = format!("{}-{index}", entry.name);
+            let path = self.data_dir.join(&directory);
+            let create = || Partition::create(&self.env, path.clone(), id, config.clone(), siblings.clone());
+            let mut created = create().map_err(OpenError::from);
+            if created.as_ref().is_err_and(OpenError::is_occupied) {
+                created = self.clear(&directory).and_then(|()| create().map_err(OpenError::from));
             }
-        };
-        let topic = Topic::new(id, entry.name.as_str().into(), partitions, entry.configs.clone());
-        self.registry.insert(topic.clone());
-        tracing::info!(topic = %topic.name, partitions = entry.partitions, "topic created");
-        Ok(topic)
+            match created {
+                Ok(partition) => made.push(partition),
+                Err(error) => {
+                    self.unmake(&made);
+                    return Err(TopicError::storage(error));
+                }
+            }
+        }
+        Ok(made)
     }
 
-    fn create_partition(
-        &self,
-        id: Uuid,
-        entry: &TopicEntry,
-        index: i32,
-    ) -> Result<Arc<Partition>, TopicError> {
-        let config = partition_config(&entry.name, &entry.configs, &self.layers.load());
-        let dir = self.data_dir.join(format!("{}-{index}", entry.name));
-        let opened = Partition::open(&self.env, dir, Some(id), config, Opening::default());
-        opened.map(|(partition, _)| partition).map_err(TopicError::storage)
+    /// Frees the name of a directory from what an earlier deletion or creation could not remove.
+    fn clear(&self, directory: &str) -> Result<(), OpenError> {
+        let state = self.fold.with(CatalogState::clone)?;
+        House { env: &self.env, data_dir: &self.data_dir }.clear(&state, directory)
+    }
+
+    /// Removes partitions that nobody has seen.
+    fn unmake(&self, partitions: &Partitions) {
+        for partition in partitions {
+            partition.abandon();
+            if let Err(error) = self.env.disk.remove_dir_all(partition.directory()) {
+                let directory = partition.directory().display();
+                tracing::warn!(%directory, %error, "a directory of no topic stays until its name is used again");
+            }
+        }
     }
 
     /// The internal topic of this name, created if it does not exist.
@@ -208,16 +233,35 @@ impl Catalog {
         }
         let removed: Vec<Arc<Topic>> = unique.iter().filter_map(|id| self.registry.remove(*id)).collect();
         self.registry.deleted(&removed);
+        let mut retired = Vec::new();
         for topic in removed {
-            for partition in topic.partitions().iter() {
-                if let Err(error) = partition.delete(&topic.id.simple().to_string()) {
-                    let directory = partition.directory().display().to_string();
-                    tracing::warn!(%directory, %error, "a deleted topic's directory stays until the next start");
+            for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
+                match partition.retire(index) {
+                    Ok(path) => retired.push(path),
+                    Err(error) => remains(partition.directory(), error),
                 }
             }
             tracing::info!(topic = %topic.name, "topic deleted");
         }
+        self.remove(&retired);
         found
+    }
+
+    /// Removes retired directories once their names are durable. What cannot be removed is owed: the catalog knows that
+    /// its topic is deleted, so it is removed when its name is wanted or at the next start.
+    fn remove(&self, retired: &[PathBuf]) {
+        let disk = &*self.env.disk;
+        if retired.is_empty() {
+            return;
+        }
+        if let Err(error) = disk.sync_dir(&self.data_dir) {
+            return remains(&self.data_dir, error);
+        }
+        for path in retired {
+            if let Err(error) = disk.remove_dir_all(path) {
+                remains(path, error);
+            }
+        }
     }
 
     fn deletable(&self, id: Uuid) -> Result<Arc<Topic>, TopicError> {
@@ -254,17 +298,12 @@ impl Catalog {
         }
         let configs = (*topic.overrides()).clone();
         let entry = TopicEntry { name: name.into(), partitions: count, configs };
-        self.write(&[CatalogRecord::Topic(topic.id, entry.clone())])?;
-        for index in existing..count {
-            match self.create_partition(topic.id, &entry, index) {
-                Ok(partition) => partitions.push(partition),
-                Err(error) => {
-                    let entry = TopicEntry { partitions: existing, ..entry };
-                    let _ = self.write(&[CatalogRecord::Topic(topic.id, entry)]);
-                    return Err(error);
-                }
-            }
+        let made = self.make(topic.id, &entry, existing..count)?;
+        if let Err(error) = self.write(&[CatalogRecord::Topic(topic.id, entry)]) {
+            self.unmake(&made);
+            return Err(error);
         }
+        partitions.extend(made);
         topic.set_partitions(partitions);
         tracing::info!(topic = name, partitions = count, "partitions added");
         Ok(())
@@ -346,7 +385,6 @@ impl Catalog {
 pub(crate) type ConfigChange =
     Box<dyn Fn(&Overrides, &BrokerLayers) -> Result<Overrides, TopicError> + Send + Sync>;
 
-/// A topic that was only asked about.
-fn unrooted(id: Uuid, entry: TopicEntry) -> Arc<Topic> {
-    Topic::new(id, entry.name.into(), Partitions::new(), entry.configs)
+fn remains(path: &Path, error: impl std::error::Error) {
+    tracing::warn!(directory = %path.display(), %error, "what is left of a deleted topic stays for now");
 }

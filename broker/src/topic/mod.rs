@@ -6,6 +6,7 @@
 
 mod catalog;
 mod error;
+mod inventory;
 mod name;
 mod partition_config;
 mod record;
@@ -15,12 +16,13 @@ mod state;
 
 pub(crate) use catalog::{Catalog, ConfigChange, ConfigOwner, NewTopic};
 pub(crate) use error::TopicError;
+pub use inventory::Refusal;
 pub(crate) use name::TopicName;
 pub(crate) use registry::{Topic, is_internal};
 pub use start::OpenError;
 
 use crate::config::BrokerLayers;
-use crate::log::{Checkpoints, Positions};
+use crate::log::{Checkpointed, Checkpoints, StorageError, keep_reserve};
 use crate::partition::{Partition, PartitionEnv};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -37,6 +39,8 @@ pub(crate) const CATALOG_TOPIC: &str = "__kappa_catalog";
 /// The topic of committed offsets and group metadata.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// Unsynced partitions from which on a stop syncs the file system once instead of each of them.
+const SYNC_TOGETHER_MIN: usize = 32;
 /// Changes that may wait for the worker.
 const QUEUE_MAX: usize = 4096;
 
@@ -53,11 +57,8 @@ pub(crate) struct Topics {
     env: PartitionEnv,
     data_dir: PathBuf,
     /// What the checkpoints on disk say; held while they are written, so that an older state never replaces a newer.
-    checkpointed: Mutex<Vec<Checkpointed>>,
+    checkpointed: Mutex<Vec<Checkpointed<Arc<str>>>>,
 }
-
-/// Topic, partition, and what the checkpoints say of it.
-type Checkpointed = (Arc<str>, i32, Positions);
 
 /// Carries out the changes of the catalog, in the order in which they came.
 pub(crate) struct CatalogWorker {
@@ -204,11 +205,21 @@ impl Topics {
         *self.jobs.lock() = None;
     }
 
-    /// Closes every partition, and leaves the checkpoints and, if all closed well, the clean marker behind. The worker
-    /// must have ended. Blocks on the disk.
+    /// Closes every partition, and leaves the checkpoints and, if all closed well, the clean marker behind. One sync of
+    /// the file system covers what closing wrote. The worker must have ended. Blocks on the disk.
     pub(crate) fn close(&self) -> Result<(), TopicError> {
         let mut failed = None;
-        for topic in self.all() {
+        let topics = self.all();
+        let unsynced: Vec<_> = topics
+            .iter()
+            .flat_map(|topic| topic.partitions().iter().cloned().collect::<Vec<_>>())
+            .filter(|partition| partition.needs_sync())
+            .collect();
+        // What fails here is told again when each is closed.
+        if unsynced.len() >= SYNC_TOGETHER_MIN {
+            let _ = Partition::sync_together(&unsynced);
+        }
+        for topic in topics {
             for partition in topic.partitions().iter() {
                 if let Err(error) = partition.close() {
                     tracing::error!(topic = %topic.name, %error, "partition not closed");
@@ -216,10 +227,24 @@ impl Topics {
                 }
             }
         }
+        let (disk, data_dir) = (&*self.env.disk, self.data_dir.as_path());
+        let synced =
+            disk.sync_file_system(data_dir).map_err(StorageError::on("sync the file system", data_dir));
+        if let Err(error) = synced {
+            failed.get_or_insert(TopicError::storage(error));
+        }
         self.write_checkpoints()?;
         match failed {
             Some(error) => Err(error),
-            None => Checkpoints::mark_clean(&*self.env.disk, &self.data_dir).map_err(TopicError::storage),
+            None => Checkpoints::mark_clean(disk, data_dir).map_err(TopicError::storage),
+        }
+    }
+
+    /// Closes every partition as it is, as if the process were killed here: whatever a lane that outlives the broker
+    /// appends is refused from now on. The worker must have ended.
+    pub(crate) fn abandon(&self) {
+        for topic in self.all() {
+            topic.partitions().iter().for_each(|partition| partition.abandon());
         }
     }
 
@@ -227,16 +252,25 @@ impl Topics {
     /// disk.
     pub(crate) fn write_checkpoints(&self) -> Result<(), TopicError> {
         let mut written = self.checkpointed.lock();
-        let mut positions = Vec::new();
+        let mut logs = Vec::new();
         for topic in self.all() {
-            for (index, partition) in (0i32..).zip(topic.partitions().iter()) {
-                positions.push((topic.name.clone(), index, partition.positions()));
+            for (partition, opened) in (0i32..).zip(topic.partitions().iter()) {
+                let positions = opened.positions();
+                logs.push(Checkpointed {
+                    topic_id: topic.id,
+                    topic: topic.name.clone(),
+                    partition,
+                    positions,
+                });
             }
         }
-        if *written != positions {
-            let lines = positions.iter().map(|(name, index, positions)| (&**name, *index, *positions));
-            Checkpoints::write(&*self.env.disk, &self.data_dir, lines).map_err(TopicError::storage)?;
-            *written = positions;
+        let (disk, data_dir) = (&*self.env.disk, self.data_dir.as_path());
+        if *written != logs {
+            Checkpoints::write(disk, data_dir, &logs).map_err(TopicError::storage)?;
+            *written = logs;
+        }
+        if let Err(error) = keep_reserve(disk, data_dir) {
+            tracing::warn!(%error, "no reserve for a full disk");
         }
         Ok(())
     }
@@ -256,3 +290,6 @@ impl CatalogWorker {
         (kept, fresh.with(state::CatalogState::dump).unwrap_or_else(|error| error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Invariant: a topic is in the registry only while its catalog record is durable and its directories exist. The
 //! catalog's worker alone adds and removes; everyone else looks up. Knows nothing of records or configs' meaning.
 
+use super::record::TopicEntry;
 use super::{CATALOG_TOPIC, OFFSETS_TOPIC};
 use crate::config::Overrides;
 use crate::partition::Partition;
@@ -46,6 +47,12 @@ impl Topic {
     /// The topic's own settings.
     pub(crate) fn overrides(&self) -> Arc<Overrides> {
         self.overrides.load_full()
+    }
+
+    /// The topic as the catalog records it.
+    pub(super) fn entry(&self) -> TopicEntry {
+        let partitions = i32::try_from(self.partitions().len()).unwrap_or(i32::MAX);
+        TopicEntry { name: self.name.to_string(), partitions, configs: (*self.overrides()).clone() }
     }
 
     /// Whether it belongs to the broker rather than to clients.

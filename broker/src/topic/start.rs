@@ -1,28 +1,42 @@
-//! Opening the topics of a data directory: replay the catalog, match directories with it, repair what a crash left.
+//! Opening the topics of a data directory: look at what is there, plan, and only then change anything.
 //!
-//! Directories that no topic accounts for are set aside, never removed, unless the catalog says that their topic was
-//! deleted. Recorded topics whose directories are missing get empty ones: a crash came between record and directory.
+//! What becomes of each directory is decided by [`super::inventory`]; this file looks, and carries the plan out. If any
+//! part of it is a refusal, nothing is moved, made or removed. Directories are opened by several threads.
 
 use super::catalog::Catalog;
+use super::inventory::{self, Action, Directories, Found, Place, Refusal};
 use super::partition_config::partition_config;
-use super::record::TopicEntry;
 use super::registry::{Partitions, Registry, Topic};
 use super::state::{CatalogError, CatalogState};
 use super::{CATALOG_TOPIC, CatalogWorker, Topics};
 use crate::config::{BrokerLayers, Overrides, Settings};
-use crate::log::{Checkpoints, StorageError, directory_topic_id};
-use crate::partition::{Fold, FoldError, Partition, PartitionEnv};
+use crate::disk::Disk;
+use crate::journal::PartitionKey;
+use crate::log::{
+    Checkpoints, NewDirectories, Opening, StorageError, directory_topic_id, is_retired, keep_reserve, retire,
+};
+use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv};
 use arc_swap::ArcSwap;
-use std::collections::BTreeSet;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
 
 /// Id of the catalog's topic in every data directory.
-const CATALOG_ID: Uuid = Uuid::from_u128(0x6b61_7070_6100_4000_8000_0000_0000_0001);
+pub(super) const CATALOG_ID: Uuid = Uuid::from_u128(0x6b61_7070_6100_4000_8000_0000_0000_0001);
 /// Where directories go that no topic accounts for.
-pub(crate) const SET_ASIDE: &str = "set-aside";
+const SET_ASIDE: &str = "set-aside";
+/// Longest part of a directory's name that it keeps there, in bytes: a number is added, and 255 are the most.
+const SET_ASIDE_NAME_BYTES: usize = 200;
+/// Partitions that are worth a thread more to open them.
+const PARTITIONS_PER_THREAD: usize = 64;
+/// Most threads that open partitions.
+const THREADS_MAX: usize = 8;
+/// Refusals that are told one by one.
+const REFUSALS_TOLD: usize = 5;
 
 /// Why the topics of a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +60,30 @@ pub enum OpenError {
     /// The catalog's topic cannot be read.
     #[error("the catalog {CATALOG_TOPIC}-0 cannot be read: {0}")]
     Catalog(Box<dyn std::error::Error + Send + Sync>),
+    /// What was found may not be served as it is; nothing was moved, made or removed.
+    #[error("nothing was changed: {}", told(.0))]
+    Refused(Vec<Refusal>),
+}
+
+impl OpenError {
+    /// Whether something is where a directory should be made.
+    pub(super) fn is_occupied(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+}
+
+fn told(refusals: &[Refusal]) -> String {
+    let mut text: Vec<String> = refusals.iter().take(REFUSALS_TOLD).map(Refusal::to_string).collect();
+    if let Some(more) = refusals.len().checked_sub(REFUSALS_TOLD).filter(|more| *more > 0) {
+        text.push(format!("and {more} more"));
+    }
+    text.join("; ")
 }
 
 impl From<StorageError> for OpenError {
     fn from(error: StorageError) -> Self {
-        Self::Disk { path: error.path.clone(), source: io::Error::other(error) }
+        let source = io::Error::new(error.source.kind(), format!("{error}: {}", error.source));
+        Self::Disk { path: error.path.clone(), source }
     }
 }
 
@@ -61,43 +94,67 @@ impl From<FoldError<CatalogError>> for OpenError {
 }
 
 impl Topics {
-    /// Opens every topic of `data_dir`. Nothing is changed until the worker runs. Blocks on the disk.
+    /// Opens every topic of `data_dir`. Nothing is changed until the worker runs. Blocks on the disk. `is_layout_1` says
+    /// that the directory was last used by a version whose checkpoints were Kafka's.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing is served then.
     pub(crate) fn open(
         env: PartitionEnv,
         data_dir: &Path,
+        is_layout_1: bool,
         fixed: &Overrides,
         settings: &Settings,
     ) -> Result<(Self, CatalogWorker), OpenError> {
-        let at = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| OpenError::Disk { path, source }
-        };
-        let checkpoints = Checkpoints::open(&*env.disk, data_dir)?;
-        let listed = env.disk.list(data_dir).map_err(at(data_dir))?;
-        let directories = listed.into_iter().filter(|entry| entry.is_dir && entry.name != SET_ASIDE);
-        let opening = Opening {
-            env: &env,
-            data_dir,
-            checkpoints: &checkpoints,
-            layers: BrokerLayers { fixed: fixed.clone(), ..BrokerLayers::default() },
-            found: directories.map(|entry| entry.name).collect(),
-        };
-        let (opening, log) = opening.catalog_log()?;
+        let disk = &*env.disk;
+        let checkpoints = Checkpoints::read(disk, data_dir, is_layout_1)?;
+        let house = House { env: &env, data_dir };
+        let mut found = house.look()?;
+
+        let catalog_directory = format!("{CATALOG_TOPIC}-0");
+        if !found.get(&catalog_directory).is_some_and(|found| matches!(found.owner, Ok(Some(CATALOG_ID)))) {
+            house.measure(&mut found, |_, _| true)?;
+        }
+        let actions = agreed(inventory::plan_catalog(&found, &checkpoints))?;
+        let layers = BrokerLayers { fixed: fixed.clone(), ..BrokerLayers::default() };
+        let config = partition_config(CATALOG_TOPIC, &catalog_overrides(), &layers);
+        let opened = house.carry_out(actions, |_| config.clone())?;
+        let log = opened.into_iter().next().expect("the catalog is opened or made").1;
+
         let fold = Fold::new(log.clone(), CatalogState::default());
         let state = fold.with(CatalogState::clone)?;
+        let expected: HashMap<String, Uuid> = state
+            .topics()
+            .flat_map(|(id, entry)| {
+                (0..entry.partitions).map(move |index| (format!("{}-{index}", entry.name), id))
+            })
+            .collect();
+        house.measure(&mut found, |name, owner| owner.is_none() || expected.get(name).copied() != owner)?;
+        let actions = agreed(inventory::plan(&state, &found, &checkpoints))?;
+        checkpoints.take_marker(disk, data_dir)?;
+
         let layers = state.layers(fixed, settings.node_id);
-        let registry = Arc::new(Registry::default());
-        let mut opening = Opening { layers: layers.clone(), ..opening };
-        for (id, entry) in state.topics() {
-            registry.insert(opening.topic(id, entry, &state)?);
+        let configs: HashMap<Uuid, PartitionConfig> = state
+            .topics()
+            .map(|(id, entry)| (id, partition_config(&entry.name, &entry.configs, &layers)))
+            .collect();
+        let config = |id| configs.get(&id).cloned().unwrap_or_default();
+        let mut partitions: HashMap<Uuid, Partitions> = HashMap::new();
+        for (place, partition) in house.carry_out(actions, config)? {
+            // They come by topic and index.
+            partitions.entry(place.topic_id).or_default().push(partition);
         }
-        opening.leftovers(&state)?;
+        let registry = Arc::new(Registry::default());
+        for (id, entry) in state.topics() {
+            let partitions = partitions.remove(&id).unwrap_or_default();
+            registry.insert(Topic::new(id, entry.name.as_str().into(), partitions, entry.configs.clone()));
+        }
         let catalog_topic =
             Topic::new(CATALOG_ID, CATALOG_TOPIC.into(), vec![log.clone()], catalog_overrides());
         registry.insert(catalog_topic);
+        if let Err(error) = keep_reserve(disk, data_dir) {
+            tracing::warn!(%error, "no reserve for a full disk");
+        }
         let catalog = Catalog {
             registry,
             layers: Arc::new(ArcSwap::from_pointee(layers)),
@@ -117,86 +174,246 @@ fn catalog_overrides() -> Overrides {
     Overrides::from([("cleanup.policy".into(), "compact".into())])
 }
 
-struct Opening<'a> {
-    env: &'a PartitionEnv,
-    data_dir: &'a Path,
-    checkpoints: &'a Checkpoints,
-    layers: BrokerLayers,
-    found: BTreeSet<String>,
+/// The plan, if no part of it is a refusal.
+fn agreed(actions: Vec<Action>) -> Result<Vec<Action>, OpenError> {
+    let refusals: Vec<Refusal> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Refuse(refusal) => Some(refusal.clone()),
+            _ => None,
+        })
+        .collect();
+    if refusals.is_empty() { Ok(actions) } else { Err(OpenError::Refused(refusals)) }
 }
 
-impl Opening<'_> {
-    fn catalog_log(mut self) -> Result<(Self, Arc<Partition>), OpenError> {
-        let entry = TopicEntry { name: CATALOG_TOPIC.into(), partitions: 1, configs: catalog_overrides() };
-        let log = self.partition(CATALOG_ID, &entry, 0, &CatalogState::default())?;
-        Ok((self, log))
+/// A data directory, looked at and put in order.
+pub(super) struct House<'a> {
+    pub(super) env: &'a PartitionEnv,
+    pub(super) data_dir: &'a Path,
+}
+
+/// What a place is to be opened or made with.
+enum Job {
+    Open(Place, Opening),
+    Create(Place),
+}
+
+impl House<'_> {
+    /// Every directory that may be a partition's, and whose it is.
+    fn look(&self) -> Result<Directories, StorageError> {
+        let listed = self.env.disk.list(self.data_dir).map_err(StorageError::on("list", self.data_dir))?;
+        let names = listed.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name);
+        let names: Vec<String> = names.filter(|name| name != SET_ASIDE && name != "lost+found").collect();
+        let found = in_parallel(&names, |name| Ok(self.look_at(name)))?;
+        Ok(names.into_iter().zip(found).collect())
     }
 
-    fn topic(&mut self, id: Uuid, entry: &TopicEntry, state: &CatalogState) -> Result<Arc<Topic>, OpenError> {
-        let partitions = (0..entry.partitions)
-            .map(|index| self.partition(id, entry, index, state))
-            .collect::<Result<Partitions, OpenError>>()?;
-        Ok(Topic::new(id, entry.name.as_str().into(), partitions, entry.configs.clone()))
+    fn look_at(&self, name: &str) -> Found {
+        let owner = match is_retired(name) {
+            true => Ok(None),
+            false => directory_topic_id(&*self.env.disk, &self.data_dir.join(name)),
+        };
+        Found { owner, is_blank: false }
     }
 
-    fn partition(
-        &mut self,
-        id: Uuid,
-        entry: &TopicEntry,
-        index: i32,
-        state: &CatalogState,
-    ) -> Result<Arc<Partition>, OpenError> {
-        let directory = format!("{}-{index}", entry.name);
-        let path = self.data_dir.join(&directory);
-        let config = partition_config(&entry.name, &entry.configs, &self.layers);
-        if self.found.remove(&directory) {
-            if directory_topic_id(&self.env.disk, &path) == Some(id) {
-                let opening = self.checkpoints.of(&entry.name, index);
-                let (partition, report) = Partition::open(self.env, path, Some(id), config, opening)
-                    .map_err(|source| OpenError::Partition { directory: directory.clone(), source })?;
-                if !(report.damage.is_empty() && report.set_aside.is_empty()) {
-                    tracing::warn!(%directory, ?report, "recovered after an unclean stop");
-                }
-                return Ok(partition);
+    /// Finds out which of the directories that `matters` says are blank.
+    fn measure(
+        &self,
+        found: &mut Directories,
+        matters: impl Fn(&str, Option<Uuid>) -> bool,
+    ) -> Result<(), StorageError> {
+        for (name, found) in found {
+            if let Ok(owner) = found.owner
+                && !is_retired(name)
+                && matters(name, owner)
+            {
+                found.is_blank = is_blank(&*self.env.disk, &self.data_dir.join(name))?;
             }
-            self.dispose(&directory, state)?;
-        }
-        if entry.name != CATALOG_TOPIC {
-            tracing::warn!(%directory, "the directory of a recorded partition is missing: it starts empty");
-        }
-        Partition::open(self.env, path, Some(id), config, Default::default())
-            .map(|(partition, _)| partition)
-            .map_err(|source| OpenError::Partition { directory, source })
-    }
-
-    fn leftovers(&mut self, state: &CatalogState) -> Result<(), OpenError> {
-        for directory in std::mem::take(&mut self.found) {
-            self.dispose(&directory, state)?;
         }
         Ok(())
     }
 
-    /// Removes what is left of a deleted topic; sets everything else aside.
-    fn dispose(&self, directory: &str, state: &CatalogState) -> Result<(), OpenError> {
-        let (disk, path) = (&self.env.disk, self.data_dir.join(directory));
-        let deleted = directory_topic_id(disk, &path).is_some_and(|id| state.was_deleted(id));
-        let result = if deleted {
-            tracing::info!(directory, "removing what is left of a deleted topic");
-            disk.remove_dir_all(&path)
-        } else {
-            self.set_aside(directory, &path)
-        };
-        result.map_err(|source| OpenError::Disk { path, source })
+    /// Frees the directory of a partition that is about to be made, if what is there is no topic's any more.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the directory is then as it was.
+    pub(super) fn clear(&self, state: &CatalogState, directory: &str) -> Result<(), OpenError> {
+        let mut found = Directories::from([(directory.to_owned(), self.look_at(directory))]);
+        self.measure(&mut found, |_, _| true)?;
+        let actions = found.iter().map(|(name, found)| inventory::unclaimed(state, name, found)).collect();
+        self.carry_out(agreed(actions)?, |_| PartitionConfig::default()).map(|_| ())
     }
 
-    fn set_aside(&self, directory: &str, path: &Path) -> io::Result<()> {
+    /// Carries out a plan without refusals. Returns what was opened and made, in the plan's order.
+    fn carry_out(
+        &self,
+        actions: Vec<Action>,
+        config: impl Fn(Uuid) -> PartitionConfig + Sync,
+    ) -> Result<Vec<(Place, Arc<Partition>)>, OpenError> {
+        let disk = &*self.env.disk;
+        let (mut jobs, mut doomed, mut moved) = (Vec::new(), Vec::new(), false);
+        for action in actions {
+            match action {
+                Action::Open(place, opening) => jobs.push(Job::Open(place, opening)),
+                Action::Create(place) => jobs.push(Job::Create(place)),
+                Action::FinishDeletion(directory, owner) => {
+                    let path = self.data_dir.join(&directory);
+                    tracing::info!(%directory, "removing what is left of a topic");
+                    doomed.push(match owner {
+                        Some(owner) => retire(disk, &path, owner, index_of(&directory))?,
+                        None => path,
+                    });
+                    moved = true;
+                }
+                Action::SetAside(directory) => {
+                    self.set_aside(&directory)?;
+                    moved = true;
+                }
+                Action::Refuse(refusal) => return Err(OpenError::Refused(vec![refusal])),
+            }
+        }
+        if moved {
+            disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
+        }
+        for path in doomed {
+            if let Err(error) = disk.remove_dir_all(&path) {
+                tracing::warn!(directory = %path.display(), %error, "a deleted directory stays until the next start");
+            }
+        }
+        if jobs.iter().any(|job| matches!(job, Job::Open(..))) {
+            // Partitions that were made and never synced have names that are not durable yet.
+            disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
+        }
+        let siblings = Arc::new(NewDirectories::default());
+        let partitions = in_parallel(&jobs, |job| self.open(job, &config, &siblings))?;
+        let places = jobs.into_iter().map(|job| match job {
+            Job::Open(place, _) | Job::Create(place) => place,
+        });
+        Ok(places.zip(partitions).collect())
+    }
+
+    fn open(
+        &self,
+        job: &Job,
+        config: &impl Fn(Uuid) -> PartitionConfig,
+        siblings: &Arc<NewDirectories>,
+    ) -> Result<Arc<Partition>, OpenError> {
+        let (Job::Open(place, _) | Job::Create(place)) = job;
+        let Place { topic_id, directory, .. } = place;
+        let (path, config) = (self.data_dir.join(directory), config(*topic_id));
+        let opened = match job {
+            Job::Create(_) => {
+                tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
+                self.make(place, path, config, siblings.clone())
+            }
+            Job::Open(_, opening) => {
+                let opened = Partition::open(self.env, path, *topic_id, config, *opening);
+                opened.map(|(partition, report)| {
+                    if !(report.damage.is_empty() && report.set_aside.is_empty()) {
+                        tracing::warn!(%directory, ?report, "recovered after an unclean stop");
+                    }
+                    partition
+                })
+            }
+        };
+        opened.map_err(|source| OpenError::Partition { directory: directory.clone(), source })
+    }
+
+    /// Makes a partition whose directory was never durable, with what the journal has of it.
+    fn make(
+        &self,
+        place: &Place,
+        path: PathBuf,
+        config: PartitionConfig,
+        siblings: Arc<NewDirectories>,
+    ) -> Result<Arc<Partition>, StorageError> {
+        let (topic_id, index) = (place.topic_id, place.index);
+        let made = Partition::create(self.env, path.clone(), topic_id, config.clone(), siblings)?;
+        if !self.env.flush.has_pieces(PartitionKey { topic_id, index }) {
+            return Ok(made);
+        }
+        drop(made);
+        Partition::open(self.env, path, topic_id, config, Opening::default()).map(|(partition, _)| partition)
+    }
+
+    fn set_aside(&self, directory: &str) -> Result<(), StorageError> {
         let disk = &*self.env.disk;
         let aside = self.data_dir.join(SET_ASIDE);
-        disk.create_dir(&aside)?;
-        let target = aside.join(format!("{directory}.{}", self.env.clock.now_ms()));
+        disk.create_dir(&aside).map_err(StorageError::on("create the directory", &aside))?;
+        let kept = directory.get(..directory.floor_char_boundary(SET_ASIDE_NAME_BYTES)).unwrap_or_default();
+        let (now_ms, mut number) = (self.env.clock.now_ms(), 0_u32);
+        let target = loop {
+            let target = match number {
+                0 => aside.join(format!("{kept}.{now_ms}")),
+                _ => aside.join(format!("{kept}.{now_ms}.{number}")),
+            };
+            if disk.list_if_there(&target).map_err(StorageError::on("list", &target))?.is_none() {
+                break target;
+            }
+            number += 1;
+        };
         tracing::warn!(directory, target = %target.display(), "no topic accounts for this directory: set aside");
-        disk.rename(path, &target)?;
-        disk.sync_dir(&aside)?;
-        disk.sync_dir(self.data_dir)
+        let path = self.data_dir.join(directory);
+        disk.rename(&path, &target).map_err(StorageError::on("rename", &path))?;
+        disk.sync_dir(&aside).map_err(StorageError::on("sync the directory", &aside))
     }
+}
+
+/// The partition's index that a directory's name ends in.
+fn index_of(directory: &str) -> i32 {
+    directory.rsplit_once('-').and_then(|(_, index)| index.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a directory holds nothing but empty files and the statement whose it is.
+fn is_blank(disk: &dyn Disk, dir: &Path) -> Result<bool, StorageError> {
+    for entry in disk.list(dir).map_err(StorageError::on("list", dir))? {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            return Ok(false);
+        }
+        let is_ours = entry.name == "partition.metadata";
+        if !is_ours && disk.len(&path).map_err(StorageError::on("measure", &path))? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What `work` makes of each item, in order, by several threads if there are many. After a failure no more is begun.
+fn in_parallel<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
+    let threads = cores.min(items.len() / PARTITIONS_PER_THREAD);
+    if threads < 2 {
+        return items.iter().map(work).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let take = || {
+        let mut done = Vec::new();
+        while failed.lock().is_none() {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(number) else { break };
+            match work(item) {
+                Ok(result) => done.push((number, result)),
+                Err(error) => *failed.lock() = Some(error),
+            }
+        }
+        done
+    };
+    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(take)).collect();
+        let mine = take();
+        helpers
+            .into_iter()
+            .flat_map(|helper| helper.join().expect("a panic ends the start"))
+            .chain(mine)
+            .collect()
+    });
+    if let Some(error) = failed.into_inner() {
+        return Err(error);
+    }
+    done.sort_unstable_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }

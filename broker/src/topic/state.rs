@@ -64,7 +64,7 @@ impl FoldState for CatalogState {
 }
 
 impl CatalogState {
-    fn apply_record(&mut self, record: CatalogRecord) {
+    pub(super) fn apply_record(&mut self, record: CatalogRecord) {
         match record {
             CatalogRecord::Topic(id, entry) => {
                 self.names.insert(TopicName::collision_key(&entry.name), entry.name.clone());

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// A broker in a directory, with the runtime that starts and stops it.
 pub(crate) struct Running {
     pub(crate) broker: Broker,
-    runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
 impl Running {

@@ -10,6 +10,7 @@ use kappa_protocol::messages::{
 use kappa_protocol::{Context, Principal, Reply, Request, RequestMessage, Service};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::tempdir;
 
@@ -132,4 +133,34 @@ fn brokers_of_one_process_do_not_know_each_other() {
     });
     first.stop();
     second.stop();
+}
+
+#[test]
+fn a_dropped_broker_gives_its_directory_back_when_no_lane_can_reach_it_any_more() {
+    let dir = tempdir().unwrap();
+    let Running { broker, runtime } = Running::start(dir.path());
+    let lane = broker.lane();
+    runtime.block_on(create(&lane, "lines"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let appending = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = lane.call(&cx(9), Request::Produce(produce("lines", 0, 1, batch(&["value"]))));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    runtime.block_on(async { drop(broker) });
+    let size = || std::fs::metadata(dir.path().join("lines-0/00000000000000000000.log")).unwrap().len();
+    let before = size();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(before > 0);
+    assert_eq!(size(), before, "a lane appended to a directory that was given back");
+    let again = Running::start(dir.path());
+    again.client().produce("lines", 0, &["later"]);
+    stop.store(true, Ordering::Relaxed);
+    appending.join().unwrap();
+    again.stop();
 }

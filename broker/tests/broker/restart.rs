@@ -145,3 +145,31 @@ fn a_directory_in_use_and_one_of_someone_else_are_refused() {
     assert!(matches!(refused, Err(StartError::DataDir(DataDirError::Foreign { .. }))), "{refused:?}");
     assert_eq!(std::fs::read_dir(foreign.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_directory_of_the_layout_before_brings_its_checkpoints_along_once() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("t", 1);
+    client.produce("t", 0, &["a", "b", "c"]);
+    running.stop();
+    // As the version before left it: its layout, and Kafka's checkpoints alone.
+    let meta = dir.path().join("meta.properties");
+    let text = std::fs::read_to_string(&meta).unwrap();
+    std::fs::write(&meta, text.replace("kappa.layout=2", "kappa.layout=1")).unwrap();
+    std::fs::remove_file(dir.path().join("kappa-checkpoint")).unwrap();
+    std::fs::write(dir.path().join("recovery-point-offset-checkpoint"), "0\n1\nt 0 3\n").unwrap();
+    std::fs::write(dir.path().join("log-start-offset-checkpoint"), "0\n1\nt 0 2\n").unwrap();
+    let running = Running::start(dir.path());
+    assert_eq!(running.client().values("t", 0, 2), ["c"]);
+    let partition = std::fs::read_to_string(dir.path().join("kappa-checkpoint")).unwrap();
+    assert!(partition.contains(" 0 3 2\n"), "{partition}");
+    assert!(std::fs::read_to_string(&meta).unwrap().contains("kappa.layout=2\n"));
+    running.stop();
+    // From then on they are an export.
+    std::fs::write(dir.path().join("log-start-offset-checkpoint"), "0\n1\nt 0 3\n").unwrap();
+    let running = Running::start(dir.path());
+    assert_eq!(running.client().values("t", 0, 2), ["c"]);
+    running.stop();
+}

@@ -24,6 +24,10 @@ pub enum Operation {
     Open,
     /// [`Disk::create`].
     Create,
+    /// [`Disk::len`].
+    Len,
+    /// [`Disk::list`].
+    List,
     /// [`Disk::create_dir`].
     CreateDir,
     /// [`Disk::rename`].
@@ -42,6 +46,8 @@ pub enum Operation {
     SyncData,
     /// [`Disk::sync_file_system`], which then loses what it should have written.
     SyncFileSystem,
+    /// Every call that can fail.
+    Any,
 }
 
 /// Calls that are to fail.
@@ -203,6 +209,11 @@ impl SimulatedDisk {
         self.state.lock().faults.push(fault);
     }
 
+    /// Whether a fault is still to come or not spent.
+    pub fn has_faults(&self) -> bool {
+        !self.state.lock().faults.is_empty()
+    }
+
     /// Forgets all faults that are not spent.
     pub fn clear_faults(&self) {
         self.state.lock().faults.clear();
@@ -244,7 +255,7 @@ impl State {
         }
         let path = path.to_string_lossy();
         let matches = |fault: &&mut Fault| {
-            fault.operation == operation
+            (fault.operation == operation || fault.operation == Operation::Any)
                 && (fault.path_contains.is_empty() || path.contains(&fault.path_contains))
         };
         if let Some(fault) = self.faults.iter_mut().find(matches) {
@@ -345,12 +356,15 @@ impl Disk for SimulatedDisk {
 
     fn len(&self, path: &Path) -> io::Result<u64> {
         let mut state = self.state.lock();
+        state.enter(Operation::Len, path)?;
         let inode = state.names.file(path)?;
         state.inode(inode).map(|inode| inode.len())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.state.lock().names.list(dir)
+        let mut state = self.state.lock();
+        state.enter(Operation::List, dir)?;
+        state.names.list(dir)
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {

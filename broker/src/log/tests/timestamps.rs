@@ -47,7 +47,7 @@ proptest! {
 fn finding_the_largest_timestamp_reads_a_segment_once_at_most() {
     let (simulated, disk, dir) = simulated(1);
     let config = LogConfig { segment_bytes: 1 << 20, index_interval_bytes: 4096, ..config() };
-    let (mut log, _) = Log::open(disk, dir, None, config, Opening::default(), NOW_MS).unwrap();
+    let mut log = Log::create(disk, dir, TOPIC, config, NOW_MS, Arc::default()).unwrap();
     // Larger than what the scan reads at once, so that every batch costs a read.
     for number in 0..40 {
         append(&mut log, &batch(1, 5000, 1000 + number)).unwrap();

@@ -1,0 +1,153 @@
+//! Making and opening a log: fresh directories, foreign ones, torn ones, and epochs that have to be found again.
+
+use super::*;
+
+#[test]
+fn a_log_is_made_in_a_fresh_directory_and_opened_in_its_own() {
+    let (_, disk, dir) = simulated(1);
+    let make = || Log::create(disk.clone(), dir.clone(), TOPIC, config(), NOW_MS, Arc::default());
+    let open_as = |id| Log::open(disk.clone(), dir.clone(), id, config(), Opening::default(), NOW_MS);
+    assert!(open_as(TOPIC).is_err(), "it is missing");
+    make().unwrap();
+    assert_eq!(make().unwrap_err().source.kind(), io::ErrorKind::AlreadyExists);
+    let error = open_as(Uuid::from_u128(8)).unwrap_err();
+    assert!(error.source.to_string().contains("belongs to topic"), "{error:?}");
+    open_as(TOPIC).unwrap();
+    disk.remove_file(&dir.join("partition.metadata")).unwrap();
+    assert!(open_as(TOPIC).is_err(), "it is nobody's");
+}
+
+#[test]
+fn known_offsets_are_not_given_out_again_though_the_segments_are_gone() {
+    let (_, disk, dir) = simulated(1);
+    drop(create(&disk, &dir, config()));
+    disk.remove_file(&dir.join("00000000000000000000.log")).unwrap();
+    let (log, report) = open(&disk, &dir, Opening { clean: false, recovery_point: 77, log_start: 5 });
+    assert_eq!((log.log_start(), log.next_offset()), (77, 77));
+    assert_eq!(report.damage.len(), 1);
+}
+
+#[test]
+fn a_creation_that_fails_leaves_nothing() {
+    for after in 0.. {
+        let (faulty, disk, dir) = simulated(1);
+        faulty.inject(Fault {
+            operation: Operation::Any,
+            path_contains: String::new(),
+            after,
+            times: 1,
+            error: io::ErrorKind::StorageFull,
+        });
+        let made = Log::create(disk.clone(), dir.clone(), TOPIC, config(), NOW_MS, Arc::default());
+        faulty.clear_faults();
+        if made.is_ok() {
+            assert!(after > 3, "{after}");
+            break;
+        }
+        assert!(disk.list_if_there(&dir).unwrap().is_none(), "call {after}");
+    }
+}
+
+#[test]
+fn the_first_sync_makes_the_directory_durable_and_a_blank_log_costs_none() {
+    for seed in 0..50 {
+        let (simulated, disk, dir) = simulated(seed);
+        let mut log = create(&disk, &dir, config());
+        let calls = |operation| Fault {
+            operation,
+            path_contains: String::new(),
+            after: 0,
+            times: 1,
+            error: io::ErrorKind::Other,
+        };
+        append(&mut log, &batch(1, 10, 1000)).unwrap();
+        sync(&mut log);
+        // From the second one on, a sync is one of the segment alone.
+        append(&mut log, &batch(1, 10, 1000)).unwrap();
+        simulated.inject(calls(Operation::SyncDir));
+        sync(&mut log);
+        simulated.clear_faults();
+        let disk: Arc<dyn Disk> = Arc::new(simulated.power_cut());
+        let (log, _) = open(&disk, &dir, Opening { recovery_point: 2, ..Opening::default() });
+        assert_eq!(log.next_offset(), 2);
+
+        let (simulated, disk, dir) = self::simulated(seed);
+        drop(create(&disk, &dir, config()));
+        disk.sync_dir(Path::new("/")).unwrap();
+        simulated.inject(calls(Operation::SyncDir));
+        simulated.inject(calls(Operation::SyncData));
+        let (log, _) = Log::open(disk.clone(), dir, TOPIC, config(), Opening::default(), NOW_MS).unwrap();
+        assert!(log.begin_sync().is_none() && !log.needs_closing());
+    }
+}
+
+/// A closed log whose batches were written under the epochs 0, 1 and 2, and what opens it.
+fn with_epochs(disk: &Arc<dyn Disk>, dir: &Path) -> (Log, Opening) {
+    let (mut log, _) = filled(disk, dir, 12);
+    for _ in 0..2 {
+        log.begin_epoch().unwrap();
+        append(&mut log, &batch(2, 200, 1000)).unwrap();
+    }
+    let epochs = log.epochs.clone();
+    let opening = close(log);
+    let (log, _) = open(disk, dir, opening);
+    assert_eq!(log.epochs, epochs);
+    (log, opening)
+}
+
+#[test]
+fn a_damaged_or_missing_epoch_file_is_made_anew_from_the_batches() {
+    let spoils: [fn(&dyn Disk, &Path); 3] = [
+        |disk, path| disk.remove_file(path).unwrap(),
+        |disk, path| disk.open(path).unwrap().set_len(3).unwrap(),
+        |disk, path| disk.open(path).unwrap().write_at(4, [b"x", &[]]).unwrap(),
+    ];
+    for spoil in spoils {
+        for clean in [true, false] {
+            let (_, disk, dir) = simulated(1);
+            let (log, opening) = with_epochs(&disk, &dir);
+            let ends: Vec<_> = (0..2).map(|epoch| log.epoch_end(epoch)).collect();
+            spoil(&*disk, &dir.join("leader-epoch-checkpoint"));
+            let (again, _) = open(&disk, &dir, Opening { clean, ..opening });
+            assert_eq!((0..2).map(|epoch| again.epoch_end(epoch)).collect::<Vec<_>>(), ends);
+            assert_eq!(again.epoch_end(2), Some((2, again.next_offset())));
+            assert_eq!(again.leader_epoch(), 3, "an epoch that no batch shows may have begun");
+        }
+    }
+    let (faulty, disk, dir) = simulated(1);
+    let (_, opening) = with_epochs(&disk, &dir);
+    faulty.inject(Fault {
+        operation: Operation::Open,
+        path_contains: "leader-epoch".into(),
+        after: 0,
+        times: 1,
+        error: io::ErrorKind::Other,
+    });
+    Log::open(disk.clone(), dir.clone(), TOPIC, config(), opening, NOW_MS).unwrap_err();
+    let (log, _) = open(&disk, &dir, opening);
+    assert_eq!(log.leader_epoch(), 2);
+}
+
+#[test]
+fn no_epoch_file_is_written_while_epoch_0_lasts() {
+    let (_, disk, dir) = simulated(1);
+    let (log, _) = filled(&disk, &dir, 12);
+    let opening = close(log);
+    for clean in [true, false] {
+        let (log, _) = open(&disk, &dir, Opening { clean, ..opening });
+        assert_eq!(log.leader_epoch(), 0);
+        assert!(disk.len_if_there(&dir.join("leader-epoch-checkpoint")).unwrap().is_none());
+    }
+}
+
+#[test]
+fn segments_behind_a_first_one_that_a_power_cut_took_are_set_aside() {
+    let (_, disk, dir) = simulated(1);
+    let (log, _) = filled(&disk, &dir, 12);
+    let segments = log.segment_count();
+    drop(log);
+    disk.remove_file(&dir.join("00000000000000000000.log")).unwrap();
+    let (log, report) = open(&disk, &dir, Opening::default());
+    assert_eq!((log.log_start(), log.next_offset(), log.segment_count()), (0, 0, 1));
+    assert_eq!(report.set_aside.len(), segments - 1);
+}
