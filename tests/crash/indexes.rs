@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CHECKPOINTS: [&str; 2] = [".kafka_cleanshutdown", "recovery-point-offset-checkpoint"];
+const CHECKPOINTS: [&str; 2] = [".kafka_cleanshutdown", "kappa-checkpoint"];
 
 /// Takes every index, and what says how far the log is known to be good, from a copy of `data`, lets a broker scan it all
 /// and rebuild them there, and compares the bytes. Each entry of an offset index must moreover point at the start of a
@@ -56,7 +56,7 @@ fn copy_of_logs(from: &Path, to: &Path) {
 fn indexes(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for partition in fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()) {
-        if !partition.is_dir() || partition.to_string_lossy().ends_with("-delete") {
+        if !partition.is_dir() || partition.to_string_lossy().ends_with(".delete") {
             continue;
         }
         for file in fs::read_dir(&partition).unwrap().map(|entry| entry.unwrap().path()) {

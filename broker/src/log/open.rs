@@ -107,8 +107,9 @@ impl Log {
             None
         };
         let is_closed = closed.is_some();
+        let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
-            Some(segments) => (segments, RecoveryReport::default()),
+            Some((segments, _)) => (segments, RecoveryReport::default()),
             None => recover(&files, &config, opening, (&listing.segments, start), now_ms)?,
         };
         report.set_aside.extend(orphans);
@@ -133,7 +134,7 @@ impl Log {
             snapshots: listing.snapshots,
             repairs: Vec::new(),
             doomed: Vec::new(),
-            is_as_closed: is_closed,
+            is_as_closed,
         };
         log.open_epochs(epochs, first, !report.set_aside.is_empty())?;
         // Beyond the end a snapshot is of batches that were lost; one below it was saved when all before it was synced.
@@ -222,14 +223,14 @@ fn set_orphans_aside(files: &Files, listing: &mut Listing) -> Result<Vec<SetAsid
     std::mem::take(&mut listing.segments).into_iter().map(|base| set_aside::segment(files, base)).collect()
 }
 
-/// The segments of a log that was closed; `None` if what is there is not what a closed log leaves behind.
+/// The segments of a log that was closed, and whether the indexes of the last one are whole; `None` if what is there is not what a closed log leaves behind.
 fn open_closed(
     files: &Files,
     config: &LogConfig,
     opening: Opening,
     bases: &BTreeSet<i64>,
     now_ms: i64,
-) -> Result<Option<RecoveredSegments>, StorageError> {
+) -> Result<Option<(RecoveredSegments, bool)>, StorageError> {
     let Some(last) = bases.last() else { return Ok(None) };
     let mut sealed = Vec::with_capacity(bases.len());
     for (base, end) in bases.iter().zip(bases.iter().skip(1)) {
@@ -238,18 +239,20 @@ fn open_closed(
         sealed.push(Arc::new(SealedSegment::found(*base, *end, size)));
     }
     let opened = open_last(files, config, *last, now_ms)?;
-    let expected = opened.filter(|(_, next_offset)| *next_offset == opening.recovery_point);
-    Ok(expected.map(|(active, next_offset)| RecoveredSegments { sealed, active, next_offset }))
+    let expected = opened.filter(|(_, next_offset, _)| *next_offset == opening.recovery_point);
+    Ok(expected.map(|(active, next_offset, has_indexes)| {
+        (RecoveredSegments { sealed, active, next_offset }, has_indexes)
+    }))
 }
 
-/// The last segment and the offset after it, from its indexes and the headers that they do not cover; `None` if the
-/// batches do not end where the file does.
+/// The last segment and the offset after it, from its indexes and the headers that they do not cover, and whether the
+/// indexes were right; `None` if the batches do not end where the file does.
 fn open_last(
     files: &Files,
     config: &LogConfig,
     base_offset: i64,
     now_ms: i64,
-) -> Result<Option<(ActiveSegment, i64)>, StorageError> {
+) -> Result<Option<(ActiveSegment, i64, bool)>, StorageError> {
     let path = files.path(base_offset, LOG);
     let on_read = |source| StorageError::on("read", &path)(source);
     let file = files.open(&path)?;
@@ -264,7 +267,8 @@ fn open_last(
     let interval = config.index_interval_bytes;
     let resumed = IndexBuilder::resume(base_offset, interval, &offsets, &times, size);
     let mut ended = scan_to_end(&*file, size, resumed).map_err(on_read)?;
-    if ended.as_ref().is_some_and(|(index, _)| index.clone().finish() != (offsets, times)) {
+    let has_indexes = ended.as_ref().is_some_and(|(index, _)| index.clone().finish() == (offsets, times));
+    if ended.is_some() && !has_indexes {
         let whole = (IndexBuilder::new(base_offset, interval), 0);
         ended = scan_to_end(&*file, size, whole).map_err(on_read)?;
     }
@@ -272,7 +276,7 @@ fn open_last(
     let first_timestamp = first_timestamp(&*file, size).map_err(on_read)?;
     let active =
         ActiveSegment { base_offset, file, size, index, first_timestamp, created_ms: now_ms, was_cut: false };
-    Ok(Some((active, next_offset)))
+    Ok(Some((active, next_offset, has_indexes)))
 }
 
 /// Adds the batches from a position on to the indexes. Returns them with the offset after the last batch; `None` if

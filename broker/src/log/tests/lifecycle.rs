@@ -151,3 +151,19 @@ fn segments_behind_a_first_one_that_a_power_cut_took_are_set_aside() {
     assert_eq!((log.log_start(), log.next_offset(), log.segment_count()), (0, 0, 1));
     assert_eq!(report.set_aside.len(), segments - 1);
 }
+
+#[test]
+fn a_closed_log_needs_closing_again_only_if_it_changed_or_its_indexes_did() {
+    let (_, disk, dir) = simulated(1);
+    let (log, _) = filled(&disk, &dir, 12);
+    let opening = close(log);
+    let (mut log, _) = open(&disk, &dir, opening);
+    assert!(!log.needs_closing());
+    append(&mut log, &batch(1, 1, 1000)).unwrap();
+    assert!(log.needs_closing());
+    let opening = close(log);
+    let (log, _) = open(&disk, &dir, opening);
+    disk.remove_file(&log.files.path(log.active.base_offset, files::TIME_INDEX)).unwrap();
+    let (log, _) = open(&disk, &dir, opening);
+    assert!(log.needs_closing());
+}
