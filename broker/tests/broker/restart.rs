@@ -2,8 +2,11 @@
 
 use crate::client::Running;
 use kappa_broker::{Broker, BrokerConfig, DataDirError, StartError};
+use kappa_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kappa_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kappa_protocol::messages::{DeleteTopicsRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest};
+use kappa_protocol::messages::{
+    DeleteRecordsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+};
 use std::collections::BTreeSet;
 use std::path::Path;
 use tempfile::tempdir;
@@ -171,5 +174,69 @@ fn a_directory_of_the_layout_before_brings_its_checkpoints_along_once() {
     std::fs::write(dir.path().join("log-start-offset-checkpoint"), "0\n1\nt 0 3\n").unwrap();
     let running = Running::start(dir.path());
     assert_eq!(running.client().values("t", 0, 2), ["c"]);
+    running.stop();
+}
+
+fn delete(client: &mut crate::client::Client, name: &str) {
+    let request = DeleteTopicsRequest { topic_names: vec![name.into()], ..Default::default() };
+    assert_eq!(client.call(5, request).responses[0].error_code, 0);
+}
+
+#[test]
+fn a_topic_recreated_under_the_longest_name_has_its_own_records() {
+    let (dir, name) = (tempdir().unwrap(), "n".repeat(249));
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic(&name, 1);
+    client.produce(&name, 0, &["old"]);
+    delete(&mut client, &name);
+    client.create_topic(&name, 1);
+    assert_eq!(client.values(&name, 0, 0), [] as [&str; 0]);
+    client.produce(&name, 0, &["new"]);
+    running.stop();
+    let running = Running::start(dir.path());
+    assert_eq!(running.client().values(&name, 0, 0), ["new"]);
+    running.stop();
+}
+
+#[test]
+fn a_recreated_topic_is_read_from_0_after_a_kill_though_records_of_its_name_were_deleted() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("t", 1);
+    client.produce("t", 0, &["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 4 }];
+    let topics = vec![DeleteRecordsTopic { name: "t".into(), partitions }];
+    let deleted = client.call(2, DeleteRecordsRequest { topics, timeout_ms: 1000 });
+    assert_eq!(deleted.topics[0].partitions[0].error_code, 0);
+    delete(&mut client, "t");
+    client.create_topic("t", 1);
+    client.produce("t", 0, &["a", "b", "c", "d", "e"]);
+    let copy = tempdir().unwrap();
+    copy_dir(dir.path(), copy.path());
+    let killed = Running::start(copy.path());
+    assert_eq!(killed.client().values("t", 0, 0), ["a", "b", "c", "d", "e"]);
+    killed.stop();
+    running.stop();
+}
+
+#[test]
+fn a_flipped_byte_in_the_catalogs_metadata_refuses_the_start_and_loses_no_topic() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    populate(&running);
+    running.stop();
+    let file = dir.path().join("__kappa_catalog-0/partition.metadata");
+    let whole = std::fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[2] ^= 1;
+    std::fs::write(&file, &flipped).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(Broker::start(BrokerConfig::new(dir.path())));
+    assert!(refused.unwrap_err().to_string().contains("__kappa_catalog-0"));
+    std::fs::write(&file, &whole).unwrap();
+    let running = Running::start(dir.path());
+    assert_eq!(running.client().values("kept", 2, 0), ["a", "b"]);
     running.stop();
 }
