@@ -14,7 +14,7 @@ impl World {
         answer: Result<Response, LaneError>,
     ) -> Result<(), Wrong> {
         self.note(|| format!("{asked:?}"));
-        self.note(|| format!("{answer:?}").replace(&"l".repeat(249), "l…").chars().take(500).collect());
+        self.note(|| format!("{answer:?}").replace(&"l".repeat(140), "l…").chars().take(500).collect());
         let Ok(response) = answer else { return Ok(()) };
         match (asked, response) {
             (Asked::Create { name, kind }, Response::CreateTopics(response)) => {

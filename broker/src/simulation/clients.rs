@@ -27,9 +27,10 @@ use uuid::Uuid;
 
 /// Names of topics: few, so that they come again; one as long as a name may be. `deletions` were asked for before.
 pub(super) fn name(number: u64, deletions: u64) -> String {
-    let long = "l".repeat(if Rule::LongNames.is_checked() { 249 } else { 150 });
-    let name = ["a", "b", &long][number as usize];
-    if Rule::NamesAgain.is_checked() { name.to_owned() } else { format!("{name}{deletions}") }
+    let suffix = if Rule::NamesAgain.is_checked() { String::new() } else { deletions.to_string() };
+    let len = if Rule::LongNames.is_checked() { 249 } else { 150 };
+    let long = "l".repeat(len - suffix.len());
+    format!("{}{suffix}", ["a", "b", &long][number as usize])
 }
 
 /// One batch of a produce request.

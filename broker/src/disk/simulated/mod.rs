@@ -85,6 +85,7 @@ struct State {
     capacity: Option<u64>,
     read_only: bool,
     ignore_syncs: bool,
+    ignore_dir_syncs: bool,
     /// Calls until the power goes; `None` for no end.
     calls_left: Option<u64>,
     powered: bool,
@@ -151,6 +152,7 @@ impl SimulatedDisk {
             capacity: None,
             read_only: false,
             ignore_syncs: false,
+            ignore_dir_syncs: false,
             calls_left: None,
             powered: true,
             on_sync: OnSync::default(),
@@ -194,6 +196,7 @@ impl SimulatedDisk {
         after.capacity = state.capacity;
         after.read_only = state.read_only;
         after.ignore_syncs = state.ignore_syncs;
+        after.ignore_dir_syncs = state.ignore_dir_syncs;
         drop(after);
         killed
     }
@@ -231,7 +234,13 @@ impl SimulatedDisk {
 
     /// Whether syncs say that all is well and do nothing: for a test to show that it would notice.
     pub fn set_ignore_syncs(&self, ignore_syncs: bool) {
-        self.state.lock().ignore_syncs = ignore_syncs;
+        let mut state = self.state.lock();
+        (state.ignore_syncs, state.ignore_dir_syncs) = (ignore_syncs, ignore_syncs);
+    }
+
+    /// The same for the syncs of directories alone.
+    pub fn set_ignore_dir_syncs(&self, ignore_dir_syncs: bool) {
+        self.state.lock().ignore_dir_syncs = ignore_dir_syncs;
     }
 
     /// Bytes in all files that have a name.
@@ -279,7 +288,7 @@ impl State {
 
     fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
         self.enter_to_change(Operation::SyncDir, dir)?;
-        if self.ignore_syncs {
+        if self.ignore_dir_syncs {
             return Ok(());
         }
         let (synced, rest): (Vec<Change>, _) =
