@@ -64,7 +64,10 @@ const NOT_YET: &[(Rule, &str)] = &[
         Rule::FailedSyncThenKill,
         "a start trusts the page cache, also where a sync failed and the cut after it too",
     ),
-    (Rule::OffsetsOfDeleted, "commits that are not durable when the topic goes are not taken back"),
+    (
+        Rule::OffsetsOfDeleted,
+        "as names do not come again; and commits that are not durable when the topic goes are not taken back",
+    ),
 ];
 
 impl Rule {

@@ -43,9 +43,9 @@ const JOURNAL: JournalConfig =
 /// groups.
 const FAVOURITES: [&[u64]; 4] = [
     &[],
-    &[0, 0, 8, 8, 15, 30, 68, 68, 68, 78, 94, 107],
+    &[0, 0, 8, 8, 15, 15, 40, 60, 68, 68, 68, 78, 78, 107],
     &[15, 15, 30, 40, 40, 60, 60, 78, 78, 92, 94, 107],
-    &[8, 15, 51, 51, 56, 58, 60, 68, 68, 78, 78, 88],
+    &[0, 8, 15, 51, 51, 51, 58, 60, 68, 68, 68, 78, 78, 107],
 ];
 
 /// Jobs that nobody carries out yet.
@@ -150,6 +150,28 @@ impl Interrupts {
         let request = clients::produce(acks, &parts);
         let reply = dispatch::call(&node, &context(13), request.into());
         self.issued.push((topic, Asked::Produce { acks, parts, losses: self.losses }, reply));
+    }
+}
+
+impl Drop for World {
+    /// The disk calls back who has the node, and the node has the disk.
+    fn drop(&mut self) {
+        self.interrupts.lock().node = None;
+        let _ = self.disk.process_kill();
+        if let Some(life) = self.life.take() {
+            let _entered = self.runtime.enter();
+            life.bury();
+        }
+    }
+}
+
+impl Life {
+    /// Lets go of all that a process had when it ended. Its disk refuses everything by now.
+    fn bury(self) {
+        self.coordinator.abort();
+        // These have the node, or a partition, that has them.
+        self.jobs.lock().clear();
+        self.node.topics.env().flush.run_due();
     }
 }
 
@@ -285,7 +307,7 @@ impl World {
         let is_clean = matches!(end, End::Stop) && !self.armed && self.stop()?;
         let power_goes = self.armed || matches!(end, End::PowerCut) || (is_clean && random.one_in(3));
         let disk = if power_goes { self.disk.power_cut() } else { self.disk.process_kill() };
-        if power_goes && !is_clean {
+        if (power_goes || self.faulty) && !is_clean {
             self.model.lose_unsynced();
         }
         self.disk = disk;
@@ -296,8 +318,7 @@ impl World {
         self.model.settle_deletions();
         if let Some(life) = self.life.take() {
             let _entered = self.runtime.enter();
-            life.coordinator.abort();
-            drop(life);
+            life.bury();
         }
         self.settle();
         for stream in &mut self.streams {
