@@ -55,6 +55,18 @@ impl World {
         Ok(())
     }
 
+    /// Takes note of what consumers could see by now.
+    pub(super) fn look(&mut self) -> Result<(), Wrong> {
+        for topic in topics_of(&self.node()) {
+            self.adopt(&topic)?;
+            for (index, partition) in (0..).zip(topic.partitions().iter()) {
+                let (epoch, high_watermark) = (partition.leader_epoch(), partition.offsets().high_watermark);
+                self.model.seen(topic.id, index, high_watermark, epoch);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check_partition(&mut self, topic: &Topic, index: i32) -> Result<(), Wrong> {
         let Some(partition) = topic.partition(index) else { return Ok(()) };
         let offsets = partition.offsets();

@@ -261,6 +261,15 @@ impl Model {
         }
     }
 
+    /// Consumers could see so much of a partition.
+    pub(super) fn seen(&mut self, id: Uuid, index: i32, high_watermark: i64, epoch: i32) {
+        let is_held = self.kind(id).is_some_and(|kind| kind.is_commit || Rule::EpochAfterLoss.is_checked());
+        if let Some(log) = self.log(id, index).filter(|log| is_held && high_watermark > log.high_watermark.0)
+        {
+            log.high_watermark = (high_watermark, epoch);
+        }
+    }
+
     /// Holds what was found in a partition against what was promised.
     pub(super) fn check_log(&mut self, id: Uuid, index: i32, observed: &Observed) -> Result<(), Wrong> {
         let Some(topic) = self.topics.get_mut(&id) else { return Ok(()) };

@@ -414,7 +414,8 @@ impl World {
         }
         self.drain_interrupts()?;
         let share = 1 + random.below(3);
-        self.answers(share, random)
+        self.answers(share, random)?;
+        self.look()
     }
 
     pub(super) fn node(&self) -> Arc<Node> {
