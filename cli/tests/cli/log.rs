@@ -35,6 +35,23 @@ fn a_stopped_broker_leaves_a_sound_log() {
 }
 
 #[test]
+fn a_header_name_that_is_not_utf8_is_no_damage() {
+    let mut broker = Broker::start();
+    broker.kappa(&["topic", "create", "t", "-p", "1"]).ok();
+    broker.kappa_with(&["produce", "t", "-H", "cafe=1"], b"value\n").ok();
+    broker.stop();
+    let mut bytes = fs::read(segment(&broker)).unwrap();
+    let name = bytes.windows(4).position(|window| window == b"cafe").unwrap();
+    bytes[name + 3] = 0xe9;
+    let crc = kappa_protocol::record::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    fs::write(segment(&broker), &bytes).unwrap();
+    let verified = log(&broker, "verify", &["--output", "json"]).json();
+    assert_eq!((&verified[0]["records"], &verified[0]["problems"]), (&1.into(), &serde_json::json!([])));
+    assert_eq!(log(&broker, "dump", &[]).code, 0);
+}
+
+#[test]
 fn batches_and_records_are_dumped_as_they_lie() {
     let broker = stopped_broker();
     let dumped = log(&broker, "dump", &["--from-offset", "3"]).ok();
