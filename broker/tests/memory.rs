@@ -153,7 +153,8 @@ fn a_request_that_names_all_the_world_holds_up_nobody() {
     let metadata =
         MetadataRequest { topics: Some(topics), allow_auto_topic_creation: false, ..Default::default() };
     holds_up_nobody(&running, 9, &metadata.into());
-    let partition = |partition_index| ListOffsetsPartition { partition_index, ..Default::default() };
+    let partition =
+        |partition_index| ListOffsetsPartition { partition_index, timestamp: -1, ..Default::default() };
     let topic = ListOffsetsTopic { name: "lines".into(), partitions: (0..300_000).map(partition).collect() };
     holds_up_nobody(&running, 7, &ListOffsetsRequest { topics: vec![topic], ..Default::default() }.into());
     running.stop();
