@@ -30,17 +30,19 @@ pub struct Row<V> {
 pub(crate) struct Span {
     pub(crate) from: Bound<Vec<u8>>,
     pub(crate) to: Bound<Vec<u8>>,
+    /// What the keys begin with and how long they are: between two windows of `k` lie windows of `kangaroo`.
+    exactly: Option<(Vec<u8>, usize)>,
 }
 
 impl Span {
-    pub(crate) const ALL: Span = Span { from: Bound::Unbounded, to: Bound::Unbounded };
+    pub(crate) const ALL: Span = Span { from: Bound::Unbounded, to: Bound::Unbounded, exactly: None };
 
     /// Keys from `from` to `to`, both inclusive, in the order of their bytes.
     pub(crate) fn keys<K: Data>(codec: &SharedCodec<K>, from: &K, to: &K) -> Result<Span, CodecError> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
         codec.encode(from, &mut low)?;
         codec.encode(to, &mut high)?;
-        Ok(Span { from: Bound::Included(low), to: Bound::Included(high) })
+        Ok(Span { from: Bound::Included(low), to: Bound::Included(high), exactly: None })
     }
 
     /// Windows of the key of `key` whose start lies in `starts`.
@@ -51,13 +53,20 @@ impl Span {
     ) -> Result<Span, CodecError> {
         let mut low = Vec::new();
         codec.encode(key, &mut low)?;
-        low.truncate(low.len().saturating_sub(WINDOW_SUFFIX));
+        let exactly = low.len();
+        low.truncate(exactly.saturating_sub(WINDOW_SUFFIX));
         let mut high = low.clone();
+        let exactly = Some((low.clone(), exactly));
         low.extend_from_slice(&starts.start().max(&0).to_be_bytes());
         low.extend_from_slice(&[0; 4]);
         high.extend_from_slice(&starts.end().max(&0).to_be_bytes());
         high.extend_from_slice(&[0xff; 4]);
-        Ok(Span { from: Bound::Included(low), to: Bound::Included(high) })
+        Ok(Span { from: Bound::Included(low), to: Bound::Included(high), exactly })
+    }
+
+    fn holds(&self, key: &[u8]) -> bool {
+        let exactly = self.exactly.as_ref();
+        exactly.is_none_or(|(prefix, length)| key.len() == *length && key.starts_with(prefix))
     }
 }
 
@@ -104,6 +113,9 @@ fn scan_lookup<K: Data, V: Data>(
     lookup.range(from, to, &mut |encoded, value, timestamp| {
         if rows.len() >= limit {
             return false;
+        }
+        if !span.holds(encoded) {
+            return true;
         }
         match keys.decode(encoded) {
             Ok(key) => rows.push((encoded.to_vec(), key, Row { value: value.clone(), timestamp })),

@@ -42,6 +42,9 @@ pub enum CodecError {
         /// Bytes there.
         actual: usize,
     },
+    /// A null where there must be bytes, such as in the key of a query.
+    #[error("a null has no bytes; there is none to write, to look up or to compare with")]
+    Null,
     /// Text that is not UTF-8.
     #[error("text is not UTF-8 from byte {valid_up_to} on")]
     Utf8 {
@@ -109,6 +112,28 @@ pub trait Codec: Send + Sync + 'static {
     fn is_null(&self, _item: &Self::Item) -> bool {
         false
     }
+
+    /// What the bytes are, in a word or two. It is recorded with every store and repartition topic, and an
+    /// application that would read them with a codec of another description is refused. The default is the name of
+    /// the codec's type without its modules.
+    fn describe(&self) -> String {
+        short_type_name(std::any::type_name::<Self>())
+    }
+}
+
+/// A type's name without modules: `a::B<c::D>` is `B<D>`.
+fn short_type_name(name: &str) -> String {
+    let mut short = String::new();
+    let mut word = 0;
+    for c in name.chars() {
+        short.push(c);
+        if c == ':' {
+            short.truncate(word);
+        } else if !(c.is_alphanumeric() || c == '_') {
+            word = short.len();
+        }
+    }
+    short
 }
 
 /// A codec whose own type is forgotten.
@@ -131,6 +156,10 @@ impl<T: Data> Codec for SharedCodec<T> {
 
     fn is_null(&self, item: &T) -> bool {
         (**self).is_null(item)
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
     }
 }
 
@@ -156,7 +185,7 @@ impl<C: Codec> Codec for Opt<C> {
     fn encode(&self, item: &Self::Item, out: &mut Vec<u8>) -> Result<(), CodecError> {
         match item {
             Some(item) => self.0.encode(item, out),
-            None => Ok(()),
+            None => Err(CodecError::Null),
         }
     }
 
@@ -170,6 +199,33 @@ impl<C: Codec> Codec for Opt<C> {
 
     fn is_null(&self, item: &Self::Item) -> bool {
         item.as_ref().is_none_or(|item| self.0.is_null(item))
+    }
+
+    fn describe(&self) -> String {
+        format!("opt({})", self.0.describe())
+    }
+}
+
+/// Tells which items of a codec are nulls, at no cost where the type has none.
+pub(crate) struct Nulls<T>(Option<SharedCodec<T>>);
+
+impl<T> Clone for Nulls<T> {
+    fn clone(&self) -> Self {
+        Nulls(self.0.clone())
+    }
+}
+
+impl<T: Data> Nulls<T> {
+    pub(crate) fn of(codec: &SharedCodec<T>) -> Nulls<T> {
+        Nulls(codec.null().is_some().then(|| Arc::clone(codec)))
+    }
+
+    /// `None` in place of a null.
+    pub(crate) fn to_none(&self, item: Option<T>) -> Option<T> {
+        match &self.0 {
+            None => item,
+            Some(codec) => item.filter(|item| !codec.is_null(item)),
+        }
     }
 }
 
@@ -197,6 +253,14 @@ mod tests {
         assert_eq!(opt(I64).null(), Some(None));
         assert!(opt(I64).is_null(&None));
         assert!(!opt(I64).is_null(&Some(0)));
+    }
+
+    #[test]
+    fn codecs_describe_what_the_bytes_are() {
+        let pair: SharedCodec<(Option<i64>, String)> = Arc::new((opt(I64), Utf8));
+        assert_eq!(pair.describe(), "(opt(I64), Utf8)");
+        assert_eq!(windowed(Utf8, std::time::Duration::from_secs(1)).describe(), "windowed(Utf8, 1000 ms)");
+        assert_eq!(Json::<std::collections::BTreeSet<String>>::new().describe(), "Json<BTreeSet<String>>");
     }
 
     #[test]

@@ -65,6 +65,10 @@ impl<C: Codec> Codec for WindowedKeys<C> {
     fn is_null(&self, item: &Self::Item) -> bool {
         self.key.is_null(&item.key)
     }
+
+    fn describe(&self) -> String {
+        format!("windowed({}, {} ms)", self.key.describe(), self.size_ms)
+    }
 }
 
 /// Changes of a table on their way through a repartition topic.
@@ -117,6 +121,10 @@ impl<V: Clone + Send + 'static> Codec for ChangeCodec<V> {
             }
             found => Err(CodecError::Value { item: "change flag", found }),
         }
+    }
+
+    fn describe(&self) -> String {
+        format!("change({})", self.0.describe())
     }
 }
 

@@ -3,8 +3,8 @@
 use super::{Stream, Table};
 use crate::{
     codec::{Codec, Data, SharedCodec},
-    processor::{RecordSource, TableSource},
-    store::{GlobalStore, Store, StoreLookup},
+    processor::{RecordSource, Rows, TableSource},
+    store::{Fold, GlobalStore, GlobalWriter, Store, StoreLookup},
     topology::{Changelog, GlobalTable as AnyGlobalTable, Graph, Outlet, TopicKind, Topology, WiringErrors},
 };
 use std::{fmt, sync::Arc};
@@ -54,7 +54,7 @@ impl Builder {
         let lookup = Table::stored(move |assembly| {
             assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&value), false))
         });
-        let table = Table::new(&self.graph, node, Arc::clone(&outlet), codecs.clone(), lookup);
+        let table = Table::read(&self.graph, node, Arc::clone(&outlet), codecs.clone(), lookup);
         let (name, send_old) = (self.graph.name(node), table.send_old());
         self.graph.source(
             node,
@@ -62,9 +62,8 @@ impl Builder {
             Arc::new(move |assembly| {
                 let value = Arc::clone(&codecs.1);
                 let store = assembly.store(store, |def| Store::new(Arc::clone(&def.name), value, false));
-                let down = outlet.assemble(assembly);
-                let (name, codecs, send_old) = (Arc::clone(&name), codecs.clone(), send_old.get());
-                Box::new(TableSource { name, codecs, store, send_old, down })
+                let rows = Rows { store, send_old: send_old.get(), down: outlet.assemble(assembly) };
+                Box::new(TableSource { name: Arc::clone(&name), fold: Fold::new(codecs.clone()), rows })
             }),
         );
         table
@@ -80,13 +79,15 @@ impl Builder {
         let key: SharedCodec<KC::Item> = Arc::new(codecs.0);
         let value: SharedCodec<VC::Item> = Arc::new(codecs.1);
         let id = self.graph.topic(topic, TopicKind::External);
-        let name: Arc<str> = topic.into();
+        let (name, of_writer): (Arc<str>, _) = (topic.into(), Arc::clone(&key));
         let index = self.graph.global(
             topic,
             id,
             Arc::new(move || {
                 let store = Arc::new(GlobalStore::new(Arc::clone(&name), Arc::clone(&value)));
-                (Arc::clone(&store) as _, store as Arc<dyn AnyGlobalTable>)
+                let codecs = (Arc::clone(&of_writer), Arc::clone(&value));
+                let writer = GlobalWriter::new(Arc::clone(&store), codecs);
+                (store as _, Arc::new(writer) as Arc<dyn AnyGlobalTable>)
             }),
         );
         GlobalTable { key, index, value: std::marker::PhantomData }

@@ -5,7 +5,7 @@ use crate::{
     codec::{Codec, Data, SharedCodec, opt},
     processor::{
         Downstream, Filter, FlatMap, FlatMapValues, Map, MapValues, NullKeys, Peek, Process, RecordSink,
-        Rekey, StreamToTable, TableSource,
+        Rekey, Rows, StreamToTable,
     },
     record::Record,
     store::Store,
@@ -369,10 +369,9 @@ impl<K: Data, V: Data> Stream<K, V> {
         stream.outlet.add(Box::new(move |assembly| {
             let of_store = Arc::clone(&codecs.1);
             let store = assembly.store(store, |def| Store::new(Arc::clone(&def.name), of_store, true));
-            let down = outlet.assemble(assembly);
-            let (name, codecs, send_old) = (Arc::clone(&name), codecs.clone(), send_old.get());
-            let source = TableSource { name, codecs, store, send_old, down };
-            Box::new(StreamToTable { source, scratch: Vec::new() })
+            let rows = Rows { store, send_old: send_old.get(), down: outlet.assemble(assembly) };
+            let (name, keys) = (Arc::clone(&name), Arc::clone(&codecs.0));
+            Box::new(StreamToTable { name, keys, rows, scratch: Vec::new() })
         }));
         table
     }

@@ -2,7 +2,7 @@
 
 use super::{GroupedTable, Repartition, Stream};
 use crate::{
-    codec::{Codec, Data, SharedCodec},
+    codec::{Codec, Data, Nulls, SharedCodec},
     processor::{Downstream, FilterTable, Keyed, MapTable, Process, RegroupTable, TableToStream},
     record::Change,
     store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, Store},
@@ -26,6 +26,9 @@ pub(crate) type LookupFactory<K, V> = Arc<dyn Fn(&mut Assembly<'_>) -> SharedLoo
 pub(crate) struct SendOld {
     this: Arc<AtomicBool>,
     above: Vec<Arc<AtomicBool>>,
+    /// Whether an operator keeps the rows. As in Kafka Streams a filter asks for old rows only then, so that one on a
+    /// table read from a topic passes every tombstone.
+    operator: bool,
 }
 
 impl SendOld {
@@ -41,7 +44,7 @@ impl SendOld {
 
     fn child(&self) -> SendOld {
         let above = self.above.iter().chain([&self.this]).map(Arc::clone).collect();
-        SendOld { this: Arc::default(), above }
+        SendOld { this: Arc::default(), above, operator: self.operator }
     }
 }
 
@@ -88,7 +91,7 @@ impl<K: Data, V: Data> Table<K, V> {
     ) -> (Table<K, V>, impl Fn(&mut Assembly<'_>) -> Keyed<K, V> + Send + Sync + 'static) {
         let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
         let store = graph.store(name, node, Changelog::Own(changelog));
-        let rows = Arc::clone(&codecs.1);
+        let (rows, nulls) = (Arc::clone(&codecs.1), Nulls::of(&codecs.1));
         let open = move |assembly: &mut Assembly<'_>| {
             assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&rows), true))
         };
@@ -99,6 +102,7 @@ impl<K: Data, V: Data> Table<K, V> {
             name: Arc::clone(&name),
             keys: Arc::clone(&keys),
             store: open(assembly),
+            nulls: nulls.clone(),
             send_old: send_old.get(),
             scratch: Vec::new(),
             down: outlet.assemble(assembly),
@@ -107,6 +111,18 @@ impl<K: Data, V: Data> Table<K, V> {
     }
 
     pub(crate) fn new(
+        graph: &Graph,
+        node: NodeId,
+        outlet: Arc<Outlet<K, Change<V>>>,
+        codecs: (SharedCodec<K>, SharedCodec<V>),
+        lookup: LookupFactory<K, V>,
+    ) -> Table<K, V> {
+        let send_old = SendOld { operator: true, ..SendOld::default() };
+        Table::derived(graph, node, outlet, (codecs.0, Some(codecs.1)), lookup, send_old)
+    }
+
+    /// A table whose rows are those of a topic.
+    pub(crate) fn read(
         graph: &Graph,
         node: NodeId,
         outlet: Arc<Outlet<K, Change<V>>>,
@@ -162,9 +178,14 @@ impl<K: Data, V: Data> Table<K, V> {
         Table::derived(&self.graph, node, outlet, codecs, lookup, send_old)
     }
 
-    /// The rows for which `predicate` holds. A change to a row for which it does not is a deletion.
+    /// The rows for which `predicate` holds. A row for which it has ceased to hold is deleted. One
+    /// for which it never held changes nothing, except that the filter of a table read from a topic passes every
+    /// deletion on, as in Kafka Streams.
     pub fn filter(&self, predicate: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Table<K, V> {
-        let predicate = Arc::new(predicate);
+        if self.send_old.operator {
+            self.send_old.want();
+        }
+        let (predicate, behind) = (Arc::new(predicate), self.send_old.clone());
         let node = self.node_named("filter");
         let (inner, key, of_lookup) =
             (Arc::clone(&self.lookup), Arc::clone(&self.codecs.0), Arc::clone(&predicate));
@@ -173,7 +194,8 @@ impl<K: Data, V: Data> Table<K, V> {
             Rc::new(FilteredLookup { inner: inner(assembly), key, predicate })
         });
         self.child(node, self.codecs.1.clone(), lookup, move |send_old, down| {
-            Box::new(FilterTable { predicate: Arc::clone(&predicate), send_old, down })
+            let (predicate, old_known) = (Arc::clone(&predicate), behind.get());
+            Box::new(FilterTable { predicate, old_known, send_old, down })
         })
     }
 

@@ -4,7 +4,7 @@
 
 use super::{Context, Downstream, Process, ProcessError};
 use crate::{
-    codec::{Data, SharedCodec, encode_into},
+    codec::{Data, Nulls, SharedCodec, encode_into},
     record::{Change, Record},
     store::Store,
 };
@@ -15,6 +15,7 @@ pub(crate) struct Keyed<K, A> {
     pub(crate) name: Arc<str>,
     pub(crate) keys: SharedCodec<K>,
     pub(crate) store: Rc<RefCell<Store<A>>>,
+    pub(crate) nulls: Nulls<A>,
     pub(crate) send_old: bool,
     pub(crate) scratch: Vec<u8>,
     pub(crate) down: Downstream<K, Change<A>>,
@@ -26,7 +27,7 @@ impl<K: Data, A: Data> Keyed<K, A> {
         &mut self,
         cx: &mut Context,
         record: Record<K, V>,
-        change: impl FnOnce(&K, V, Option<A>) -> Option<A>,
+        change: impl FnOnce(&K, V, Option<A>, &Nulls<A>) -> Option<A>,
     ) {
         let Record { key, value, timestamp, headers } = record;
         let encoded = match encode_into(&*self.keys, &key, &mut self.scratch) {
@@ -38,13 +39,16 @@ impl<K: Data, A: Data> Keyed<K, A> {
         };
         let observed = !self.down.is_empty();
         let send_old = self.send_old && observed;
-        let (old, new, timestamp) = self.store.borrow_mut().update(encoded, |aggregate, time| {
-            let timestamp = timestamp.max(time);
-            let old = if send_old { aggregate.clone() } else { None };
-            let new = change(&key, value, aggregate);
-            let shown = if observed { new.clone() } else { None };
-            (new, timestamp, (old, shown, timestamp))
+        let mut old = None;
+        let mut store = self.store.borrow_mut();
+        let (new, timestamp) = store.update(encoded, |aggregate, time| {
+            if send_old {
+                old.clone_from(&aggregate);
+            }
+            (change(&key, value, aggregate, &self.nulls), timestamp.max(time))
         });
+        let new = if observed { new.cloned() } else { None };
+        drop(store);
         if observed {
             self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
         }
@@ -69,7 +73,7 @@ where
             return cx.counters.null_values += 1;
         }
         let next = &self.next;
-        self.keyed.update(cx, record, |key, value, aggregate| Some(next(key, value, aggregate)));
+        self.keyed.update(cx, record, |key, value, aggregate, _| Some(next(key, value, aggregate)));
     }
 }
 
@@ -89,9 +93,9 @@ where
 {
     fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
         let (initial, add, subtract) = (&self.initial, &self.add, &self.subtract);
-        self.keyed.update(cx, record, |key, change, aggregate| {
+        self.keyed.update(cx, record, |key, change, aggregate, nulls| {
             let rest = match (change.old, aggregate) {
-                (Some(old), Some(aggregate)) => Some(subtract(key, old, aggregate)),
+                (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(key, old, aggregate))),
                 (_, aggregate) => aggregate,
             };
             match change.new {
@@ -116,9 +120,9 @@ where
 {
     fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
         let (add, subtract) = (&self.add, &self.subtract);
-        self.keyed.update(cx, record, |_, change, aggregate| {
+        self.keyed.update(cx, record, |_, change, aggregate, nulls| {
             let rest = match (change.old, aggregate) {
-                (Some(old), Some(aggregate)) => Some(subtract(aggregate, old)),
+                (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(aggregate, old))),
                 (_, aggregate) => aggregate,
             };
             match (change.new, rest) {

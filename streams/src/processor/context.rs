@@ -3,7 +3,7 @@
 //! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
 //! unwind the processors; the task looks for it after each record and commits nothing behind it.
 
-use crate::{codec::CodecError, record::Headers};
+use crate::{codec::CodecError, record::Headers, store::Dropped};
 use bytes::Bytes;
 use kappa_protocol::record::partition_for_key;
 use std::{ops::Range, sync::Arc};
@@ -97,6 +97,19 @@ impl Counters {
         self.undecodable += other.undecodable;
         self.negative_timestamps += other.negative_timestamps;
         self.held_ms += other.held_ms;
+    }
+
+    /// Counts a record that did not become part of a table; an error, if it could not be decoded.
+    pub(crate) fn count(&mut self, dropped: Dropped) -> Result<(), CodecError> {
+        match dropped {
+            Dropped::NegativeTimestamp => self.negative_timestamps += 1,
+            Dropped::NullKey => self.null_keys += 1,
+            Dropped::Undecodable(error) => {
+                self.undecodable += 1;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Kinds of records that have been dropped since `before` and never until then, each with what lets them pass.
@@ -266,6 +279,17 @@ impl Context {
     /// A record that cannot be decoded is skipped and counted, or stops the task.
     pub(crate) fn undecodable(&mut self, operator: &Arc<str>, source: CodecError) {
         self.counters.undecodable += 1;
+        self.stop_at(operator, source);
+    }
+
+    /// Why a record does not become part of a table is counted, and may stop the task.
+    pub(crate) fn dropped(&mut self, operator: &Arc<str>, dropped: Dropped) {
+        if let Err(source) = self.counters.count(dropped) {
+            self.stop_at(operator, source);
+        }
+    }
+
+    fn stop_at(&mut self, operator: &Arc<str>, source: CodecError) {
         if !self.skip_undecodable {
             let offset = self.origin.offset;
             self.fail(ProcessError::Decode { operator: Arc::clone(operator), offset, source });

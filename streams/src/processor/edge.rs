@@ -1,12 +1,13 @@
 //! The edges of a sub-topology, where bytes become typed records and typed records become bytes.
 //!
-//! Here nulls meet the types: a null that a codec has no item for is dropped and counted.
+//! Here nulls meet the types: a null that a codec has no item for is dropped and counted. A table is restored from
+//! its topic by the fold that it was processed with.
 
 use super::{Context, Downstream, Process, ProcessError, RecordView, TopicId, context::OutputHead};
 use crate::{
     codec::{CodecError, Data, SharedCodec, encode_into},
     record::{Change, Record},
-    store::Store,
+    store::{Fold, Store},
 };
 use std::{
     cell::RefCell,
@@ -20,6 +21,10 @@ use std::{
 /// A source whose types are forgotten.
 pub(crate) trait Source {
     fn process(&mut self, cx: &mut Context, record: RecordView<'_>);
+
+    /// Takes a record that has been processed before into the table that is kept of the topic, if one is, and does
+    /// nothing else.
+    fn restore(&mut self, _record: RecordView<'_>) {}
 }
 
 /// Records of a topic as a stream.
@@ -54,60 +59,72 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
     }
 }
 
-/// Records of a topic as the changes of a table.
-pub(crate) struct TableSource<K, V> {
-    pub(crate) name: Arc<str>,
-    pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+/// Keeps the rows of a table and tells who is behind it what has changed.
+pub(crate) struct Rows<K, V> {
     pub(crate) store: Rc<RefCell<Store<V>>>,
     pub(crate) send_old: bool,
     pub(crate) down: Downstream<K, Change<V>>,
 }
 
-impl<K: Data, V: Data> Source for TableSource<K, V> {
-    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
-        let Some(encoded) = record.key else { return cx.counters.null_keys += 1 };
-        let decoded = self.codecs.0.decode(encoded);
-        let key = match decoded {
-            Ok(key) if self.codecs.0.is_null(&key) => return cx.counters.null_keys += 1,
-            Ok(key) => key,
-            Err(error) => return cx.undecodable(&self.name, error),
-        };
-        let new = match record.value.map(|value| self.codecs.1.decode(value)).transpose() {
-            Ok(new) => new,
-            Err(error) => return cx.undecodable(&self.name, error),
-        };
-        let headers = record.headers.clone();
-        self.accept(cx, encoded, Record { key, value: new, timestamp: record.timestamp, headers });
+impl<K: Data, V: Data> Rows<K, V> {
+    fn set(&mut self, cx: &mut Context, encoded: &[u8], record: Record<K, Option<V>>) {
+        let Record { key, value: new, timestamp, headers } = record;
+        let mut store = self.store.borrow_mut();
+        let mut old = None;
+        let (new, _) = store.update(encoded, |before, _| {
+            old = before;
+            (new, timestamp)
+        });
+        if !self.down.is_empty() {
+            let value = Change { old: old.filter(|_| self.send_old), new: new.cloned() };
+            drop(store);
+            self.down.forward(cx, Record { key, value, timestamp, headers });
+        }
     }
 }
 
-impl<K: Data, V: Data> TableSource<K, V> {
-    fn accept(&mut self, cx: &mut Context, encoded: &[u8], record: Record<K, Option<V>>) {
-        let Record { key, value: new, timestamp, headers } = record;
-        let shown = if self.down.is_empty() { None } else { new.clone() };
-        let old = self.store.borrow_mut().put(encoded, new, timestamp);
-        if !self.down.is_empty() {
-            let old = old.filter(|_| self.send_old).map(|(old, _)| old);
-            self.down.forward(cx, Record { key, value: Change { old, new: shown }, timestamp, headers });
+/// Records of a topic as the changes of a table.
+pub(crate) struct TableSource<K, V> {
+    pub(crate) name: Arc<str>,
+    pub(crate) fold: Fold<K, V>,
+    pub(crate) rows: Rows<K, V>,
+}
+
+impl<K: Data, V: Data> Source for TableSource<K, V> {
+    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
+        match self.fold.row(record.key, record.value, record.timestamp) {
+            Ok((key, encoded, value)) => {
+                let (timestamp, headers) = (record.timestamp, record.headers.clone());
+                self.rows.set(cx, encoded, Record { key, value, timestamp, headers });
+            }
+            Err(dropped) => cx.dropped(&self.name, dropped),
+        }
+    }
+
+    fn restore(&mut self, record: RecordView<'_>) {
+        // What is dropped was dropped and counted when it was processed.
+        if let Ok((_, encoded, value)) = self.fold.row(record.key, record.value, record.timestamp) {
+            self.rows.store.borrow_mut().put(encoded, value, record.timestamp);
         }
     }
 }
 
 /// A stream that becomes a table inside a sub-topology.
 pub(crate) struct StreamToTable<K, V> {
-    pub(crate) source: TableSource<K, V>,
+    pub(crate) name: Arc<str>,
+    pub(crate) keys: SharedCodec<K>,
+    pub(crate) rows: Rows<K, V>,
     pub(crate) scratch: Vec<u8>,
 }
 
 impl<K: Data, V: Data, V1: Into<Option<V>>> Process<K, V1> for StreamToTable<K, V> {
     fn process(&mut self, cx: &mut Context, record: Record<K, V1>) {
         let Record { key, value, timestamp, headers } = record;
-        let source = &mut self.source;
-        let new = value.into();
-        match encode_into(&*source.codecs.0, &key, &mut self.scratch) {
-            Ok(Some(encoded)) => source.accept(cx, encoded, Record { key, value: new, timestamp, headers }),
+        let value = value.into();
+        match encode_into(&*self.keys, &key, &mut self.scratch) {
+            Ok(Some(encoded)) => self.rows.set(cx, encoded, Record { key, value, timestamp, headers }),
             Ok(None) => cx.counters.null_keys += 1,
-            Err(error) => cx.fail(ProcessError::Encode { operator: Arc::clone(&source.name), source: error }),
+            Err(source) => cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source }),
         }
     }
 }

@@ -17,7 +17,7 @@ mod windows;
 pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate, TableReduce};
 pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
 pub use context::{Counters, ProcessError, TopicId};
-pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Source, StreamToTable, TableSource};
+pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use stateless::{
     Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared,

@@ -7,9 +7,12 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Rows that satisfy a predicate; for a row that does not, a tombstone.
+/// Rows that satisfy a predicate; for a row that has ceased to, a tombstone. Where the table behind sends no old rows,
+/// nobody can tell whether there was a row to delete, and the tombstone goes on.
 pub(crate) struct FilterTable<P, K, V> {
     pub(crate) predicate: Arc<P>,
+    /// Whether the table behind sends old rows.
+    pub(crate) old_known: bool,
     pub(crate) send_old: bool,
     pub(crate) down: Downstream<K, Change<V>>,
 }
@@ -18,11 +21,11 @@ impl<K: Data, V: Data, P: Fn(&K, &V) -> bool> Process<K, Change<V>> for FilterTa
     fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
         let Record { key, value: change, timestamp, headers } = record;
         let new = change.new.filter(|value| (self.predicate)(&key, value));
-        let old = change.old.filter(|value| self.send_old && (self.predicate)(&key, value));
-        // Only who knows the old row can tell that nothing changed; without it the tombstone must go on.
-        if self.send_old && old.is_none() && new.is_none() {
+        let old = change.old.filter(|value| (self.predicate)(&key, value));
+        if self.old_known && old.is_none() && new.is_none() {
             return;
         }
+        let old = old.filter(|_| self.send_old);
         self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
     }
 }

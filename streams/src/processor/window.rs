@@ -36,13 +36,16 @@ impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
         self.scratch.extend_from_slice(&[0; 4]);
         let (observed, next) = (!self.down.is_empty(), &self.next);
         let send_old = self.send_old && observed;
-        let (old, new, timestamp) = self.store.borrow_mut().update(&self.scratch, |aggregate, time| {
-            let timestamp = timestamp.max(time);
-            let old = if send_old { aggregate.clone() } else { None };
-            let new = next(&key, value, aggregate);
-            let shown = observed.then(|| new.clone());
-            (Some(new), timestamp, (old, shown, timestamp))
+        let mut old = None;
+        let mut store = self.store.borrow_mut();
+        let (new, timestamp) = store.update(&self.scratch, |aggregate, time| {
+            if send_old {
+                old.clone_from(&aggregate);
+            }
+            (Some(next(&key, value, aggregate)), timestamp.max(time))
         });
+        let new = if observed { new.cloned() } else { None };
+        drop(store);
         self.scratch.truncate(length);
         if observed {
             let key = Windowed { key, window };

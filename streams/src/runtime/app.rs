@@ -96,7 +96,9 @@ impl App {
         generation::record(&client, application, &record).await?;
         let globals = Globals::new(topology);
         let counts = Arc::clone(&plan.partition_counts);
-        let reader = GlobalReader::load(topology, &client, (&topic_names, &counts), &globals).await?;
+        let reader =
+            GlobalReader::load(topology, &client, (&topic_names, &counts), &globals, config.skip_undecodable)
+                .await?;
         let (asks, asked): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
         let (progressed, _) = watch::channel(());
@@ -120,7 +122,7 @@ impl App {
             failure: Mutex::new(None),
             config,
         });
-        let globals = reader.map(|reader| tokio::spawn(reader.follow(shared.closing.subscribe())));
+        let globals = reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared))));
         let mut threads = Vec::new();
         for (number, asked) in asked.into_iter().enumerate() {
             let worker = Arc::clone(&shared);
@@ -155,10 +157,11 @@ impl App {
         GlobalView::new(Arc::clone(&self.shared), table)
     }
 
-    /// What all tasks of this instance have counted so far, as of each worker's last commit or change of tasks.
+    /// What all tasks and global tables of this instance have counted so far, as of each worker's last commit or change of tasks.
     pub fn counters(&self) -> Counters {
-        let mut sum = Counters::default();
-        self.shared.status.lock().counters.values().for_each(|counters| sum.add(counters));
+        let status = self.shared.status.lock();
+        let mut sum = status.globals;
+        status.counters.values().for_each(|counters| sum.add(counters));
         sum
     }
 

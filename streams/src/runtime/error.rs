@@ -52,6 +52,18 @@ pub enum StartError {
         /// What is wrong with it.
         source: CodecError,
     },
+    /// A record is malformed.
+    #[error("{topic}-{partition} from offset {offset}: {reason}")]
+    Record {
+        /// Its topic.
+        topic: Arc<str>,
+        /// Its partition.
+        partition: i32,
+        /// First offset of the batch.
+        offset: i64,
+        /// What is wrong.
+        reason: Arc<kappa_protocol::record::RecordError>,
+    },
     /// A worker thread could not be made.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -115,6 +127,9 @@ pub enum AppError {
         /// What it said.
         message: String,
     },
+    /// A record of a global table's topic could not be applied.
+    #[error(transparent)]
+    Global(Arc<StartError>),
     /// A worker could not begin.
     #[error("worker cannot begin: {0}")]
     Begin(Arc<StartError>),

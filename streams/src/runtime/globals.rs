@@ -1,10 +1,15 @@
 //! Global tables: loaded to their present end before anything is processed, then followed.
 
-use super::{StartError, shared::TopicNames};
-use crate::topology::{Globals, TopicId, Topology};
+use super::{
+    AppError, StartError,
+    shared::{Shared, TopicNames},
+};
+use crate::{
+    processor::Counters,
+    topology::{Globals, TopicId, Topology},
+};
 use kappa_client::{Client, Consumer, ConsumerConfig, FetchedBatch, OffsetReset, TopicPartition};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::watch;
 
 const POLL: Duration = Duration::from_millis(500);
 
@@ -13,6 +18,9 @@ pub(super) struct GlobalReader {
     consumer: Consumer,
     tables: BTreeMap<Arc<str>, (usize, Arc<str>)>,
     globals: Globals,
+    skip_undecodable: bool,
+    /// What has been dropped.
+    dropped: Counters,
 }
 
 impl GlobalReader {
@@ -22,6 +30,7 @@ impl GlobalReader {
         client: &Client,
         (names, counts): (&TopicNames, &[i32]),
         globals: &Globals,
+        skip_undecodable: bool,
     ) -> Result<Option<GlobalReader>, StartError> {
         let mut tables = BTreeMap::new();
         let mut partitions = Vec::new();
@@ -43,43 +52,63 @@ impl GlobalReader {
         for (partition, begin) in &begins {
             consumer.seek(partition, *begin)?;
         }
-        let reader = GlobalReader { consumer, tables, globals: globals.clone() };
-        let open = |partition: &TopicPartition| {
+        let (globals, dropped) = (globals.clone(), Counters::default());
+        let mut reader = GlobalReader { consumer, tables, globals, skip_undecodable, dropped };
+        let open = |reader: &GlobalReader, partition: &TopicPartition| {
             let end = ends.get(partition).copied().unwrap_or(0);
             let at = reader.consumer.position(partition).or_else(|| begins.get(partition).copied());
             at.is_none_or(|at| at < end)
         };
-        while partitions.iter().any(open) {
-            reader.apply(reader.consumer.poll(POLL).await?)?;
+        while partitions.iter().any(|partition| open(&reader, partition)) {
+            let batches = reader.consumer.poll(POLL).await?;
+            reader.apply(batches)?;
         }
         Ok(Some(reader))
     }
 
-    fn apply(&self, batches: Vec<FetchedBatch>) -> Result<(), StartError> {
+    fn apply(&mut self, batches: Vec<FetchedBatch>) -> Result<(), StartError> {
         for fetched in batches {
             let Some((index, name)) = self.tables.get(&fetched.partition.topic) else { continue };
             let Some(table) = self.globals.table(*index) else { continue };
-            for record in fetched.records().map_while(Result::ok) {
-                let Some(key) = record.key else { continue };
-                table.apply(key, record.value, record.timestamp).map_err(|source| {
-                    StartError::GlobalTable { table: Arc::clone(name), offset: record.offset, source }
+            for record in fetched.records() {
+                let record = record.map_err(|reason| StartError::Record {
+                    topic: Arc::clone(&fetched.partition.topic),
+                    partition: fetched.partition.partition,
+                    offset: fetched.batch.base_offset(),
+                    reason: Arc::new(reason),
                 })?;
+                let Err(dropped) = table.apply(record.key, record.value, record.timestamp) else { continue };
+                if let Err(source) = self.dropped.count(dropped)
+                    && !self.skip_undecodable
+                {
+                    let (table, offset) = (Arc::clone(name), record.offset);
+                    return Err(StartError::GlobalTable { table, offset, source });
+                }
             }
         }
         Ok(())
     }
 
-    /// Follows the topics until the application closes.
-    pub(super) async fn follow(self, mut closing: watch::Receiver<bool>) {
+    /// Follows the topics until the application closes. A record that cannot be applied, and may not be skipped, makes
+    /// the application fail: a table that misses one answers wrongly.
+    pub(super) async fn follow(mut self, shared: Arc<Shared>) {
+        let mut closing = shared.closing.subscribe();
         loop {
+            shared.status.lock().globals = self.dropped;
             let polled = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => break,
                 polled = self.consumer.poll(POLL) => polled,
             };
-            let applied = polled.map_err(StartError::from).and_then(|batches| self.apply(batches));
-            if let Err(error) = applied {
-                tracing::error!(%error, "a global table cannot be followed; it stays as it is");
-                tokio::time::sleep(POLL).await;
+            match polled {
+                Ok(batches) => {
+                    if let Err(error) = self.apply(batches) {
+                        shared.fail(AppError::Global(Arc::new(error)));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "global tables are not followed at the moment; trying again");
+                    tokio::time::sleep(POLL).await;
+                }
             }
         }
         if let Err(error) = self.consumer.close().await {

@@ -54,6 +54,8 @@ pub(super) type Ask = Box<dyn FnOnce(&Tasks) + Send>;
 pub(super) struct Status {
     /// By worker; counters of tasks that have gone stay in it.
     pub(super) counters: BTreeMap<usize, Counters>,
+    /// What was dropped on the way into global tables.
+    pub(super) globals: Counters,
     /// Committed positions by task.
     pub(super) committed: BTreeMap<TaskId, Vec<Position>>,
 }

@@ -1,21 +1,37 @@
 //! State stores: typed values with timestamps under encoded key bytes.
 //!
-//! A [`Store`] is the state, its changelog buffer and, for windowed state, its expiry in one type. Point access
-//! is by hash; every iteration is in key-byte order, so hash order never reaches an output. Keys written since
-//! the last [`StoreHandle::flush`] are remembered once each, in the order first written. A store knows nothing
-//! of topics and offsets; where its bytes come from and go to is the task's business.
+//! A [`Store`] is the state, its changelog buffer and, for windowed state, its expiry. Point access is by hash;
+//! every iteration is in key-byte order, so hash order never reaches an output. Keys written since the last
+//! [`StoreHandle::flush`] are remembered once each, in the order first written. Processing and restoring end in
+//! the same [`Store::set`], so a null deletes and stream time expires in both. A store knows nothing of topics
+//! and offsets; where its bytes come from and go to is the task's business.
+//!
+//! Invariants, with a type for each part: every row is in the slab once, in the index under its key, in the order
+//! once that is made, and under its window in the expiry if there is one; a row without a value is in the dirty
+//! set, waiting for its tombstone to be written; nothing names a row that has gone.
 
+mod dirty;
+mod expiry;
+mod fold;
 mod global;
+mod index;
 mod key;
 mod lookup;
+mod order;
+mod slab;
 
-pub(crate) use global::GlobalStore;
+pub(crate) use fold::{Dropped, Fold};
+pub(crate) use global::{GlobalStore, GlobalWriter};
 pub(crate) use lookup::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, StoreLookup};
 
-use crate::codec::{CodecError, Data, SharedCodec, window_start_of};
-use hashbrown::{DefaultHashBuilder, HashTable};
+use crate::codec::{CodecError, Data, Nulls, SharedCodec, window_start_of};
+use dirty::DirtySet;
+use expiry::Expiry;
+use index::{HasKey, Index};
 use key::KeyBytes;
-use std::{cell::RefCell, collections::BTreeMap, hash::BuildHasher, ops::Bound, sync::Arc};
+use order::Order;
+use slab::{RowId, Slab};
+use std::{ops::Bound, sync::Arc};
 
 /// One row of a store as bytes: what a changelog holds and what a dump shows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,32 +61,31 @@ pub(crate) trait StoreHandle {
 }
 
 #[derive(Debug)]
-struct Slot<V> {
+struct Row<V> {
     key: KeyBytes,
+    /// `None` until the tombstone is written.
     value: Option<V>,
     timestamp: i64,
-    dirty: bool,
+    /// Whether the expiry has named it already; then it does not stand there.
+    expired: bool,
 }
 
-/// Rows by window start, for expiry by stream time.
-#[derive(Debug)]
-struct Expiry {
-    retention_ms: i64,
-    starts: BTreeMap<i64, Vec<u32>>,
+impl<V> HasKey for Row<V> {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
 }
 
 /// State of one operator in one task, in memory.
 pub(crate) struct Store<V> {
     name: Arc<str>,
     codec: SharedCodec<V>,
-    hasher: DefaultHashBuilder,
-    index: HashTable<u32>,
-    slots: Vec<Slot<V>>,
-    free: Vec<u32>,
-    /// Keys in order; made by the first ordered read and kept up from then on.
-    order: RefCell<Option<BTreeMap<Box<[u8]>, u32>>>,
-    logged: bool,
-    dirty: Vec<u32>,
+    nulls: Nulls<V>,
+    rows: Slab<Row<V>>,
+    index: Index,
+    order: Order,
+    /// `None` when there is no changelog.
+    dirty: Option<DirtySet>,
     expiry: Option<Expiry>,
 }
 
@@ -79,14 +94,12 @@ impl<V: Data> Store<V> {
     pub(crate) fn new(name: Arc<str>, codec: SharedCodec<V>, logged: bool) -> Store<V> {
         Store {
             name,
+            nulls: Nulls::of(&codec),
             codec,
-            hasher: DefaultHashBuilder::default(),
-            index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            order: RefCell::new(None),
-            logged,
-            dirty: Vec::new(),
+            rows: Slab::new(),
+            index: Index::new(),
+            order: Order::default(),
+            dirty: logged.then(DirtySet::default),
             expiry: None,
         }
     }
@@ -98,74 +111,88 @@ impl<V: Data> Store<V> {
         logged: bool,
         retention_ms: i64,
     ) -> Store<V> {
-        let expiry = Expiry { retention_ms, starts: BTreeMap::new() };
-        Store { expiry: Some(expiry), ..Store::new(name, codec, logged) }
-    }
-
-    fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.index
-            .find(hash, |&at| self.slots.get(at as usize).is_some_and(|slot| *slot.key == *key))
-            .copied()
-    }
-
-    fn slot(&self, at: u32) -> &Slot<V> {
-        self.slots.get(at as usize).expect("the index holds only slots that exist")
-    }
-
-    fn slot_mut(&mut self, at: u32) -> &mut Slot<V> {
-        self.slots.get_mut(at as usize).expect("the index holds only slots that exist")
+        Store { expiry: Some(Expiry::new(retention_ms)), ..Store::new(name, codec, logged) }
     }
 
     /// The row of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<(&V, i64)> {
-        let slot = self.slot(self.find(key)?);
-        slot.value.as_ref().map(|value| (value, slot.timestamp))
+        let row = self.rows.get(self.index.find(key, &self.rows)?)?;
+        row.value.as_ref().map(|value| (value, row.timestamp))
     }
 
-    /// Gives `change` the row of a key and keeps what it returns. `None` deletes.
-    pub(crate) fn update<R>(
+    /// Gives `change` the row of a key and keeps what it returns. `None`, or a null of the codec, deletes. Returns
+    /// what is kept.
+    pub(crate) fn update(
         &mut self,
         key: &[u8],
-        change: impl FnOnce(Option<V>, i64) -> (Option<V>, i64, R),
-    ) -> R {
-        let Some(at) = self.find(key) else {
-            let (value, timestamp, answer) = change(None, i64::MIN);
-            if value.is_some() || self.logged {
-                let at = self.insert(key, value, timestamp);
-                self.mark(at);
-            }
-            return answer;
+        change: impl FnOnce(Option<V>, i64) -> (Option<V>, i64),
+    ) -> (Option<&V>, i64) {
+        let found = self.index.find(key, &self.rows);
+        let row = found.and_then(|id| self.rows.get_mut(id));
+        let old = row.and_then(|row| Some((row.value.take()?, row.timestamp)));
+        let (value, timestamp) = match old {
+            Some((old, time)) => change(Some(old), time),
+            None => change(None, i64::MIN),
         };
-        let slot = self.slot_mut(at);
-        let old = slot.value.take();
-        let time = if old.is_some() { slot.timestamp } else { i64::MIN };
-        let (value, timestamp, answer) = change(old, time);
-        slot.value = value;
-        slot.timestamp = timestamp;
-        self.mark(at);
-        answer
+        let kept = self.set((key, found), value, timestamp);
+        if let (Some(id), Some(dirty)) = (kept, &mut self.dirty) {
+            dirty.insert(id);
+        }
+        (kept.and_then(|id| self.rows.get(id)?.value.as_ref()), timestamp)
     }
 
     /// Sets or, with `None`, deletes the row of a key; returns the row before.
     pub(crate) fn put(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> Option<(V, i64)> {
-        self.update(key, |old, time| (value, timestamp, old.map(|old| (old, time))))
+        let mut before = None;
+        self.update(key, |old, time| {
+            before = old.map(|old| (old, time));
+            (value, timestamp)
+        });
+        before
+    }
+
+    /// The one place where a row changes. Returns where it stands: nowhere, if it is deleted and no changelog has to
+    /// hear of it.
+    fn set(
+        &mut self,
+        (key, found): (&[u8], Option<RowId>),
+        value: Option<V>,
+        timestamp: i64,
+    ) -> Option<RowId> {
+        let value = self.nulls.to_none(value);
+        match found {
+            Some(id) if value.is_none() && self.dirty.is_none() => {
+                self.release(id);
+                None
+            }
+            None if value.is_none() && self.dirty.is_none() => None,
+            Some(id) => {
+                let row = self.rows.get_mut(id).expect("the index names living rows only");
+                if row.expired && value.is_some() {
+                    row.expired = false;
+                    if let (Some(expiry), Some(start)) = (&mut self.expiry, window_start_of(key)) {
+                        expiry.insert(start, id);
+                    }
+                }
+                row.value = value;
+                row.timestamp = timestamp;
+                Some(id)
+            }
+            None => Some(self.insert(key, value, timestamp)),
+        }
     }
 
     /// Deletes windows that `stream_time` has left `retention` behind, with tombstones.
     pub(crate) fn expire(&mut self, stream_time: i64) {
-        loop {
-            let Some(expiry) = self.expiry.as_mut() else { return };
-            let limit = stream_time.saturating_sub(expiry.retention_ms);
-            let Some(first) = expiry.starts.first_entry().filter(|first| *first.key() <= limit) else {
-                return;
-            };
-            let start = *first.key();
-            for at in first.remove() {
-                let slot = self.slot_mut(at);
-                if slot.value.is_some() && window_start_of(&slot.key) == Some(start) {
-                    slot.value = None;
-                    self.mark(at);
+        while let Some(ids) = self.expiry.as_ref().and_then(|expiry| expiry.first_expired(stream_time)) {
+            for id in ids {
+                self.unexpire(id);
+                match (&mut self.dirty, self.rows.get_mut(id)) {
+                    (Some(dirty), Some(row)) => {
+                        row.value = None;
+                        dirty.insert(id);
+                    }
+                    _ => self.release(id),
                 }
             }
         }
@@ -178,86 +205,62 @@ impl<V: Data> Store<V> {
         to: Bound<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &V, i64) -> bool,
     ) {
-        let mut order = self.order.borrow_mut();
-        let order = order.get_or_insert_with(|| {
-            let live = self.index.iter().map(|&at| (Box::from(&*self.slot(at).key), at));
-            live.collect()
-        });
-        if !is_range(from, to) {
-            return;
-        }
-        for (key, &at) in order.range::<[u8], _>((from, to)) {
-            let slot = self.slot(at);
-            if let Some(value) = &slot.value
-                && !visit(key, value, slot.timestamp)
+        let all = || self.rows.iter().map(|(id, row)| (row.key(), id));
+        for id in self.order.range((from, to), all) {
+            if let Some(Row { key, value: Some(value), timestamp, .. }) = self.rows.get(id)
+                && !visit(key, value, *timestamp)
             {
                 return;
             }
         }
     }
 
-    fn insert(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> u32 {
-        let slot = Slot { key: key.into(), value, timestamp, dirty: false };
-        let at = match self.free.pop() {
-            Some(at) => {
-                *self.slot_mut(at) = slot;
-                at
-            }
-            None => {
-                self.slots.push(slot);
-                u32::try_from(self.slots.len() - 1).expect("a store of one task has less than 2^32 rows")
-            }
-        };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |&at: &u32| slots.get(at as usize).map_or(0, |slot| hasher.hash_one(&*slot.key));
-        self.index.insert_unique(self.hasher.hash_one(key), at, rehash);
-        if let Some(order) = self.order.get_mut() {
-            order.insert(key.into(), at);
+    fn insert(&mut self, key: &[u8], value: Option<V>, timestamp: i64) -> RowId {
+        let id = self.rows.insert(Row { key: key.into(), value, timestamp, expired: false });
+        self.index.insert(key, id, &self.rows);
+        self.order.insert(key, id);
+        if let (Some(expiry), Some(start)) = (&mut self.expiry, window_start_of(key)) {
+            expiry.insert(start, id);
         }
-        if let Some(expiry) = &mut self.expiry
-            && let Some(start) = window_start_of(key)
-        {
-            expiry.starts.entry(start).or_default().push(at);
-        }
-        at
+        id
     }
 
-    /// Notes a change for the changelog; without one, a deleted row goes at once.
-    fn mark(&mut self, at: u32) {
-        if !self.logged {
-            if self.slot(at).value.is_none() {
-                self.release(at);
-            }
-            return;
-        }
-        let slot = self.slot_mut(at);
-        if !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(at);
+    /// Takes a row out of everything that names it.
+    fn release(&mut self, id: RowId) {
+        self.unexpire(id);
+        let Some(row) = self.rows.remove(id) else { return };
+        self.index.remove(&row.key, id);
+        self.order.remove(&row.key, id);
+        if let Some(dirty) = &mut self.dirty {
+            dirty.forget(id);
         }
     }
 
-    fn release(&mut self, at: u32) {
-        let key = self.slot(at).key.clone();
-        let hash = self.hasher.hash_one(&*key);
-        if let Ok(entry) = self.index.find_entry(hash, |&found| found == at) {
-            entry.remove();
+    /// Takes a row out of the expiry.
+    fn unexpire(&mut self, id: RowId) {
+        let Some(expiry) = &mut self.expiry else { return };
+        let Some(row) = self.rows.get_mut(id).filter(|row| !row.expired) else { return };
+        if let Some(start) = window_start_of(&row.key) {
+            row.expired = true;
+            expiry.remove(start, id);
         }
-        if let Some(order) = self.order.get_mut() {
-            order.remove(&*key);
-        }
-        self.free.push(at);
     }
-}
 
-/// `BTreeMap::range` panics on a range whose ends are the wrong way round; this says whether they are not.
-fn is_range(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
-    match (from, to) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
-        (Bound::Excluded(from), Bound::Excluded(to)) => from < to,
-        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
-            from <= to
+    /// Asserts the invariants.
+    #[cfg(test)]
+    fn check(&self) {
+        assert_eq!(self.rows.len(), self.index.len());
+        assert!(self.order.len().is_none_or(|keys| keys == self.rows.len()));
+        let mut in_expiry = 0;
+        for (id, row) in self.rows.iter() {
+            assert_eq!(self.index.find(&row.key, &self.rows), Some(id), "two rows of one key");
+            let dirty = self.dirty.as_ref().is_some_and(|dirty| dirty.contains(id));
+            assert!(dirty || row.value.is_some(), "a tombstone that nobody writes");
+            assert!(row.value.as_ref().is_none_or(|value| !self.codec.is_null(value)), "a null is a row");
+            assert!(!row.expired || row.value.is_none(), "a row that never expires");
+            in_expiry += usize::from(!row.expired && window_start_of(&row.key).is_some());
         }
+        assert_eq!(self.expiry.as_ref().map_or(in_expiry, Expiry::len), in_expiry);
     }
 }
 
@@ -267,37 +270,36 @@ impl<V: Data> StoreHandle for Store<V> {
     }
 
     fn flush(&mut self, out: &mut dyn ChangelogWriter) -> Result<(), CodecError> {
+        let Some(dirty) = &mut self.dirty else { return Ok(()) };
         let mut scratch = Vec::new();
-        for at in std::mem::take(&mut self.dirty) {
-            let codec = Arc::clone(&self.codec);
-            let slot = self.slot_mut(at);
-            slot.dirty = false;
-            let Some(value) = &slot.value else {
-                out.write(&slot.key, None, slot.timestamp);
-                self.release(at);
+        for id in dirty.take() {
+            let Some(row) = self.rows.get(id) else { continue };
+            let Some(value) = &row.value else {
+                out.write(&row.key, None, row.timestamp);
+                self.release(id);
                 continue;
             };
             scratch.clear();
-            codec.encode(value, &mut scratch)?;
-            out.write(&slot.key, Some(&scratch), slot.timestamp);
+            self.codec.encode(value, &mut scratch)?;
+            out.write(&row.key, Some(&scratch), row.timestamp);
         }
         Ok(())
     }
 
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError> {
         let value = value.map(|value| self.codec.decode(value)).transpose()?;
-        match (self.find(key), value) {
-            (Some(at), Some(value)) => {
-                let slot = self.slot_mut(at);
-                slot.value = Some(value);
-                slot.timestamp = timestamp;
+        let found = self.index.find(key, &self.rows);
+        if let Some(id) = self.set((key, found), value, timestamp) {
+            // The changelog holds the row as it is.
+            if let Some(dirty) = &mut self.dirty {
+                dirty.forget(id);
             }
-            (Some(at), None) => self.release(at),
-            (None, Some(value)) => {
-                self.insert(key, Some(value), timestamp);
+            if self.rows.get(id).is_some_and(|row| row.value.is_none()) {
+                self.release(id);
             }
-            (None, None) => {}
         }
+        // Stream time was at least this when the row was written, so what it expires had expired then.
+        self.expire(timestamp);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The store against a plain ordered map, and its changelog, expiry and restore.
 
 use super::*;
-use crate::codec::I64;
+use crate::codec::{I64, opt};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -48,7 +48,8 @@ fn a_deleted_row_leaves_a_tombstone_and_then_nothing() {
     store.flush(&mut written).unwrap();
     assert_eq!(written.0, [(b"k".to_vec(), None, 20)]);
     assert_eq!(store.dump().unwrap().len(), 0);
-    assert_eq!(store.free.len(), 1);
+    assert_eq!(store.rows.len(), 0);
+    store.check();
 }
 
 #[test]
@@ -68,16 +69,52 @@ fn windows_expire_by_stream_time_with_tombstones() {
     assert_eq!(store.get(&key(50)), Some((&2, 60)));
 }
 
+/// A key of a window store.
+fn windowed_key(key: &[u8], start: i64) -> Vec<u8> {
+    [key, &start.to_be_bytes(), &[0; 4]].concat()
+}
+
 #[test]
-fn a_backward_range_is_empty() {
-    let mut store = store(false);
-    store.put(b"a", Some(1), 0);
-    let mut seen = 0;
-    store.range(Bound::Included(b"b"), Bound::Included(b"a"), &mut |_, _, _| {
-        seen += 1;
-        true
+fn a_row_made_after_a_restored_tombstone_has_a_slot_of_its_own() {
+    let mut store = Store::windowed("w".into(), Arc::new(I64), true, 100);
+    let one = 1i64.to_be_bytes();
+    for key in 0..20 {
+        store.restore(&windowed_key(&[key], 0), Some(&one), 5).unwrap();
+        store.restore(&windowed_key(&[key], 0), None, 5).unwrap();
+        store.check();
+    }
+    store.put(&windowed_key(b"x", 200), Some(1), 200);
+    store.expire(200);
+    store.check();
+    for round in 1..=3 {
+        for key in 0..40 {
+            let before = store.put(&windowed_key(&[key], 200), Some(round), 200);
+            assert_eq!(before.map(|(count, _)| count).unwrap_or(0), round - 1);
+        }
+        store.expire(200);
+        store.check();
+    }
+    assert_eq!(store.dump().unwrap().len(), 41);
+}
+
+#[test]
+fn a_null_of_the_codec_deletes_and_is_no_row_of_any_restore() {
+    let mut store = Store::new("s".into(), Arc::new(opt(I64)), true);
+    store.put(b"k", Some(Some(1)), 1);
+    let (kept, _) = store.update(b"k", |old, _| {
+        assert_eq!(old, Some(Some(1)));
+        (Some(None), 2)
     });
-    assert_eq!(seen, 0);
+    assert_eq!(kept, None);
+    assert_eq!(store.get(b"k"), None);
+    store.check();
+    let mut written = Written::default();
+    store.flush(&mut written).unwrap();
+    assert_eq!(written.0, [(b"k".to_vec(), None, 2)]);
+    store.update(b"k", |old, _| {
+        assert_eq!(old, None);
+        (None, 3)
+    });
 }
 
 proptest! {
@@ -100,6 +137,7 @@ proptest! {
                 store.flush(&mut changelog).unwrap();
                 store.dump().unwrap();
             }
+            store.check();
         }
         let dump = store.dump().unwrap();
         let expected: Vec<Entry> = model.into_iter()
@@ -113,6 +151,47 @@ proptest! {
                 restored.restore(key, value.as_deref(), *time).unwrap();
             }
             prop_assert_eq!(restored.dump().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn any_history_of_windows_equals_a_map_that_expires_and_its_own_restore(
+        steps in prop::collection::vec((0u8..4, 0i64..12, 0u8..10, 0i64..6), 0..200),
+    ) {
+        const RETENTION: i64 = 30;
+        let new = || Store::<i64>::windowed("w".into(), Arc::new(I64), true, RETENTION);
+        let (mut store, mut changelog, mut time) = (new(), Written::default(), 0);
+        let mut model: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
+        for (key, window, step, later) in steps {
+            time += later;
+            let start = time - time % 5 - 5 * (window % 4);
+            let key = windowed_key(&[key], start);
+            match step {
+                // A move: the store is made again from its changelog.
+                0 => {
+                    store.flush(&mut changelog).unwrap();
+                    store = new();
+                    for (key, value, time) in &changelog.0 {
+                        store.restore(key, value.as_deref(), *time).unwrap();
+                        store.check();
+                    }
+                }
+                1 => store.flush(&mut changelog).unwrap(),
+                step => {
+                    store.expire(time);
+                    model.retain(|key, _| window_start_of(key).unwrap() > time - RETENTION);
+                    let value = (step > 2).then_some(window);
+                    let before = store.put(&key, value, time);
+                    prop_assert_eq!(before, model.remove(&key));
+                    value.into_iter().for_each(|value| { model.insert(key.clone(), (value, time)); });
+                }
+            }
+            store.check();
+            let dump = store.dump().unwrap();
+            let expected: Vec<Entry> = model.iter()
+                .map(|(key, (value, timestamp))| Entry { key: key.clone(), value: value.to_be_bytes().to_vec(), timestamp: *timestamp })
+                .collect();
+            prop_assert_eq!(dump, expected);
         }
     }
 }

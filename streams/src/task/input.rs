@@ -5,7 +5,10 @@
 //!
 //! Origin header, `kappa-origin`: partition (4 bytes, big endian) ‖ offset (8) ‖ number (4) ‖ topic name.
 
-use crate::record::{Header, Headers};
+use crate::{
+    processor::RecordView,
+    record::{Header, Headers},
+};
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
 use std::{ops::Range, sync::Arc};
@@ -90,6 +93,15 @@ impl InputBatch {
 
     pub(crate) fn value(&self, record: &InputRecord) -> Option<&[u8]> {
         record.value.clone().and_then(|range| self.bytes.get(range))
+    }
+
+    pub(crate) fn view<'a>(&'a self, record: &'a InputRecord) -> RecordView<'a> {
+        RecordView {
+            key: self.key(record),
+            value: self.value(record),
+            timestamp: record.timestamp,
+            headers: &record.headers,
+        }
     }
 
     /// Only the records below an offset.

@@ -9,7 +9,7 @@ use super::{
     decode_metadata, queue::Queue,
 };
 use crate::{
-    processor::{Context, Counters, Outputs, ProcessError, RecordView, Source},
+    processor::{Context, Counters, Outputs, ProcessError, Source},
     store::{Entry, SharedLookup, StoreHandle},
     topology::{Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
 };
@@ -182,11 +182,22 @@ impl Task {
     /// Applies changelog records to a store.
     pub(crate) fn restore(&mut self, store: usize, batch: &InputBatch) -> Result<(), ProcessError> {
         let Some(slot) = self.stores.get(store) else { return Ok(()) };
-        let mut store = slot.store.borrow_mut();
-        for record in &batch.records {
-            let Some(key) = batch.key(record) else { continue };
-            let restored = store.restore(key, batch.value(record), record.timestamp);
-            restored.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+        match slot.changelog {
+            Changelog::Own(_) => {
+                let mut store = slot.store.borrow_mut();
+                for record in &batch.records {
+                    let Some(key) = batch.key(record) else { continue };
+                    let restored = store.restore(key, batch.value(record), record.timestamp);
+                    restored
+                        .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+                }
+            }
+            Changelog::Source(topic) => {
+                let sources = self.sources.iter_mut().filter(|(of, _)| *of == topic);
+                for (_, source) in sources {
+                    batch.records.iter().for_each(|record| source.restore(batch.view(record)));
+                }
+            }
         }
         Ok(())
     }
@@ -337,12 +348,7 @@ impl Task {
         let made = self.cx.outputs.len();
         if let Some((batch, record)) = queue.front() {
             self.cx.begin(topic, partition, record.offset);
-            let view = RecordView {
-                key: batch.key(record),
-                value: batch.value(record),
-                timestamp: record.timestamp,
-                headers: &record.headers,
-            };
+            let view = batch.view(record);
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
                 source.process(&mut self.cx, view);
             }

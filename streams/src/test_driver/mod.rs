@@ -201,8 +201,12 @@ impl TestDriver {
     ) -> Result<(), DriverError> {
         let id = self.topic_id(topic)?;
         for (index, global) in self.topology.0.globals.iter().enumerate() {
-            if let (true, Some(key), Some(table)) = (global.topic == id, key, self.globals.table(index)) {
-                table.apply(key, value, timestamp)?;
+            if let (true, Some(table)) = (global.topic == id, self.globals.table(index))
+                && let Err(dropped) = table.apply(key, value, timestamp)
+                && let Err(error) = self.lost.count(dropped)
+                && !self.config.skip_undecodable
+            {
+                return Err(error.into());
             }
         }
         let by_key = || key.map_or(0, |key| partition_for_key(key, self.partitions_of(id)));

@@ -6,9 +6,9 @@
 
 use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
-    codec::{CodecError, Data},
+    codec::Data,
     processor::{Downstream, Process, Shared, Source},
-    store::{GlobalStore, SharedLookup, Store, StoreHandle},
+    store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
 };
 use parking_lot::Mutex;
 use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
@@ -39,12 +39,12 @@ impl<K: Data, V: Data> Outlet<K, V> {
 /// A global table whose type is forgotten.
 pub(crate) trait GlobalTable: Send + Sync {
     /// Applies a record of its topic.
-    fn apply(&self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError>;
+    fn apply(&self, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: i64) -> Result<(), Dropped>;
 }
 
-impl<T: Data> GlobalTable for GlobalStore<T> {
-    fn apply(&self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError> {
-        self.lock().restore(key, value, timestamp)
+impl<K: Data, V: Data> GlobalTable for GlobalWriter<K, V> {
+    fn apply(&self, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: i64) -> Result<(), Dropped> {
+        GlobalWriter::apply(self, key, value, timestamp)
     }
 }
 

@@ -5,4 +5,5 @@
 mod operators;
 mod progress;
 mod state;
+mod tables;
 mod wiring;
