@@ -8,11 +8,20 @@ use crate::{
     coordinator::{Committer, Coordinator},
 };
 use parking_lot::Mutex;
-use std::sync::Arc;
+use rustix::time::{ClockId, clock_gettime};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
+
+/// Time since the machine was started, on the clock that runs while the process or the machine is suspended: by any
+/// other one a member would take itself for alive that the group has long given up.
+pub(super) fn boottime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let (secs, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Duration::new(secs.unwrap_or_default(), nanos.unwrap_or_default())
+}
 
 /// A change of the assignment, for the poll to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +53,9 @@ pub(super) struct State {
     pub(super) error: Option<ConsumerError>,
     pub(super) last_poll: Instant,
     pub(super) rejoin: bool,
+    /// When the last request was sent by whose answer the coordinator took this consumer for a member, by
+    /// [`boottime`]; `None` while it is no member.
+    pub(super) confirmed: Option<Duration>,
     /// The task waits for the next poll to join again.
     pub(super) overdue: bool,
 }
@@ -57,6 +69,7 @@ impl Group {
             error: None,
             last_poll: Instant::now(),
             rejoin: false,
+            confirmed: None,
             overdue: false,
         };
         Group {
@@ -86,6 +99,13 @@ impl Group {
         self.state.lock().membership.clone()
     }
 
+    /// The consumer is no member any more.
+    pub(super) fn no_member(&self) {
+        let mut state = self.state.lock();
+        state.membership = None;
+        state.confirmed = None;
+    }
+
     /// On whose behalf to commit.
     pub(super) fn committer(&self) -> Committer {
         match &self.state.lock().membership {
@@ -96,6 +116,16 @@ impl Group {
             },
             None => Committer::outsider(),
         }
+    }
+
+    /// The coordinator has answered a request sent at `sent` as to a member.
+    pub(super) fn confirm(&self, sent: Duration) {
+        self.state.lock().confirmed = Some(sent);
+    }
+
+    /// Time since the coordinator was last asked and took this consumer for a member.
+    pub(super) fn confirmed_since(&self) -> Option<Duration> {
+        Some(boottime().saturating_sub(self.state.lock().confirmed?))
     }
 
     /// Notes that the application polls.

@@ -7,7 +7,7 @@
 use super::{
     ConsumerConfig, ConsumerError, GroupMembership,
     assignor::{Assignor, MemberAssignment, MemberSubscription, RebalanceProtocol},
-    group::{Event, Group},
+    group::{Event, Group, boottime},
     partitions::Partitions,
     protocol,
 };
@@ -141,7 +141,9 @@ impl Member {
         } else {
             Vec::new()
         };
+        let sent = boottime();
         let assignment = self.sync_group(&name, assignments).await?;
+        self.group.confirm(sent);
         self.group.state.lock().membership = Some(GroupMembership {
             group_id: self.group_id.clone(),
             generation: self.generation,
@@ -357,12 +359,19 @@ impl Member {
             group_instance_id: self.instance(version >= 3),
         };
         let timeout = self.client.config().request_timeout.min(self.config.session_timeout);
+        let sent = boottime();
         let asked = self.group.coordinator.ask(LaneKind::Group, timeout, request).await;
         let answered = asked
             .and_then(|response| self.group.coordinator.check(ApiKey::Heartbeat, response.error_code, None));
         match answered {
-            Ok(()) => Ok(Beat::Alive),
-            Err(error) if error.code() == Some(ErrorCode::RebalanceInProgress) => Ok(Beat::Rebalance),
+            Ok(()) => {
+                self.group.confirm(sent);
+                Ok(Beat::Alive)
+            }
+            Err(error) if error.code() == Some(ErrorCode::RebalanceInProgress) => {
+                self.group.confirm(sent);
+                Ok(Beat::Rebalance)
+            }
             // The session outlives a few missed heartbeats.
             Err(error) if error.is_retriable() => {
                 tracing::debug!(%error, "heartbeat failed");
@@ -398,7 +407,7 @@ impl Member {
     async fn lose(&mut self) -> Result<(), Interrupted> {
         self.generation = -1;
         self.member_id.clear();
-        self.group.state.lock().membership = None;
+        self.group.no_member();
         let owned = std::mem::take(&mut self.owned);
         if owned.is_empty() { Ok(()) } else { self.announce(Event::Lost(owned.into_iter().collect())).await }
     }
@@ -454,7 +463,7 @@ impl Member {
         if let Err(error) = self.group.coordinator.ask(LaneKind::Admin, timeout, request).await {
             tracing::debug!(group = %self.group_id, %error, "the group will notice the absence by itself");
         }
-        self.group.state.lock().membership = None;
+        self.group.no_member();
     }
 
     fn refused(&self, api: ApiKey, code: ErrorCode) -> RequestError {

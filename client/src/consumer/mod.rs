@@ -386,6 +386,13 @@ impl Consumer {
         self.group()?.membership()
     }
 
+    /// How long ago the coordinator was last asked and took this consumer for a member of the group; `None` while it is
+    /// none. The time is measured from the request, by a clock that runs while the process or the machine is
+    /// suspended: below the session timeout, no other member has been given what this one has.
+    pub fn confirmed_since(&self) -> Option<Duration> {
+        self.group()?.confirmed_since()
+    }
+
     /// Has the group rebalance, such as when the assignor's user data has changed.
     pub fn enforce_rebalance(&self) {
         if let Some(group) = self.group() {

@@ -25,7 +25,7 @@ use delivery::Finished;
 use parking_lot::Mutex;
 use queue::{Appended, Tell, reserved_len};
 use sender::{Sender, new_identity};
-use shared::Shared;
+use shared::{Gate, Shared};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -147,6 +147,14 @@ impl Producer {
             appended
         });
         appended.inspect_err(|_| shared.unreserve(reserved))
+    }
+
+    /// Has `open` asked before each request whether records may be sent. While it says no they wait, and expire; it is
+    /// asked again every 20 ms. Only the first gate of a producer counts. Meant for a writer that holds a lease: the
+    /// question comes as late as it can, so that nothing waits in a buffer for a lease to end.
+    pub fn gate(&self, open: impl Fn() -> bool + Send + Sync + 'static) {
+        // A second gate is refused, as documented.
+        let _ = self.inner.shared.gate.set(Gate(Box::new(open)));
     }
 
     /// Waits until there is room in the buffer, after [`SendError::Full`].

@@ -36,6 +36,9 @@ use tokio::{task::JoinSet, time::Instant};
 /// How long the task sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long records wait at a closed gate before it is asked again.
+const GATE_RETRY: Duration = Duration::from_millis(20);
+
 /// Requests sent to one node before the task looks at anything else.
 const PASSES_MAX: usize = 16;
 
@@ -167,6 +170,9 @@ impl Sender {
     /// Sends at most one request to each node. Returns when to look again, and whether something was sent: then
     /// there may be more, and what is not full may have to linger now.
     fn pass(&mut self, now: Instant) -> (Instant, bool) {
+        if !self.active.is_empty() && !self.shared.is_open() {
+            return (now + GATE_RETRY, false);
+        }
         let mut due = now + IDLE;
         let mut ready: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for id in std::mem::take(&mut self.active) {

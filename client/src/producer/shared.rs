@@ -10,16 +10,27 @@ use parking_lot::Mutex;
 use std::{
     fmt,
     pin::pin,
-    sync::Arc,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, OnceLock},
 };
 use tokio::sync::Notify;
+
+/// Says whether records may be sent at the moment.
+pub(super) struct Gate(pub(super) Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gate").finish_non_exhaustive()
+    }
+}
 
 /// Shared between the handles of one producer and its task.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: ProducerConfig,
     pub(super) topics: Topics,
+    /// Asked before each request whether records may be sent.
+    pub(super) gate: OnceLock<Gate>,
     /// Wakes the task.
     pub(super) wake: Notify,
     /// Queues that the task does not know to have records.
@@ -54,6 +65,7 @@ impl Shared {
         Shared {
             config,
             topics: Topics::default(),
+            gate: OnceLock::new(),
             wake: Notify::new(),
             listed: Mutex::default(),
             buffered: AtomicUsize::new(0),
@@ -65,6 +77,11 @@ impl Shared {
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Whether records may be sent at the moment.
+    pub(super) fn is_open(&self) -> bool {
+        self.gate.get().is_none_or(|gate| (gate.0)())
     }
 
     /// Takes `len` bytes of the buffer for one record.

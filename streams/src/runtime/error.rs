@@ -6,7 +6,7 @@ use kappa_client::{
     consumer::ConsumerError,
     producer::{DeliveryError, SendError},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Why an application could not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,20 @@ pub enum AppError {
         ours: u32,
         /// Fingerprint of the group's.
         theirs: u32,
+    },
+    /// The application was closed and could not commit: the group did not settle in time. Nothing is lost, but what was
+    /// processed since the last commit is processed again by whoever has the tasks next.
+    #[error(
+        "worker {worker} was closed with {tasks} tasks uncommitted: the group did not settle in {} ms; their last records are processed again",
+        waited.as_millis()
+    )]
+    Uncommitted {
+        /// The worker.
+        worker: usize,
+        /// Its tasks with records that are processed and not committed.
+        tasks: usize,
+        /// How long it tried.
+        waited: Duration,
     },
     /// A function of the topology panicked.
     #[error("worker {worker} panicked: {message}")]

@@ -12,6 +12,7 @@ mod app;
 mod assignor;
 mod config;
 mod error;
+mod fence;
 mod generation;
 mod globals;
 mod moves;

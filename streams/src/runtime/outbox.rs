@@ -1,19 +1,31 @@
 //! Records on their way out: sent, and their acknowledgements awaited in order.
+//!
+//! Nothing passes while the fence is closed: the producer asks it before each request. Once the worker is no member
+//! any more, what waits is discarded along with the tasks that it came from, and so is the producer.
 
-use super::{AppError, shared::Shared};
+use super::{
+    AppError,
+    fence::{Fence, Standing},
+    shared::Shared,
+};
 use crate::{
     processor::{Origin, Outputs},
     task::{ORIGIN_HEADER, TaskId, origin_header},
     topology::TopicId,
 };
 use kappa_client::{
-    Producer, ProducerRecord,
+    Producer, ProducerConfig, ProducerRecord, RequestError,
     producer::{Delivery, SendError},
 };
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
+use tokio::time::timeout;
+
+/// How often what waits for the fence looks whether it waits in vain.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Outputs of one task, up to a number, whose acknowledgements are awaited.
 struct Sent {
@@ -26,16 +38,60 @@ struct Sent {
 /// The producer of one worker.
 pub(super) struct Outbox {
     shared: Arc<Shared>,
+    fence: Arc<Fence>,
     producer: Producer,
+    /// Records were discarded, so that nothing can be committed any more.
+    discarded: bool,
     /// Whether acknowledgements are told to tasks.
     tracked: bool,
     in_flight: VecDeque<Sent>,
 }
 
 impl Outbox {
-    pub(super) fn new(shared: Arc<Shared>, producer: Producer) -> Outbox {
+    pub(super) async fn new(shared: Arc<Shared>, fence: Arc<Fence>) -> Result<Outbox, RequestError> {
+        let producer = Outbox::producer(&shared, &fence).await?;
         let tracked = shared.config.task_config().acknowledge_progress;
-        Outbox { shared, producer, tracked, in_flight: VecDeque::new() }
+        Ok(Outbox { shared, fence, producer, discarded: false, tracked, in_flight: VecDeque::new() })
+    }
+
+    async fn producer(shared: &Shared, fence: &Arc<Fence>) -> Result<Producer, RequestError> {
+        let mut sending = ProducerConfig::default();
+        if shared.config.task_config().acknowledge_progress {
+            // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
+            sending = sending.linger(Duration::ZERO);
+        }
+        let producer = Producer::new(&shared.client, sending).await?;
+        let fence = Arc::clone(fence);
+        producer.gate(move || fence.standing() == Standing::Owner);
+        Ok(producer)
+    }
+
+    /// Forgets everything that was handed over and has not gone out: its tasks are lost.
+    pub(super) async fn discard(&mut self) -> Result<(), RequestError> {
+        self.in_flight.clear();
+        loop {
+            match Outbox::producer(&self.shared, &self.fence).await {
+                Ok(producer) => {
+                    self.producer = producer;
+                    self.discarded = false;
+                    return Ok(());
+                }
+                Err(error) if error.is_retriable() && !*self.shared.closing.borrow() => {
+                    tracing::warn!(%error, "no new producer yet; trying again");
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether there is no hope that what waits at the fence may pass it.
+    fn is_in_vain(&self) -> bool {
+        match self.fence.standing() {
+            Standing::Owner => false,
+            Standing::Unsure => *self.shared.closing.borrow(),
+            Standing::Lost => true,
+        }
     }
 
     /// Hands records to the producer, waiting only while its buffer is full.
@@ -44,7 +100,7 @@ impl Outbox {
         outputs: Outputs,
         from: Option<(TaskId, u64)>,
     ) -> Result<(), AppError> {
-        if outputs.is_empty() {
+        if outputs.is_empty() || self.discarded {
             return Ok(());
         }
         let mut last: HashMap<(TopicId, i32), Delivery> = HashMap::new();
@@ -73,10 +129,20 @@ impl Outbox {
                 value: output.value.as_deref(),
                 headers,
             };
-            if self.tracked && from.is_some() {
-                last.insert(place, self.deliver(record).await?);
+            let delivery = if self.tracked && from.is_some() {
+                self.retry(|producer| producer.try_send(record).map(Some)).await?
             } else {
-                self.post(record).await?;
+                self.retry(|producer| producer.send_nowait(record).map(|_| None)).await?
+            };
+            match delivery {
+                Some(Some(delivery)) => {
+                    last.insert(place, delivery);
+                }
+                Some(None) => {}
+                None => {
+                    self.discarded = true;
+                    return Ok(());
+                }
             }
         }
         if let Some((task, number)) = from.filter(|_| self.tracked) {
@@ -90,19 +156,15 @@ impl Outbox {
         origin_header(self.shared.topics.name(origin.topic), origin.partition, origin.offset, origin.number)
     }
 
-    async fn post(&self, record: ProducerRecord<'_>) -> Result<(), AppError> {
+    /// Hands a record over once there is room; `None` if it must be discarded.
+    async fn retry<T>(
+        &self,
+        send: impl Fn(&Producer) -> Result<T, SendError>,
+    ) -> Result<Option<T>, AppError> {
         loop {
-            match self.producer.send_nowait(record) {
-                Ok(_) => return Ok(()),
-                Err(error) => self.make_room(error).await?,
-            }
-        }
-    }
-
-    async fn deliver(&self, record: ProducerRecord<'_>) -> Result<Delivery, AppError> {
-        loop {
-            match self.producer.try_send(record) {
-                Ok(delivery) => return Ok(delivery),
+            match send(&self.producer) {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(SendError::Full { .. }) if self.is_in_vain() => return Ok(None),
                 Err(error) => self.make_room(error).await?,
             }
         }
@@ -110,7 +172,10 @@ impl Outbox {
 
     async fn make_room(&self, error: SendError) -> Result<(), AppError> {
         match error {
-            SendError::Full { .. } => self.producer.room().await,
+            SendError::Full { .. } => {
+                // Whether it waits in vain is looked at when it has waited.
+                let _ = timeout(LOOK, self.producer.room()).await;
+            }
             SendError::TopicUnknown { topic } => {
                 self.producer.partitions_for(&topic).await?;
             }
@@ -150,15 +215,22 @@ impl Outbox {
         Ok(self.in_flight.pop_front().map(|sent| (sent.task, sent.last)))
     }
 
-    /// Waits until everything sent is acknowledged.
-    pub(super) async fn flush(&mut self) -> Result<(), AppError> {
-        self.producer.flush().await?;
-        Ok(())
+    /// Waits until everything sent is acknowledged; false if that is in vain.
+    pub(super) async fn flush(&mut self) -> Result<bool, AppError> {
+        while !self.discarded {
+            match timeout(LOOK, self.producer.flush()).await {
+                Ok(flushed) => return Ok(flushed.map(|()| true)?),
+                Err(_) => self.discarded = self.is_in_vain(),
+            }
+        }
+        Ok(false)
     }
 
-    /// Sends what is left and ends.
-    pub(super) async fn close(&self) -> Result<(), AppError> {
-        self.producer.close().await?;
+    /// Sends what is left, if it may be sent, and ends.
+    pub(super) async fn close(mut self) -> Result<(), AppError> {
+        if self.flush().await? {
+            self.producer.close().await?;
+        }
         Ok(())
     }
 }

@@ -414,6 +414,14 @@ impl Task {
         Ok(Commit { outputs: std::mem::take(&mut self.cx.outputs), changelog, offsets })
     }
 
+    /// Whether records have been processed since the last commit.
+    pub(crate) fn has_uncommitted(&self) -> bool {
+        self.queues.iter().any(|queue| match queue.committed {
+            Some(committed) => committed != queue.next,
+            None => queue.time > i64::MIN,
+        })
+    }
+
     /// The offsets of a commit have been written.
     pub(crate) fn committed(&mut self, offsets: &[CommittedOffset]) {
         for committed in offsets {

@@ -10,7 +10,7 @@ use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -21,6 +21,10 @@ const WORKING: &str = "records are processed";
 const PARTITIONS: i64 = 4;
 const KEYS: i64 = 10_000;
 const KILLS: u64 = 6;
+/// Tells a child to stop itself.
+const STOPS_ITSELF: &str = "KAPPA_TEST_STOPS_ITSELF";
+/// After so many records that it has counted.
+const STOP_AFTER: i64 = 5000;
 /// Records written every 5 ms: so many that at any time some are between input, outputs, changelog and offsets.
 const BURST: i64 = 200;
 const SESSION: Duration = Duration::from_secs(1);
@@ -32,10 +36,20 @@ fn topology() -> (Topology, Table<String, BTreeSet<i64>>) {
         .stream("in", (opt(Utf8), Json::<i64>::new()))
         .group_by("by-remainder", (Utf8, Json::new()), |_, id: &i64| (id % KEYS).to_string())
         .aggregate("seen", Json::new(), BTreeSet::new, |_, id, mut seen| {
+            stand_still_if_told();
             seen.insert(id);
             seen
         });
     (b.build().unwrap(), seen)
+}
+
+/// In an instance that was told to: stops the process in the middle of its work, once.
+fn stand_still_if_told() {
+    static LEFT: AtomicI64 = AtomicI64::new(STOP_AFTER);
+    if std::env::var_os(STOPS_ITSELF).is_some() && LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let stop = ["-STOP", &std::process::id().to_string()].map(str::to_owned);
+        assert!(Command::new("kill").args(stop).status().unwrap().success());
+    }
 }
 
 /// An instance in a process of its own. It ends with the parent at the latest: its input is then at its end.
@@ -44,20 +58,45 @@ struct Instance(Child);
 impl Instance {
     /// Starts one and waits until it has processed something.
     fn start(broker: &str) -> Instance {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut instance = Instance::spawn(broker, &[]);
+        let mut lines = BufReader::new(instance.0.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(WORKING)), "the instance never worked");
+        instance
+    }
+
+    fn spawn(broker: &str, variables: &[(&str, &str)]) -> Instance {
+        let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kills::instance", "--ignored", "--nocapture"])
             .env(BROKER, broker)
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains(WORKING)), "the instance never worked");
-        Instance(child)
+            .spawn();
+        Instance(child.unwrap())
+    }
+
+    /// Waits until it has stopped itself.
+    fn stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.0.id());
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(std::time::Instant::now() < until, "the instance never stopped");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGCONT.
+    fn go_on(&self) {
+        let sent = Command::new("kill").args(["-CONT", &self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// SIGKILL.
-    fn kill(mut self) {
+    fn kill(self) {}
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -82,16 +121,28 @@ async fn instance() {
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_instance_loses_nothing() {
+/// Looks for the records below `written` in a view that is restored for it.
+async fn missing(cluster: &Cluster, written: i64) {
+    let (topology, seen) = topology();
+    let app = App::start(&topology, cluster.config()).await.unwrap();
+    settle(&app).await;
+    let rows = app.view(&seen).all().await.unwrap();
+    let seen: BTreeSet<i64> = rows.iter().flat_map(|(_, row)| &row.value).copied().collect();
+    let missing: Vec<i64> = (0..written).filter(|id| !seen.contains(id)).collect();
+    assert!(missing.is_empty(), "{} of {written} are missing, the first is {}", missing.len(), missing[0]);
+    app.close().await.unwrap();
+}
+
+/// Writes records without a pause while `disturb` runs, and looks for each of them in a view restored afterwards.
+async fn nothing_is_lost(disturb: impl FnOnce(String) + Send + 'static) {
     let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
     cluster.topic("in", PARTITIONS as i32).await;
     let address = cluster.address();
-    let killed = AtomicBool::new(false);
+    let disturbed = AtomicBool::new(false);
     let producing = async {
         let producer = Producer::new(&cluster.client, ProducerConfig::default()).await.unwrap();
         let mut written = 0;
-        while !killed.load(Ordering::Relaxed) {
+        while !disturbed.load(Ordering::Relaxed) {
             for id in written..written + BURST {
                 let value = id.to_string();
                 let record =
@@ -104,30 +155,56 @@ async fn a_killed_instance_loses_nothing() {
         producer.close().await.unwrap();
         written
     };
-    let killing = async {
-        tokio::task::spawn_blocking(move || {
-            let mut instances = vec![Instance::start(&address), Instance::start(&address)];
-            for kill in 0..KILLS {
-                // Spread over the phases of a commit, of a restore and of a rebalance.
-                std::thread::sleep(Duration::from_millis(kill * 137 % 500));
-                instances.remove(0).kill();
-                instances.push(Instance::start(&address));
-            }
-            instances.into_iter().for_each(Instance::kill);
-        })
-        .await
-        .unwrap();
-        killed.store(true, Ordering::Relaxed);
+    let disturbing = async {
+        tokio::task::spawn_blocking(move || disturb(address)).await.unwrap();
+        disturbed.store(true, Ordering::Relaxed);
     };
-    let (written, ()) = tokio::join!(producing, killing);
+    let (written, ()) = tokio::join!(producing, disturbing);
 
-    let (topology, seen) = topology();
-    let app = App::start(&topology, cluster.config()).await.unwrap();
-    settle(&app).await;
-    let rows = app.view(&seen).all().await.unwrap();
-    let seen: BTreeSet<i64> = rows.iter().flat_map(|(_, row)| &row.value).copied().collect();
-    let missing: Vec<i64> = (0..written).filter(|id| !seen.contains(id)).collect();
-    assert!(missing.is_empty(), "{} of {written} are missing, the first is {}", missing.len(), missing[0]);
-    app.close().await.unwrap();
+    missing(&cluster, written).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_instance_loses_nothing() {
+    nothing_is_lost(|address| {
+        let mut instances = vec![Instance::start(&address), Instance::start(&address)];
+        for kill in 0..KILLS {
+            // Spread over the phases of a commit, of a restore and of a rebalance.
+            std::thread::sleep(Duration::from_millis(kill * 137 % 500));
+            instances.remove(0).kill();
+            instances.push(Instance::start(&address));
+        }
+        instances.into_iter().for_each(Instance::kill);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stands_still_beyond_its_session_and_goes_on_overwrites_nothing() {
+    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
+    cluster.topic("in", PARTITIONS as i32).await;
+    let write = async |ids: std::ops::Range<i64>| {
+        let record = |id: i64| ((id % PARTITIONS) as i32, String::new(), id.to_string(), id);
+        cluster.write("in", ids.map(record)).await;
+    };
+    let address = cluster.address();
+    let stopped = Instance::spawn(&address, &[(STOPS_ITSELF, "1")]);
+    write(0..2 * KEYS).await;
+    let stopped = tokio::task::spawn_blocking(|| {
+        stopped.stopped();
+        stopped
+    });
+    let stopped = stopped.await.unwrap();
+    // Another one takes over and goes on with the same rows.
+    let (topology, _) = self::topology();
+    let other = App::start(&topology, cluster.config().session_timeout(SESSION)).await.unwrap();
+    write(2 * KEYS..4 * KEYS).await;
+    settle(&other).await;
+    stopped.go_on();
+    tokio::time::sleep(SESSION * 2).await;
+    drop(stopped);
+    other.close().await.unwrap();
+    missing(&cluster, 4 * KEYS).await;
     cluster.stop().await;
 }

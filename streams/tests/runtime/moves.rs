@@ -5,7 +5,10 @@ use kappa_streams::{
     App, AppError, Builder, Config, Table, Topology,
     codec::{I64, Utf8},
 };
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 const PARTITIONS: i32 = 4;
 
@@ -78,6 +81,42 @@ async fn tasks_move_under_load_and_counts_stay_exact() {
     wait_for(13_000, &[(&first, &first_counts)]).await;
     assert_eq!(running_tasks(&first).await, 8);
     first.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_stay_exact_when_an_instance_closes_in_the_middle_of_a_rebalance() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", PARTITIONS).await;
+    let moved = AtomicBool::new(false);
+    let writing = async {
+        let mut written = 0;
+        while !moved.load(Ordering::Relaxed) {
+            write(&cluster, written..written + 200).await;
+            written += 200;
+        }
+        written
+    };
+    let moving = async {
+        let mut app = App::start(&topology().0, cluster.config()).await.unwrap();
+        for round in 0..20 {
+            let next = App::start(&topology().0, cluster.config()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5 + round * 23 % 445)).await;
+            app.close().await.unwrap();
+            app = next;
+        }
+        moved.store(true, Ordering::Relaxed);
+        app
+    };
+    let (written, app) = tokio::join!(writing, moving);
+    settle(&app).await;
+    app.close().await.unwrap();
+    let (last_topology, counts) = topology();
+    let last = App::start(&last_topology, cluster.config()).await.unwrap();
+    settle(&last).await;
+    let rows = last.view(&counts).all().await.unwrap();
+    assert_eq!(rows.iter().map(|(_, row)| row.value).sum::<i64>(), written);
+    last.close().await.unwrap();
     cluster.stop().await;
 }
 

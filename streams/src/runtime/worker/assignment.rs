@@ -22,14 +22,14 @@ impl Worker {
             }
             Move::Revoked(partitions) => {
                 let ids = self.tasks_of(&partitions);
-                self.commit(&ids).await?;
+                self.commit_last(&ids).await?;
                 self.give_up(&partitions, &ids);
                 Ok(())
             }
             Move::Lost(partitions) => {
                 let ids = self.tasks_of(&partitions);
                 self.give_up(&partitions, &ids);
-                Ok(())
+                Ok(self.outbox.discard().await?)
             }
         }
     }

@@ -8,6 +8,7 @@ mod assignment;
 use super::{
     AppError,
     assignor::TaskAssignor,
+    fence::{Fence, Standing},
     moves::{Announced, Moves},
     outbox::Outbox,
     restore,
@@ -20,7 +21,7 @@ use crate::{
     topology::TopicId,
 };
 use kappa_client::{
-    Consumer, ConsumerConfig, FetchedBatch, OffsetReset, Producer, ProducerConfig, TopicPartition,
+    Consumer, ConsumerConfig, FetchedBatch, OffsetReset, TopicPartition,
     admin::OffsetAndMetadata,
     consumer::{ConsumerError, assignor::Assignor},
 };
@@ -70,6 +71,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     assignor: Arc<TaskAssignor>,
     consumer: Arc<Consumer>,
+    fence: Arc<Fence>,
     outbox: Outbox,
     tasks: Tasks,
     assigned: BTreeSet<TopicPartition>,
@@ -116,12 +118,8 @@ impl Worker {
         let inputs: BTreeSet<TopicId> =
             shared.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
         consumer.subscribe(inputs.iter().map(|topic| Arc::clone(shared.topics.name(*topic))))?;
-        let mut sending = ProducerConfig::default();
-        if shared.config.task_config().acknowledge_progress {
-            // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
-            sending = sending.linger(Duration::ZERO);
-        }
-        let producer = Producer::new(&shared.client, sending).await?;
+        let fence = Arc::new(Fence::new(&consumer, shared.config.session_timeout));
+        let outbox = Outbox::new(Arc::clone(shared), Arc::clone(&fence)).await?;
         // The consumer announces one change at a time and waits for it.
         let (moves, announced) = mpsc::channel(1);
         let now = Instant::now();
@@ -129,7 +127,8 @@ impl Worker {
             number,
             assignor,
             consumer,
-            outbox: Outbox::new(Arc::clone(shared), producer),
+            fence,
+            outbox,
             tasks: Tasks::new(),
             assigned: BTreeSet::new(),
             paused: HashSet::new(),
@@ -247,6 +246,9 @@ impl Worker {
         loop {
             let (mut processed, mut held) = (0, false);
             for id in self.tasks.keys().copied().collect::<Vec<_>>() {
+                if self.fence.standing() != Standing::Owner {
+                    break;
+                }
                 let now = self.now();
                 let Some(task) = self.tasks.get_mut(&id) else { continue };
                 let before = task.counters().records_in;
@@ -296,9 +298,15 @@ impl Worker {
             && (elapsed >= self.shared.config.commit_interval || (!busy && elapsed >= IDLE_COMMIT))
     }
 
-    /// Makes the work of some tasks permanent. This is the one place where that happens, and the order is what at
-    /// least once means: an offset is written only when all that follows from the records before it is acknowledged.
-    async fn commit(&mut self, ids: &[TaskId]) -> Result<(), AppError> {
+    /// Makes the work of some tasks permanent, and says whether all of it is. This is the one place where that happens,
+    /// and the order is what at least once means: an offset is written only when all that follows from the records
+    /// before it is acknowledged. Where it may be somebody else's work, nothing is written.
+    async fn commit(&mut self, ids: &[TaskId]) -> Result<bool, AppError> {
+        self.pace.commit = Instant::now();
+        let generation = self.consumer.membership().map(|member| member.generation);
+        if self.fence.standing() != Standing::Owner {
+            return Ok(!ids.iter().filter_map(|id| self.tasks.get(id)).any(Task::has_uncommitted));
+        }
         let mut offsets: Vec<(TaskId, Vec<CommittedOffset>)> = Vec::new();
         for id in ids {
             let Some(task) = self.tasks.get_mut(id).filter(|task| !task.is_restoring()) else { continue };
@@ -307,19 +315,27 @@ impl Worker {
             self.outbox.send(commit.changelog, None).await?;
             offsets.push((*id, commit.offsets));
         }
-        self.outbox.flush().await?;
+        if !self.outbox.flush().await? || self.fence.standing() != Standing::Owner {
+            return Ok(false);
+        }
         let all: Vec<(TopicPartition, OffsetAndMetadata)> =
             offsets.iter().flat_map(|(_, offsets)| offsets).map(|offset| self.committable(offset)).collect();
-        self.pace.commit = Instant::now();
-        self.pace.uncommitted = 0;
-        if !all.is_empty()
-            && let Err(error) = self.consumer.commit_offsets(&all).await
-        {
-            // The next poll tells which partitions are lost; what is still here is committed again then.
-            tracing::warn!(worker = self.number, %error, "offsets not committed");
-            self.pace.uncommitted = 1;
-            return if error.is_retriable() { Ok(()) } else { Err(error.into()) };
+        if !all.is_empty() {
+            match self.consumer.commit_offsets(&all).await {
+                Ok(()) => {}
+                Err(ConsumerError::Rebalanced { code }) => {
+                    tracing::info!(worker = self.number, %code, "offsets refused until the group has settled");
+                    self.fence.refuse(generation);
+                    return Ok(false);
+                }
+                Err(error) if error.is_retriable() => {
+                    tracing::warn!(worker = self.number, %error, "offsets not committed; trying again");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
+        self.pace.uncommitted = 0;
         let mut committed = Vec::new();
         for (id, offsets) in offsets {
             if let Some(task) = self.tasks.get_mut(&id) {
@@ -328,11 +344,31 @@ impl Worker {
             }
             committed.extend(offsets);
         }
+        self.purge(&committed).await;
+        Ok(true)
+    }
+
+    async fn purge(&mut self, committed: &[CommittedOffset]) {
         if self.pace.purge.elapsed() >= self.shared.config.purge_interval {
             self.pace.purge = Instant::now();
-            if let Err(error) = topics::purge(&self.shared, &committed).await {
+            if let Err(error) = topics::purge(&self.shared, committed).await {
                 tracing::warn!(worker = self.number, %error, "repartition records not purged");
             }
+        }
+    }
+
+    /// Commits before tasks are given up, trying again while the group is only silent.
+    async fn commit_last(&mut self, ids: &[TaskId]) -> Result<(), AppError> {
+        let until = Instant::now() + self.fence.lease();
+        while !self.commit(ids).await? {
+            if self.fence.standing() == Standing::Lost || Instant::now() >= until {
+                tracing::warn!(
+                    worker = self.number,
+                    "tasks given up uncommitted; records are processed again"
+                );
+                break;
+            }
+            tokio::time::sleep(IDLE_COMMIT).await;
         }
         Ok(())
     }
@@ -365,14 +401,31 @@ impl Worker {
     }
 
     /// Commits, if all is well, leaves the group and ends.
-    async fn close(&mut self, commit: bool) -> Result<(), AppError> {
-        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
-        let committed = if commit { self.commit(&ids).await } else { Ok(()) };
+    async fn close(mut self, commit: bool) -> Result<(), AppError> {
+        let committed = if commit { self.settle().await } else { Ok(()) };
         self.report();
         self.tasks.clear();
         let left = self.consumer.close_with(&mut ()).await;
-        let flushed = self.outbox.close().await;
-        committed.and(left.map_err(AppError::from)).and(if commit { flushed } else { Ok(()) })
+        // What has not been committed must not be written either: the producer ends with its records.
+        let flushed = if commit && committed.is_ok() { self.outbox.close().await } else { Ok(()) };
+        committed.and(left.map_err(AppError::from)).and(flushed)
+    }
+
+    /// Commits everything, going through the rebalances that are under way: within one, the group refuses.
+    async fn settle(&mut self) -> Result<(), AppError> {
+        let until = Instant::now() + self.fence.lease();
+        loop {
+            let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+            if self.commit(&ids).await? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let tasks = self.tasks.values().filter(|task| task.has_uncommitted()).count();
+                return Err(AppError::Uncommitted { worker: self.number, tasks, waited: self.fence.lease() });
+            }
+            // What comes is left to whoever gets the partitions.
+            self.poll(IDLE_COMMIT).await?;
+        }
     }
 }
 
