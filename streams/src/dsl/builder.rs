@@ -48,6 +48,7 @@ impl Builder {
         let codecs: (SharedCodec<KC::Item>, SharedCodec<VC::Item>) = (Arc::new(codecs.0), Arc::new(codecs.1));
         let id = self.graph.topic(topic, TopicKind::External);
         let node = self.graph.node("table source", topic, &[]);
+        self.graph.contents(node, contents_of(&codecs));
         let outlet = Outlet::new();
         let store = self.graph.store(topic, node, Changelog::Source(id));
         let value = Arc::clone(&codecs.1);
@@ -124,6 +125,11 @@ impl<K, V> fmt::Debug for GlobalTable<K, V> {
     }
 }
 
+/// What the bytes of keys and values are.
+pub(crate) fn contents_of<K: Data, V: Data>((keys, values): &(SharedCodec<K>, SharedCodec<V>)) -> String {
+    format!("{} -> {}", keys.describe(), values.describe())
+}
+
 /// Makes a source node; shared by topics and repartition topics.
 impl<K: Data, V: Data> Stream<K, V> {
     pub(crate) fn from_topic(
@@ -134,6 +140,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         codecs: (SharedCodec<K>, SharedCodec<V>),
     ) -> Stream<K, V> {
         let node = graph.node(operator, name, &[]);
+        graph.contents(node, contents_of(&codecs));
         let outlet: Arc<Outlet<K, V>> = Outlet::new();
         let (name, children, of_source) = (graph.name(node), Arc::clone(&outlet), codecs.clone());
         graph.source(

@@ -1,6 +1,6 @@
 //! Aggregates of streams, by key and by key and window.
 
-use super::{Stream, Table, Windows, stream_join::nullable};
+use super::{Stream, Table, Windows, builder::contents_of, stream_join::nullable};
 use crate::{
     codec::{Codec, Data, I64, SharedCodec, WindowedKeys},
     processor::{StreamAggregate, WindowAggregate},
@@ -182,6 +182,8 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
+        let rows = contents_of(&(Arc::clone(&keys), Arc::clone(&codec)));
+        graph.contents(node, format!("{rows}, {}", windows.describe()));
         let retention = windows.retention_ms();
         let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: Some(retention) });
         let store = graph.store(name, node, Changelog::Own(changelog));

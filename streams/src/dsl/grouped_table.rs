@@ -1,6 +1,6 @@
 //! Aggregates of tables: they follow every change of a row, out of its old group and into its new one.
 
-use super::Table;
+use super::{Table, builder::contents_of};
 use crate::{
     codec::{ChangeCodec, Codec, Data, I64, SharedCodec},
     processor::{Keyed, Process, RecordSource, TableAggregate, TableReduce},
@@ -31,6 +31,7 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         codecs: (SharedCodec<K>, SharedCodec<V>),
     ) -> GroupedTable<K, V> {
         let node = graph.node("repartition source", name, &[]);
+        graph.contents(node, format!("changes of {}", contents_of(&codecs)));
         let outlet: Arc<Outlet<K, Change<V>>> = Outlet::new();
         let (children, of_source, name) = (Arc::clone(&outlet), codecs.clone(), graph.name(node));
         graph.source(

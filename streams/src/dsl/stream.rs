@@ -1,6 +1,6 @@
 //! Streams of records and what can be done with each of them.
 
-use super::{Grouped, Table};
+use super::{Grouped, Table, builder::contents_of};
 use crate::{
     codec::{Codec, Data, SharedCodec, opt},
     processor::{
@@ -357,6 +357,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     {
         let (stream, value) = (self, Arc::clone(&codecs.1));
         let node = stream.graph.node("to-table", name, &[stream.node]);
+        stream.graph.contents(node, contents_of(&codecs));
         let changelog = stream.graph.topic(name, TopicKind::Changelog { retention_ms: None });
         let store = stream.graph.store(name, node, Changelog::Own(changelog));
         let outlet = Outlet::new();

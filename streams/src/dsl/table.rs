@@ -1,6 +1,6 @@
 //! Tables: the last value per key, as changes for the operators behind and as rows for joins and queries.
 
-use super::{GroupedTable, Repartition, Stream};
+use super::{GroupedTable, Repartition, Stream, builder::contents_of};
 use crate::{
     codec::{Codec, Data, Nulls, SharedCodec},
     processor::{Downstream, FilterTable, Keyed, MapTable, Process, RegroupTable, TableToStream},
@@ -89,6 +89,7 @@ impl<K: Data, V: Data> Table<K, V> {
         name: &str,
         codecs: (SharedCodec<K>, SharedCodec<V>),
     ) -> (Table<K, V>, impl Fn(&mut Assembly<'_>) -> Keyed<K, V> + Send + Sync + 'static) {
+        graph.contents(node, contents_of(&codecs));
         let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
         let store = graph.store(name, node, Changelog::Own(changelog));
         let (rows, nulls) = (Arc::clone(&codecs.1), Nulls::of(&codecs.1));

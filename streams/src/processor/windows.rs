@@ -73,6 +73,16 @@ impl Windows {
             .map(move |start| Window { start, end: start.saturating_add(size_ms) })
     }
 
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "windows of {} ms every {} ms, grace {} ms, retention {} ms",
+            self.size_ms,
+            self.advance_ms,
+            self.grace_ms,
+            self.retention_ms()
+        )
+    }
+
     /// The rule these windows break, if any.
     pub(crate) fn broken_rule(&self) -> Option<&'static str> {
         let least = self.size_ms.saturating_add(self.grace_ms);

@@ -84,15 +84,19 @@ impl App {
         let names = generation::names(application, generation);
         let plan = topics::plan(topology, &client).await?;
         let topic_names = TopicNames::new(topology, &names);
-        let internal = topics::create_internal(&client, &config, (&plan, &topic_names)).await?;
         let ends = config.replay_until.iter().flat_map(EndOffsets::iter);
         let record = GenerationRecord {
             generation,
             fingerprint: topology.fingerprint(),
             group: names.group().to_owned(),
-            topics: internal,
+            topics: topics::internal(&plan, &topic_names),
+            contents: topology.contents(&names),
             replay_until: ends.map(|(topic, partition, end)| (topic.to_owned(), partition, end)).collect(),
         };
+        let before = generation::recorded(&client, application).await?.remove(&generation);
+        let others_run = before.is_some() && generation::members(&client, names.group()).await? > 0;
+        let record = record.follow(before, others_run)?;
+        topics::create_internal(&client, &config, (&plan, &topic_names)).await?;
         generation::record(&client, application, &record).await?;
         let globals = Globals::new(topology);
         let counts = Arc::clone(&plan.partition_counts);

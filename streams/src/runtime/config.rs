@@ -6,7 +6,8 @@ use crate::task::TaskConfig;
 use kappa_client::Client;
 use std::{collections::BTreeMap, time::Duration};
 
-/// Where inputs without a committed offset begin.
+/// Where streams without a committed offset begin. Tables are always read from their beginning, since their topic is
+/// what they are restored from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum StartAt {
     /// At the first record that is still there.

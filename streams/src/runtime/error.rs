@@ -30,6 +30,30 @@ pub enum StartError {
         /// Partitions found.
         found: i32,
     },
+    /// The topology would read what this generation has kept as something else.
+    #[error(
+        "topic {topic:?} of generation {generation} holds {was}, and this topology would read it as {now}; start a new generation, or reset this one"
+    )]
+    Changed {
+        /// The generation.
+        generation: u32,
+        /// The changelog or repartition topic.
+        topic: String,
+        /// What it holds.
+        was: String,
+        /// What the topology would write and read.
+        now: String,
+    },
+    /// A store or repartition topic comes back that a topology in between did without, so that it misses records.
+    #[error(
+        "topic {topic:?} of generation {generation} was left behind by a topology that did not have it and misses what was processed meanwhile; start a new generation, or reset this one"
+    )]
+    LeftBehind {
+        /// The generation.
+        generation: u32,
+        /// The changelog or repartition topic.
+        topic: String,
+    },
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -191,6 +215,9 @@ pub enum ResetError {
         /// The generation asked for.
         generation: u32,
     },
+    /// What the generation keeps from now on could not be recorded; the reset can be repeated.
+    #[error(transparent)]
+    Record(#[from] Arc<StartError>),
     /// Members of the application's group are still running.
     #[error("group {group:?} has {members} members; stop them first")]
     Running {

@@ -11,7 +11,11 @@ use kappa_client::{
 };
 use kappa_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 const POLL: Duration = Duration::from_millis(200);
 
@@ -24,10 +28,46 @@ pub(super) struct GenerationRecord {
     pub(super) fingerprint: u32,
     /// Its consumer group.
     pub(super) group: String,
-    /// Its internal topics.
+    /// Its internal topics, those included that only an earlier topology had.
     pub(super) topics: Vec<String>,
+    /// What the present topology keeps in each of them; empty in records of versions that did not note it.
+    #[serde(default)]
+    pub(super) contents: BTreeMap<String, String>,
     /// End offsets up to which it replays, by topic and partition; empty if it follows its inputs.
     pub(super) replay_until: Vec<(String, i32, i64)>,
+}
+
+impl GenerationRecord {
+    /// Takes over what was recorded before, if the topology may go on from there. While members of another topology run,
+    /// theirs stays on record: the group will refuse this one.
+    pub(super) fn follow(
+        self,
+        before: Option<GenerationRecord>,
+        others_run: bool,
+    ) -> Result<GenerationRecord, StartError> {
+        let Some(before) = before else { return Ok(self) };
+        let generation = self.generation;
+        for (topic, now) in self.contents.iter().filter(|_| !before.contents.is_empty()) {
+            let (topic, now) = (topic.clone(), now.clone());
+            match before.contents.get(&topic) {
+                Some(was) if *was == now => {}
+                Some(was) => {
+                    return Err(StartError::Changed { generation, topic, was: was.clone(), now });
+                }
+                None if before.topics.contains(&topic) => {
+                    return Err(StartError::LeftBehind { generation, topic });
+                }
+                None => tracing::warn!(
+                    generation,
+                    topic,
+                    "new in this generation: it begins with what is processed from now on"
+                ),
+            }
+        }
+        let all: BTreeSet<String> = before.topics.iter().chain(&self.topics).cloned().collect();
+        let stays = if others_run && before.fingerprint != self.fingerprint { before } else { self };
+        Ok(GenerationRecord { topics: all.into_iter().collect(), ..stays })
+    }
 }
 
 fn topic_of(application: &str) -> String {
@@ -68,6 +108,15 @@ pub(super) async fn recorded(
     }
     consumer.close().await?;
     Ok(records)
+}
+
+/// Number of members that a group has.
+pub(super) async fn members(client: &Client, group: &str) -> Result<usize, RequestError> {
+    match Admin::new(client).describe_groups(&[group]).await?.remove(group) {
+        Some(Ok(described)) => Ok(described.members.len()),
+        Some(Err(error)) if !is_absent(&error) => Err(error),
+        _ => Ok(0),
+    }
 }
 
 /// Writes the record of a generation, unless it stands there already.
@@ -113,14 +162,9 @@ pub async fn reset(client: &Client, application: &str, generation: u32) -> Resul
     let unknown = || ResetError::Unknown { application: application.to_owned(), generation };
     let record = recorded(client, application).await?.remove(&generation).ok_or_else(unknown)?;
     let admin = Admin::new(client);
-    for (group, described) in admin.describe_groups(&[&record.group]).await? {
-        match described {
-            Ok(described) if !described.members.is_empty() => {
-                return Err(ResetError::Running { group, members: described.members.len() });
-            }
-            Err(error) if !is_absent(&error) => return Err(error.into()),
-            _ => {}
-        }
+    let running = members(client, &record.group).await?;
+    if running > 0 {
+        return Err(ResetError::Running { group: record.group, members: running });
     }
     for deleted in admin.delete_groups(&[&record.group]).await?.into_values() {
         absent_is_fine(deleted)?;
@@ -128,7 +172,10 @@ pub async fn reset(client: &Client, application: &str, generation: u32) -> Resul
     for deleted in admin.delete_topics(&record.topics).await?.into_values() {
         absent_is_fine(deleted)?;
     }
-    Ok(ResetReport { generation, topics: record.topics, group: record.group })
+    let (topics, group) = (record.topics.clone(), record.group.clone());
+    let empty = GenerationRecord { topics: Vec::new(), contents: BTreeMap::new(), ..record };
+    self::record(client, application, &empty).await.map_err(Arc::new)?;
+    Ok(ResetReport { generation, topics, group })
 }
 
 fn is_absent(error: &RequestError) -> bool {

@@ -44,12 +44,18 @@ pub(super) async fn plan(topology: &Topology, client: &Client) -> Result<Plan, S
     topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)
 }
 
-/// Creates the internal topics that are missing and checks those that are there. Returns their names.
+/// Names of the internal topics.
+pub(super) fn internal(plan: &Plan, names: &TopicNames) -> Vec<String> {
+    let internal = plan.internal_topics.iter().filter(|topic| topic.partitions > 0);
+    internal.map(|topic| names.name(topic.topic).to_string()).collect()
+}
+
+/// Creates the internal topics that are missing and checks those that are there.
 pub(super) async fn create_internal(
     client: &Client,
     config: &Config,
     (plan, names): (&Plan, &TopicNames),
-) -> Result<Vec<String>, StartError> {
+) -> Result<(), StartError> {
     let internal = plan.internal_topics.iter().filter(|topic| topic.partitions > 0);
     let wanted: BTreeMap<String, NewTopic> = internal
         .map(|topic| {
@@ -80,7 +86,7 @@ pub(super) async fn create_internal(
             return Err(StartError::InternalTopic { topic: name, expected, found });
         }
     }
-    Ok(wanted.into_keys().collect())
+    Ok(())
 }
 
 /// Deletes repartition records below offsets that are committed.

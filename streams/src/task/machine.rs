@@ -214,6 +214,13 @@ impl Task {
         }
     }
 
+    /// Below `offset` there is nothing more to read of a topic than was added. Returns whether that moves the position
+    /// to commit.
+    pub(crate) fn pass(&mut self, topic: TopicId, offset: i64) -> bool {
+        let queue = self.queues.iter_mut().find(|queue| queue.topic == topic);
+        queue.is_some_and(|queue| queue.pass(offset))
+    }
+
     /// Notes where a partition ends for now.
     pub(crate) fn set_end(&mut self, topic: TopicId, end: i64) {
         if let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) {

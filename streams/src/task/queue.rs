@@ -94,6 +94,23 @@ impl Queue {
         negative
     }
 
+    /// Below `offset` there is nothing to read but what was pushed: control batches, or records that were deleted.
+    /// Returns whether the position moves by that.
+    pub(crate) fn pass(&mut self, offset: i64) -> bool {
+        if offset <= self.fetch {
+            return false;
+        }
+        self.fetch = offset;
+        if let Some(end) = &mut self.end {
+            *end = (*end).max(offset);
+        }
+        let before = self.next;
+        if self.batches.is_empty() {
+            self.next = self.next.max(offset.min(self.pinned_end.unwrap_or(i64::MAX)));
+        }
+        self.next != before
+    }
+
     /// Finds the head after a change at the front.
     fn settle(&mut self) {
         while let Some(batch) = self.batches.front() {
@@ -184,5 +201,30 @@ impl Queue {
             (false, true) => Level::Released,
             (false, false) => Level::At(self.time),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::InputBatchBuilder, *};
+    use crate::record::Headers;
+
+    #[test]
+    fn a_partition_that_ends_in_what_has_no_records_comes_to_its_end() {
+        let start = Position { topic: TopicId(0), partition: 0, offset: 0 };
+        let mut queue = Queue::new(start, false);
+        queue.end = Some(3);
+        let mut batch = InputBatchBuilder::new(0);
+        batch.push(10, None, None, Headers::NONE);
+        batch.push(11, None, None, Headers::NONE);
+        queue.push(batch.finish());
+        assert!(!queue.pass(3), "records come first");
+        queue.advance();
+        assert!(!queue.at_end());
+        queue.advance();
+        assert!(queue.at_end() && queue.next == 3);
+        queue.end = Some(4);
+        assert!(!queue.at_end() && queue.pass(4) && queue.at_end() && !queue.pass(4));
+        assert_eq!(queue.next, 4);
     }
 }

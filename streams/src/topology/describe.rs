@@ -16,6 +16,9 @@ pub(super) fn describe(topology: &Built) -> String {
             if let Some(topic) = node.topic.and_then(|topic| topic_of(topology, topic)) {
                 let _ = write!(text, " ({})", topic_text(topic));
             }
+            if let Some(contents) = &node.contents {
+                let _ = write!(text, " {{{contents}}}");
+            }
             for store in topology.stores.iter().filter(|store| store.node == *id) {
                 let kept = match store.changelog {
                     Changelog::Own(_) => "changelog",

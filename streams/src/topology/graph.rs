@@ -27,6 +27,8 @@ pub(crate) struct Node {
     /// Topic read or written.
     pub(crate) topic: Option<TopicId>,
     pub(crate) is_source: bool,
+    /// What its bytes are: codecs, and windows where there are some.
+    pub(crate) contents: Option<String>,
 }
 
 /// Where the content of a store can be read again.
@@ -133,7 +135,14 @@ impl Graph {
         }
         let id = NodeId(u32::try_from(state.nodes.len()).expect("a topology has less than 2^32 nodes"));
         let parents = parents.to_vec();
-        state.nodes.push(Node { name: unique, operator, parents, topic: None, is_source: false });
+        state.nodes.push(Node {
+            name: unique,
+            operator,
+            parents,
+            topic: None,
+            is_source: false,
+            contents: None,
+        });
         id
     }
 
@@ -165,6 +174,13 @@ impl Graph {
     pub(crate) fn sink(&self, node: NodeId, topic: TopicId) {
         if let Some(sink) = self.open().nodes.get_mut(node.0 as usize) {
             sink.topic = Some(topic);
+        }
+    }
+
+    /// Says what the bytes are that a node reads from its topic or keeps in its store.
+    pub(crate) fn contents(&self, node: NodeId, contents: String) {
+        if let Some(node) = self.open().nodes.get_mut(node.0 as usize) {
+            node.contents = Some(contents);
         }
     }
 

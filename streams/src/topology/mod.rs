@@ -21,7 +21,7 @@ pub use plan::{InternalTopic, Plan, SubTopologyPlan};
 
 use graph::{GlobalDef, Node, SourceDef, StoreDef, ViewDef};
 pub(crate) use names::TopicDef;
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// A checked topology, cheap to clone, from which tasks are made.
 #[derive(Clone)]
@@ -80,6 +80,26 @@ impl Topology {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Whether a table is read from a topic.
+    pub(crate) fn is_table(&self, topic: TopicId) -> bool {
+        self.0.stores.iter().any(|store| store.changelog == Changelog::Source(topic))
+    }
+
+    /// What the bytes in each internal topic are, by full name.
+    pub(crate) fn contents(&self, names: &InternalNames) -> BTreeMap<String, String> {
+        let repartitioned = self.0.nodes.iter().filter(|node| node.is_source);
+        let repartitioned = repartitioned.filter_map(|node| Some((node.topic?, node.contents.clone()?)));
+        let kept = self.0.stores.iter().filter_map(|store| match store.changelog {
+            Changelog::Own(topic) => {
+                Some((topic, self.0.nodes.get(store.node.0 as usize)?.contents.clone()?))
+            }
+            Changelog::Source(_) => None,
+        });
+        let all = repartitioned.chain(kept).map(|(topic, contents)| (self.topic(topic), contents));
+        let internal = all.filter(|(topic, _)| topic.kind != TopicKind::External);
+        internal.map(|(topic, contents)| (names.topic(topic), contents)).collect()
     }
 
     pub(crate) fn topic(&self, topic: TopicId) -> &TopicDef {

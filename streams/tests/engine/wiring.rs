@@ -13,18 +13,39 @@ fn a_topology_describes_itself() {
     let expected = "\
 application word-count
 sub-topology 0
-  source lines (topic lines)
+  source lines (topic lines) {opt(Utf8) -> Utf8}
   flat-map-values lines/flat-map-values <- lines
   select-key lines/flat-map-values/select-key <- lines/flat-map-values
   repartition sink by-word/sink (repartition by-word) <- lines/flat-map-values/select-key
 sub-topology 1
-  repartition source by-word (repartition by-word)
-  count counts [store counts, changelog] <- by-word
+  repartition source by-word (repartition by-word) {Utf8 -> Utf8}
+  count counts {Utf8 -> I64} [store counts, changelog] <- by-word
   to-stream counts/to-stream <- counts
   sink word-counts/sink (topic word-counts) <- counts/to-stream
 ";
     assert_eq!(topology.describe(), expected);
     assert_eq!(topology.fingerprint(), word_count().0.fingerprint());
+}
+
+#[test]
+fn a_fingerprint_covers_codecs_and_windows() {
+    let windowed = |seconds| {
+        let b = Builder::new("windowed");
+        let windows = Windows::tumbling(Duration::from_secs(seconds));
+        b.stream("in", (Utf8, Utf8)).group_by_key().windowed_by(windows).count("counts");
+        b.build().unwrap().fingerprint()
+    };
+    assert_eq!(windowed(60), windowed(60));
+    assert_ne!(windowed(60), windowed(10));
+    let read = |nullable| {
+        let b = Builder::new("read");
+        match nullable {
+            true => b.stream("in", (Utf8, opt(Utf8))).to("out", (Utf8, Utf8)),
+            false => b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8)),
+        }
+        b.build().unwrap().fingerprint()
+    };
+    assert_ne!(read(true), read(false));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failure of the test")]
 
 mod apps;
+mod changes;
 mod cluster;
 mod kills;
 mod moves;

@@ -119,22 +119,28 @@ impl Worker {
             return Ok(Default::default());
         }
         let mut begins = self.consumer.beginning_offsets(fresh).await?;
-        let external = |partition: &&TopicPartition| {
+        // A table's topic is its changelog: without its beginning the table would miss rows, until a restart restores
+        // them. Repartition topics are read whole as well.
+        let chosen = |partition: &TopicPartition| {
             let topic = self.shared.topics.id(&partition.topic);
-            topic.is_some_and(|topic| self.shared.topology.topic(topic).kind == TopicKind::External)
+            topic.is_some_and(|topic| {
+                let topology = &self.shared.topology;
+                topology.topic(topic).kind == TopicKind::External && !topology.is_table(topic)
+            })
         };
         match &self.shared.config.start_at {
             StartAt::Beginning => {}
             StartAt::Offsets(offsets) => {
                 for ((topic, partition), offset) in offsets {
-                    begins
-                        .entry(TopicPartition::new(topic.as_str(), *partition))
-                        .and_modify(|begin| *begin = *offset);
+                    let place = TopicPartition::new(topic.as_str(), *partition);
+                    if chosen(&place) {
+                        begins.entry(place).and_modify(|begin| *begin = *offset);
+                    }
                 }
             }
             StartAt::Time(time) => {
-                let times: Vec<_> =
-                    fresh.iter().filter(external).map(|partition| (partition.clone(), *time)).collect();
+                let chosen = fresh.iter().filter(|partition| chosen(partition));
+                let times: Vec<_> = chosen.map(|partition| (partition.clone(), *time)).collect();
                 let found = self.consumer.offsets_for_times(&times).await?;
                 let ends = self.consumer.end_offsets(fresh).await?;
                 for (partition, at) in found {

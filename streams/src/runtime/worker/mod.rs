@@ -231,6 +231,11 @@ impl Worker {
         for (id, task) in &mut self.tasks {
             for topic in task.inputs().collect::<Vec<_>>() {
                 let partition = self.shared.topics.partition(topic, id.partition);
+                if let Some(position) = self.consumer.position(&partition)
+                    && task.pass(topic, position)
+                {
+                    self.pace.uncommitted += 1;
+                }
                 if let Some(end) = self.consumer.high_watermark(&partition) {
                     task.set_end(topic, end);
                 }
