@@ -10,6 +10,7 @@ use crate::partition::{IsolationLevel, ReadRequest};
 use crate::topic::Topic;
 use kappa_protocol::{Reply, Response};
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
 
 impl World {
     /// Everything that the broker shows against everything that it should.
@@ -96,14 +97,30 @@ impl World {
         self.model.check_log(topic.id, index, &observed)
     }
 
+    /// The answer to what was asked last, whose job is carried out first if there is one.
+    fn answer_now(&self, reply: Reply) -> Result<Response, Wrong> {
+        let mut reply = match reply {
+            Reply::Now(response) => return Ok(response),
+            Reply::Later(reply) => reply,
+            Reply::None => return Err("nothing is answered".into()),
+        };
+        let job = self.life.as_ref().and_then(|life| life.jobs.lock().pop());
+        job.into_iter().for_each(|job| job());
+        match reply.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(response)) => Ok(response),
+            Poll::Ready(Err(error)) => Err(error.to_string().into()),
+            Poll::Pending => Err("an answer waits for more than its job".into()),
+        }
+    }
+
     pub(super) fn check_commits(&mut self, node: &Arc<Node>) -> Result<(), Wrong> {
         for key in self.model.commit_keys() {
             let (group, name, index) = &key;
             let Some(topic) = node.topics.topic(name) else { continue };
             let request = clients::fetch_offset(group, name, *index);
             let reply = dispatch::call(node, &context(9), request.into());
-            let Reply::Now(Response::OffsetFetch(response)) = reply else {
-                return Err("a fetch of offsets waits".into());
+            let Response::OffsetFetch(response) = self.answer_now(reply)? else {
+                return Err("a fetch of offsets is answered by something else".into());
             };
             let found = &response.groups[0];
             let offset = match found.error_code {
