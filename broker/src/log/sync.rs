@@ -153,6 +153,18 @@ impl Log {
         Some(SyncJob { files: self.files.clone(), root, names, data, up_to: self.end() })
     }
 
+    /// Makes durable that the directory is there and whose it is; the first sync would, too.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn make_root_durable(&mut self) -> Result<(), StorageError> {
+        if !self.sync.is_rooted {
+            self.files.sync_root(self.topic_id)?;
+            self.sync.is_rooted = true;
+        }
+        Ok(())
+    }
+
     /// Takes note that the job was run with success.
     pub fn finish_sync(&mut self, job: &SyncJob) {
         // The segment that was active then may have been written to and sealed since.

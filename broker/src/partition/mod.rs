@@ -266,6 +266,11 @@ impl Partition {
         self.state.lock().log.size()
     }
 
+    /// Makes durable that the directory is there and whose it is, before anything is in it.
+    pub(crate) fn make_root_durable(&self) -> Result<(), StorageError> {
+        self.state.lock().log.make_root_durable()
+    }
+
     /// Whether its segments lack something that a sync would give them.
     pub(crate) fn needs_sync(&self) -> bool {
         self.state.lock().log.needs_sync()

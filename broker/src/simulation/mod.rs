@@ -55,11 +55,6 @@ enum Rule {
 /// Rules that are not checked, each with what is in the way.
 const NOT_YET: &[(Rule, &str)] = &[
     (Rule::EpochAfterLoss, "a shorter log after a power cut looks like one that was never longer"),
-    (Rule::StartUnderFaults, "what cannot be read counts as absent when a log is opened, and is set aside"),
-    (Rule::ChangeUnderFaults, "a creation that fails half-way leaves directories of its id behind"),
-    (Rule::DeletedRecords, "the answer comes though the checkpoint was not written"),
-    (Rule::LongNames, "the name under which a directory is removed is too long"),
-    (Rule::NamesAgain, "checkpoints are kept by name and hold for the next topic of that name"),
     (
         Rule::FailedSyncThenKill,
         "a start trusts the page cache, also where a sync failed and the cut after it too",

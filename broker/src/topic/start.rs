@@ -120,6 +120,8 @@ impl Topics {
         let config = partition_config(CATALOG_TOPIC, &catalog_overrides(), &layers);
         let opened = house.carry_out(actions, |_| config.clone())?;
         let log = opened.into_iter().next().expect("the catalog is opened or made").1;
+        // Without this, a torn record could not be told from a catalog that lost its identity.
+        log.make_root_durable()?;
 
         let fold = Fold::new(log.clone(), CatalogState::default());
         let state = fold.with(CatalogState::clone)?;
@@ -333,6 +335,8 @@ impl House<'_> {
             return Ok(made);
         }
         drop(made);
+        let disk = &self.env.disk;
+        disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
         Partition::open(self.env, path, topic_id, config, Opening::default()).map(|(partition, _)| partition)
     }
 
