@@ -108,7 +108,7 @@ impl World {
         job.into_iter().for_each(|job| job());
         match reply.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
             Poll::Ready(Ok(response)) => Ok(response),
-            Poll::Ready(Err(error)) => Err(error.to_string().into()),
+            Poll::Ready(Err(error)) => Err(error.to_string()),
             Poll::Pending => Err("an answer waits for more than its job".into()),
         }
     }
