@@ -138,3 +138,20 @@ fn a_killed_process_loses_its_locks_and_no_bytes() {
     assert_eq!(content(&after, "a").unwrap(), b"unsynced");
     after.lock(&path(".lock")).unwrap();
 }
+
+#[test]
+fn what_is_not_durable_in_a_directory_follows_its_new_name() {
+    let disk = SimulatedDisk::new(5);
+    for dir in ["/old", "/new"] {
+        assert!(disk.list(Path::new(dir)).is_err());
+    }
+    disk.create_dir(Path::new("/old")).unwrap();
+    disk.create(Path::new("/old/file")).unwrap();
+    disk.rename(Path::new("/old"), Path::new("/new")).unwrap();
+    disk.create_dir(Path::new("/old")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk.sync_dir(Path::new("/new")).unwrap();
+    let disk = disk.power_cut();
+    assert!(disk.list(Path::new("/old")).unwrap().is_empty());
+    assert_eq!(disk.list(Path::new("/new")).unwrap().len(), 1);
+}

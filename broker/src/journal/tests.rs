@@ -1,3 +1,5 @@
+//! The journal on a simulated disk: what is found again, what is used again, and what must never come back.
+
 use super::*;
 use crate::disk::{Fault, Operation, SimulatedDisk};
 use uuid::Uuid;

@@ -313,6 +313,9 @@ impl State {
 
     fn change_names(&mut self, change: Change) {
         self.names.apply(&change);
+        if let Change::Move(from, to) = &change {
+            self.changes.iter_mut().for_each(|pending| pending.follow(from, to));
+        }
         self.changes.push(change);
     }
 

@@ -33,6 +33,21 @@ impl Change {
         self.paths().iter().any(|path| path.parent() == Some(dir))
     }
 
+    /// What lies below a directory goes with it when it gets another name, whether it is durable or not.
+    pub(super) fn follow(&mut self, from: &Path, to: &Path) {
+        let paths: [Option<&mut PathBuf>; 2] = match self {
+            Self::Link(path, _) | Self::Unlink(path) => [Some(path), None],
+            Self::Move(one, other) => [Some(one), Some(other)],
+        };
+        for path in paths.into_iter().flatten() {
+            if let Ok(below) = path.strip_prefix(from)
+                && !below.as_os_str().is_empty()
+            {
+                *path = to.join(below);
+            }
+        }
+    }
+
     fn paths(&self) -> Vec<&Path> {
         match self {
             Self::Link(path, _) | Self::Unlink(path) => vec![path],
