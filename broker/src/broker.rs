@@ -198,7 +198,7 @@ impl Broker {
         let runtime = background_runtime()?;
         let jobs = Jobs::on(runtime.handle().clone());
         let Assembly { node, catalog, data_dir } =
-            Assembly::open(config, Arc::new(RealDisk), Clock::System, jobs, JournalConfig::default())?;
+            Assembly::open(config, RealDisk::shared(), Clock::System, jobs, JournalConfig::default())?;
         let _ = node.advertised.set(advertised);
         let flusher = Flusher::start(node.topics.env().flush.clone())
             .map_err(|source| StartError::Thread { what: "kappa-flush", source })?;

@@ -202,7 +202,7 @@ mod tests {
     fn a_foreign_directory_is_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
-        let error = DataDir::open(&RealDisk, dir.path(), 1).unwrap_err();
+        let error = DataDir::open(&RealDisk::default(), dir.path(), 1).unwrap_err();
         assert!(error.to_string().contains("thesis.txt"), "{error}");
         let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["thesis.txt"]);
@@ -213,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let meta = "version=1\nnode.id=1\ncluster.id=abc\n";
         std::fs::write(dir.path().join(META_FILE), meta).unwrap();
-        let error = DataDir::open(&RealDisk, dir.path(), 1).unwrap_err();
+        let error = DataDir::open(&RealDisk::default(), dir.path(), 1).unwrap_err();
         assert!(error.to_string().contains("Apache Kafka"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -222,7 +222,7 @@ mod tests {
     fn the_identity_stays_and_a_second_owner_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
-        let disk = RealDisk;
+        let disk = RealDisk::default();
         let first = DataDir::open(&disk, &path, 1).unwrap();
         assert!(matches!(DataDir::open(&disk, &path, 1), Err(DataDirError::InUse { .. })));
         let cluster_id = first.cluster_id.clone();

@@ -53,7 +53,7 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes the names in a directory durable: creations, renames and removals.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes everything on the file system of `path` durable: bytes, lengths and names. After an error, nothing that was
-    /// written since it was last synced may be counted on.
+    /// written since it was last synced may be counted on. Errors are told from the first [`Disk::lock`] on.
     fn sync_file_system(&self, path: &Path) -> io::Result<()>;
     /// Takes an exclusive lock on a path, creating the file; [`io::ErrorKind::WouldBlock`] if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Lock>;

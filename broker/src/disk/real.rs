@@ -7,16 +7,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Files of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RealDisk;
+#[derive(Debug, Default)]
+pub struct RealDisk {
+    /// The directory of the first lock, open from then on. The kernel tells a sync of the file system of the writes that
+    /// failed since the file it is asked through was opened: through one just opened, of none.
+    watched: OnceLock<fs::File>,
+}
 
 impl RealDisk {
     /// The disk, ready for sharing.
     pub fn shared() -> Arc<dyn Disk> {
-        Arc::new(Self)
+        Arc::new(Self::default())
     }
 }
 
@@ -70,10 +74,16 @@ impl Disk for RealDisk {
     }
 
     fn sync_file_system(&self, path: &Path) -> io::Result<()> {
-        platform::sync_file_system(&fs::File::open(path)?)
+        match self.watched.get() {
+            Some(watched) => platform::sync_file_system(watched),
+            None => platform::sync_file_system(&fs::File::open(path)?),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
+        if let (None, Some(dir)) = (self.watched.get(), path.parent()) {
+            let _ = self.watched.set(fs::File::open(dir)?);
+        }
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))

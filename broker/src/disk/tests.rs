@@ -14,8 +14,10 @@ fn content(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
 #[test]
 fn both_disks_read_what_was_written_and_replace_files_whole() {
     let temporary = tempfile::tempdir().unwrap();
-    let disks: [(&dyn Disk, PathBuf); 2] =
-        [(&RealDisk, temporary.path().to_path_buf()), (&SimulatedDisk::new(1), PathBuf::from("/"))];
+    let disks: [(&dyn Disk, PathBuf); 2] = [
+        (&RealDisk::default(), temporary.path().to_path_buf()),
+        (&SimulatedDisk::new(1), PathBuf::from("/")),
+    ];
     for (disk, root) in disks {
         let dir = root.join("dir");
         disk.create_dir(&dir).unwrap();

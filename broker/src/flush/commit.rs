@@ -6,13 +6,11 @@
 use super::FlushQueue;
 use crate::journal::{Frame, Journal, PartitionKey, Upkeep, WriteError};
 use crate::partition::{BegunCommit, Commit, Partition, Wakers};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes of a frame at which no partition is added.
 const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Partitions with something in a full journal file from which on one sync of the file system replaces one of each.
-const SYNC_TOGETHER_MIN: usize = 32;
 /// Time after which a journal that failed is tried again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -24,13 +22,13 @@ impl FlushQueue {
             return 0;
         };
         self.unblock(journal);
-        let mut frame = Frame::new();
+        let mut frame = self.frame.lock();
         let (mut committed, mut rest) = (0, partitions);
         while !rest.is_empty() {
+            frame.clear();
             let (done, after) = self.commit_some(journal, &mut frame, rest);
             committed += done;
             rest = after;
-            frame.clear();
         }
         committed
     }
@@ -85,14 +83,12 @@ impl FlushQueue {
                 let (count, mut wakers) = (begun.len(), Wakers::default());
                 begun.into_iter().for_each(|(_, commit)| commit.succeed(&mut wakers));
                 wakers.wake();
-                if journal.needs_upkeep() {
-                    self.upkeep.notify_one();
-                }
+                self.ask_for_upkeep();
                 count
             }
             Err(WriteError::NoRoom) => {
                 direct.extend(begun.into_iter().map(|(partition, _)| partition.clone()));
-                self.upkeep.notify_one();
+                self.ask_for_upkeep();
                 0
             }
             Err(WriteError::Failed(error)) => {
@@ -135,31 +131,17 @@ impl FlushQueue {
                     tracing::warn!(%error, cause = %error.source, "the journal gets no further file");
                 }
             }
-            Some(Upkeep::Sync(keys)) => self.free_journal(journal, keys),
+            Some(Upkeep::Sync(keys)) => self.free_journal(&keys),
         }
     }
 
     /// Syncs the segments of partitions, so that the journal need not keep what it has of them.
-    fn free_journal(&self, journal: &Journal, keys: Vec<PartitionKey>) {
-        let mut partitions = Vec::with_capacity(keys.len());
-        {
-            let mut journaled = self.journaled.lock();
-            for key in keys {
-                match journaled.get(&key).and_then(Weak::upgrade) {
-                    Some(partition) => partitions.push(partition),
-                    // It was deleted.
-                    None => {
-                        journaled.remove(&key);
-                        journal.release(key, i64::MAX);
-                    }
-                }
-            }
-        }
-        let synced = match partitions.len() >= SYNC_TOGETHER_MIN {
-            true => Partition::sync_together(&partitions),
-            false => partitions.iter().map(|partition| partition.sync()).fold(Ok(()), Result::and),
+    fn free_journal(&self, keys: &[PartitionKey]) {
+        let partitions: Vec<_> = {
+            let journaled = self.journaled.lock();
+            keys.iter().filter_map(|key| journaled.get(key)?.upgrade()).collect()
         };
-        if let Err(error) = synced {
+        if let Err(error) = Partition::sync_all(&partitions) {
             tracing::error!(%error, cause = %error.source, "segments cannot be synced: the journal keeps its records");
         }
     }

@@ -5,7 +5,7 @@
 
 use super::FlushStats;
 use crate::clock::Clock;
-use crate::journal::{Journal, PartitionKey, Piece, Pieces};
+use crate::journal::{Frame, Journal, PartitionKey, Piece, Pieces};
 use crate::log::StorageError;
 use crate::partition::Partition;
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +22,8 @@ type Observer = Box<dyn Fn(Duration) + Send + Sync>;
 pub struct FlushQueue {
     pub(super) clock: Clock,
     pub(super) journal: Option<Journal>,
+    /// The frame of the round under way; kept, since fresh memory costs more than the copy into it.
+    pub(super) frame: Mutex<Frame>,
     /// What the journal held when it was opened, until the partitions have taken it.
     recovered: Mutex<Pieces>,
     /// Those with something in the journal that may not be in their segments.
@@ -80,6 +82,7 @@ impl FlushQueue {
         Arc::new(Self {
             clock,
             journal,
+            frame: Mutex::new(Frame::new()),
             recovered: Mutex::new(recovered),
             journaled: Mutex::default(),
             waiting: Mutex::default(),
@@ -115,7 +118,13 @@ impl FlushQueue {
         self.journal.as_ref().map_or_else(|| Ok(Vec::new()), |journal| journal.pieces_of(key))
     }
 
-    /// The segments of a partition have everything up to `offset`, or nobody will ask for it again.
+    /// A partition was deleted: nobody will ask for what the journal has of it.
+    pub(crate) fn forget(&self, key: PartitionKey) {
+        self.release(key, i64::MAX);
+        self.journaled.lock().remove(&key);
+    }
+
+    /// The segments of a partition have everything up to `offset`.
     pub(crate) fn release(&self, key: PartitionKey, offset: i64) {
         if let Some(journal) = &self.journal {
             journal.release(key, offset);
@@ -211,7 +220,14 @@ impl FlushQueue {
             Ok(Err(error)) => tracing::error!(%error, cause = %error.source, "cannot sync a partition"),
         }
         self.waiting.lock().taken.retain(|taken| !Arc::ptr_eq(taken, partition));
-        self.upkeep.notify_one();
+        self.ask_for_upkeep();
+    }
+
+    /// Has the journal looked after if it needs something.
+    pub(super) fn ask_for_upkeep(&self) {
+        if self.journal.as_ref().is_some_and(Journal::needs_upkeep) {
+            self.upkeep.notify_one();
+        }
     }
 
     /// Counts bytes that were appended. Returns how many are not in synced segments yet, in all partitions.

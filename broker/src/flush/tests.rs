@@ -210,6 +210,7 @@ fn a_deleted_partition_does_not_hold_the_journal() {
     house.append_to_all(1);
     house.env.flush.run_due();
     house.partitions[1].retire(1).unwrap();
+    assert!(house.env.flush.journaled.lock().keys().all(|key| key.index == 0), "nothing is kept of it");
     for number in 0..200 {
         house.partitions[0].append(batch(number)).unwrap();
         house.env.flush.run_due();

@@ -1,6 +1,6 @@
 //! DescribeLogDirs: the data directory, the sizes of its partitions, and the room that is left.
 
-use super::Node;
+use super::{Node, elsewhere};
 use crate::topic::Topic;
 use kappa_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
@@ -14,9 +14,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeLogDirsReq
         let error_code = node.error(ErrorCode::ClusterAuthorizationFailed);
         return Reply::Now(DescribeLogDirsResponse { error_code, ..Default::default() }.into());
     }
-    let task_node = node.clone();
-    let work = node.jobs.run(move || answer(&task_node, request));
-    Reply::later(async move { work.await.unwrap_or_default().into() })
+    elsewhere(node, cx, request, |node, _, request| Reply::Now(answer(node, request).into()))
 }
 
 fn answer(node: &Node, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {

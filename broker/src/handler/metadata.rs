@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and their partitions; creates topics that clients ask for, where that is allowed.
 
-use super::{Node, elsewhere};
+use super::{Node, elsewhere, unanswered};
 use crate::topic::{NewTopic, Topic, TopicError, TopicName, is_internal};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
 use kappa_protocol::messages::metadata_response::{
@@ -49,7 +49,7 @@ fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> 
     // The answer waits until the topics are there: a client told to come back would wait longer.
     let created = node.topics.change(move |catalog| catalog.create_topics(&missing, false));
     let (node, cx) = (node.clone(), cx.clone());
-    Reply::later(async move {
+    Reply::Later(Box::pin(async move {
         if let Ok(outcomes) = created.await {
             let errors = outcomes.into_iter().filter_map(Result::err);
             let mut errors = errors.filter(|error| !matches!(error, TopicError::Exists(_)));
@@ -64,11 +64,9 @@ fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> 
                 wanted.into_iter().map(|topic| describe(&node, &cx, operations, topic)).collect();
             response
         };
-        if many {
-            return jobs.run(describe).await.unwrap_or_default().into();
-        }
-        describe().into()
-    })
+        let described = if many { jobs.run(describe).await.map_err(unanswered)? } else { describe() };
+        Ok(described.into())
+    }))
 }
 
 fn frame(node: &Node, request: &MetadataRequest) -> MetadataResponse {

@@ -110,11 +110,15 @@ pub(crate) fn elsewhere<R: Send + 'static>(
         match work.await {
             Ok(Reply::Now(response)) => Ok(response),
             Ok(Reply::Later(reply)) => reply.await,
-            Ok(Reply::None) | Err(_) => {
-                Err(LaneError::Disconnected { reason: "a handler ended without an answer".into() })
-            }
+            Ok(Reply::None) => Err(unanswered("it has none")),
+            Err(error) => Err(unanswered(error)),
         }
     }))
+}
+
+/// There is no answer, and none is made up.
+pub(crate) fn unanswered(why: impl std::fmt::Display) -> LaneError {
+    LaneError::Disconnected { reason: format!("a request is not answered: {why}").into() }
 }
 
 /// An error code with the message that goes with it where the answer has room for one.

@@ -25,6 +25,11 @@ pub use frame::{Frame, PartitionKey, Place};
 /// Bytes written at once when a file is made.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// How many times its size a disk must have free for another file to be made.
+const ROOM_FACTOR: u64 = 16;
+/// Frames without room after which a file is asked for again, where it could not be made before.
+const MISSES_AFTER_FAILURE_MIN: u32 = 1000;
+
 /// Sizes of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalConfig {
@@ -112,7 +117,10 @@ struct State {
     writing: HashMap<PartitionKey, i64>,
     /// A frame whose write failed: file and position.
     failed: Option<(usize, u64)>,
+    /// Frames that found no room since a file was asked for.
     misses: u32,
+    /// How many of them ask for another file.
+    misses_max: u32,
 }
 
 #[derive(Debug)]
@@ -158,6 +166,7 @@ impl Journal {
             writing: HashMap::new(),
             failed: None,
             misses: 0,
+            misses_max: config.misses_before_first,
         };
         let mut pieces = Pieces::new();
         for piece in found {
@@ -275,14 +284,14 @@ impl Journal {
     }
 
     fn wants_file(&self, state: &State) -> bool {
-        let misses_min = if state.files.is_empty() { self.config.misses_before_first } else { 0 };
-        state.misses > misses_min && state.files.len() < self.config.files_max
+        state.misses > state.misses_max && state.files.len() < self.config.files_max
     }
 
     /// Makes another file, writing all its blocks. Takes its time.
     ///
     /// # Errors
-    /// [`StorageError`]; the journal goes on without it.
+    /// [`StorageError`], also where the disk would have little room left; the journal goes on without it, and asks for
+    /// one again after twice as many frames that found no room.
     pub fn add_file(&self) -> Result<(), StorageError> {
         let (path, size): (Arc<Path>, u64) = {
             let mut state = self.state.lock();
@@ -291,13 +300,17 @@ impl Journal {
             let number = number.max().map_or(0, |last| last + 1);
             (self.dir.join(file_name(number)).into(), self.config.file_bytes << state.files.len().min(8))
         };
-        let made = self.make_file(&path, size);
+        let made = self.check_room(size).and_then(|()| self.make_file(&path, size));
         if made.is_err() {
+            let mut state = self.state.lock();
+            state.misses_max = state.misses_max.saturating_mul(2).max(MISSES_AFTER_FAILURE_MIN);
+            drop(state);
             // What is there of it is taken for no file of the journal at the next start either: it has no header.
             let _ = self.disk.remove_file_if_there(&path);
         }
         let file = made.map_err(StorageError::on("prepare", &path))?;
         let mut state = self.state.lock();
+        state.misses_max = 0;
         state.generation += 1;
         let generation = state.generation;
         state.files.push(JournalFile {
@@ -309,6 +322,16 @@ impl Journal {
             covers: HashMap::new(),
         });
         Ok(())
+    }
+
+    /// The journal only saves time: it takes nothing of the last room for records.
+    fn check_room(&self, size: u64) -> io::Result<()> {
+        let available = self.disk.available_bytes(&self.dir)?;
+        if available < size.saturating_mul(ROOM_FACTOR) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn make_file(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {

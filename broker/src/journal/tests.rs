@@ -157,3 +157,22 @@ fn a_file_that_cannot_be_read_is_an_error_and_not_an_empty_journal() {
         assert!(Journal::open(Arc::new(disk.clone()), Path::new("/data"), CONFIG).is_err());
     }
 }
+
+#[test]
+fn a_disk_with_little_room_is_left_to_the_records() {
+    let disk = disk();
+    disk.set_capacity(Some(CONFIG.file_bytes * 15));
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    assert!(journal.add_file().is_err());
+    assert_eq!(disk.used_bytes(), 0);
+    disk.set_capacity(None);
+    for _ in 0..1000 {
+        assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+        assert_eq!(journal.upkeep(), None, "not asked for at every turn");
+    }
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    assert_eq!(journal.upkeep(), Some(Upkeep::File));
+    journal.add_file().unwrap();
+    journal.write(&mut frame(&[(0, 1)])).unwrap();
+}

@@ -8,8 +8,9 @@
 
 use super::StorageError;
 use super::files::Files;
-use crate::disk::Disk;
+use crate::disk::{Disk, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const FILE_NAME: &str = "partition.metadata";
@@ -23,12 +24,18 @@ pub(super) fn write(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
     files.write(&path(&files.dir), text(topic_id).as_bytes())
 }
 
-/// Makes the file durable. It is written over with the same bytes: a sync that failed before may have lost them.
-pub(super) fn sync(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
+/// Writes the file over with the same bytes, which a sync that failed before may have lost.
+pub(super) fn write_again(files: &Files, topic_id: Uuid) -> Result<Arc<dyn File>, StorageError> {
     let path = path(&files.dir);
     let file = files.open(&path)?;
     file.write_at(0, [text(topic_id).as_bytes(), &[]]).map_err(StorageError::on("write to", &path))?;
-    file.sync_data().map_err(StorageError::on("sync", &path))
+    Ok(file)
+}
+
+/// Makes the file durable.
+pub(super) fn sync(files: &Files, topic_id: Uuid) -> Result<(), StorageError> {
+    let file = write_again(files, topic_id)?;
+    file.sync_data().map_err(|source| StorageError::on("sync", &path(&files.dir))(source))
 }
 
 fn text(topic_id: Uuid) -> String {

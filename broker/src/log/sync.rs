@@ -8,7 +8,7 @@
 
 use super::files::{Files, LOG, SNAPSHOT};
 use super::segment::SealedSegment;
-use super::{Log, LogPosition, StorageError};
+use super::{Log, LogPosition, StorageError, metadata};
 use crate::disk::File;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -274,6 +274,14 @@ impl SyncJob {
                 .map_err(|source| StorageError::on("sync", &self.files.path(*base_offset, LOG))(source))?;
         }
         Ok(())
+    }
+
+    /// Does what must come before a sync of the whole file system, which then is as good as [`SyncJob::run`].
+    ///
+    /// # Errors
+    /// [`StorageError`], as [`SyncJob::run`].
+    pub fn prepare(&self) -> Result<(), StorageError> {
+        self.root.map_or(Ok(()), |topic_id| metadata::write_again(&self.files, topic_id).map(drop))
     }
 
     /// Where the log ended when the job was made.

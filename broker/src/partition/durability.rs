@@ -19,6 +19,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+/// Partitions from which on one sync of the file system costs less than one of each.
+const SYNC_TOGETHER_MIN: usize = 32;
+
 /// A point of the log's history to wait for: the end of a batch, as it was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurableMark {
@@ -82,33 +85,43 @@ impl Partition {
         self.sync_and_save(begun, now_ms)
     }
 
-    /// Makes the segments of many partitions durable by one sync of the file system, which costs less than one of each.
-    /// Those whose segments are being synced already, or need more than that, are left out.
+    /// Makes the segments of partitions durable: of each by itself, or of many by one sync of the file system.
     ///
     /// # Errors
-    /// [`StorageError`], as [`Partition::sync`] for each of them.
-    pub(crate) fn sync_together(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
+    /// The last [`StorageError`], as [`Partition::sync`].
+    pub(crate) fn sync_all(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
+        if partitions.len() >= SYNC_TOGETHER_MIN {
+            return Self::sync_together(partitions);
+        }
+        partitions.iter().map(|partition| partition.sync()).fold(Ok(()), Result::and)
+    }
+
+    /// Those whose segments are being synced already, or that need more than that, are left out.
+    fn sync_together(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
         let Some(first) = partitions.first() else { return Ok(()) };
         let (disk, now_ms) = (&first.env.disk, first.env.clock.now_ms());
         let begun: Vec<_> =
             partitions.iter().filter_map(|partition| partition.begin_together(now_ms)).collect();
         let directory = &first.directory;
-        let result =
+        let synced =
             disk.sync_file_system(directory).map_err(StorageError::on("sync the disk of", directory));
-        let mut outcome = result.clone();
-        for (partition, begun, _one_at_a_time) in begun {
-            outcome = outcome.and(partition.finish_sync(begun, result.clone(), now_ms));
+        let mut outcome = Ok(());
+        for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
+            let result = prepared.and(synced.clone());
+            outcome = outcome.and(partition.finish_sync(begun, result, now_ms));
         }
         outcome
     }
 
-    fn begin_together(&self, now_ms: i64) -> Option<(&Self, BegunSync, MutexGuard<'_, ()>)> {
+    fn begin_together(&self, now_ms: i64) -> Option<Together<'_>> {
         let one_at_a_time = self.syncing.try_lock()?;
+        let fence = self.fence_on_panic();
         let mut state = self.state.lock();
         let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
         let begun = is_ready.then(|| state.begin_sync(now_ms).ok()).flatten()?;
         drop(state);
-        Some((self, begun, one_at_a_time))
+        let prepared = begun.job.as_ref().map_or(Ok(()), SyncJob::prepare);
+        Some(Together { partition: self, begun, prepared, _one_at_a_time: one_at_a_time, _fence: fence })
     }
 
     /// After a sync that failed, what only the journal has for sure goes to the segments' files once more. The lock for
@@ -325,6 +338,15 @@ impl BegunCommit<'_> {
         drop(state);
         wakers.wake();
     }
+}
+
+/// A sync that is about to run with those of others.
+struct Together<'a> {
+    partition: &'a Partition,
+    begun: BegunSync,
+    prepared: Result<(), StorageError>,
+    _one_at_a_time: MutexGuard<'a, ()>,
+    _fence: FenceOnPanic<'a>,
 }
 
 /// A sync that is about to run.

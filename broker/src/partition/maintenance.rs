@@ -174,7 +174,7 @@ impl Partition {
     pub fn retire(&self, index: i32) -> Result<PathBuf, StorageError> {
         self.abandon();
         if let Some(key) = self.key {
-            self.env.flush.release(key, i64::MAX);
+            self.env.flush.forget(key);
         }
         retire(&*self.env.disk, &self.directory, self.topic_id, index)
     }

@@ -276,6 +276,11 @@ impl Partition {
         self.state.lock().log.needs_sync()
     }
 
+    /// Whether [`Partition::close`] would write something.
+    pub(crate) fn needs_closing(&self) -> bool {
+        self.state.lock().log.needs_closing()
+    }
+
     /// Number of segments.
     pub fn segment_count(&self) -> usize {
         self.state.lock().log.segment_count()

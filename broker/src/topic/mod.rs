@@ -39,8 +39,6 @@ pub(crate) const CATALOG_TOPIC: &str = "__kappa_catalog";
 /// The topic of committed offsets and group metadata.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-/// Unsynced partitions from which on a stop syncs the file system once instead of each of them.
-const SYNC_TOGETHER_MIN: usize = 32;
 /// Changes that may wait for the worker.
 const QUEUE_MAX: usize = 4096;
 
@@ -208,30 +206,27 @@ impl Topics {
     /// Closes every partition, and leaves the checkpoints and, if all closed well, the clean marker behind. One sync of
     /// the file system covers what closing wrote. The worker must have ended. Blocks on the disk.
     pub(crate) fn close(&self) -> Result<(), TopicError> {
-        let mut failed = None;
         let topics = self.all();
-        let unsynced: Vec<_> = topics
-            .iter()
-            .flat_map(|topic| topic.partitions().iter().cloned().collect::<Vec<_>>())
-            .filter(|partition| partition.needs_sync())
-            .collect();
+        let partitions: Vec<_> = topics.iter().flat_map(|topic| (*topic.partitions()).clone()).collect();
+        let unsynced: Vec<_> =
+            partitions.iter().filter(|partition| partition.needs_sync()).cloned().collect();
         // What fails here is told again when each is closed.
-        if unsynced.len() >= SYNC_TOGETHER_MIN {
-            let _ = Partition::sync_together(&unsynced);
-        }
-        for topic in topics {
-            for partition in topic.partitions().iter() {
-                if let Err(error) = partition.close() {
-                    tracing::error!(topic = %topic.name, %error, "partition not closed");
-                    failed = Some(TopicError::storage(error));
-                }
+        let _ = Partition::sync_all(&unsynced);
+        let writes = partitions.iter().any(|partition| partition.needs_closing());
+        let mut failed = None;
+        for partition in partitions {
+            if let Err(error) = partition.close() {
+                let directory = partition.directory().display();
+                tracing::error!(%directory, %error, "partition not closed");
+                failed = Some(TopicError::storage(error));
             }
         }
         let (disk, data_dir) = (&*self.env.disk, self.data_dir.as_path());
-        let synced =
-            disk.sync_file_system(data_dir).map_err(StorageError::on("sync the file system", data_dir));
-        if let Err(error) = synced {
-            failed.get_or_insert(TopicError::storage(error));
+        if writes {
+            let synced = disk.sync_file_system(data_dir);
+            if let Err(error) = synced.map_err(StorageError::on("sync the file system of", data_dir)) {
+                failed.get_or_insert(TopicError::storage(error));
+            }
         }
         self.write_checkpoints()?;
         match failed {
