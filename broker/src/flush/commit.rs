@@ -5,7 +5,7 @@
 
 use super::FlushQueue;
 use crate::journal::{Frame, Journal, PartitionKey, Upkeep, WriteError};
-use crate::partition::{BegunCommit, Commit, Partition, Wakers};
+use crate::partition::{BegunCommit, Commit, Partition, SYNC_TOGETHER_MIN, Wakers};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,13 @@ impl FlushQueue {
             }
         }
         let committed = if frame.is_empty() { 0 } else { self.write(journal, frame, begun, &mut direct) };
+        if direct.len() >= SYNC_TOGETHER_MIN {
+            // One sync for all of them; each has its own where that one could not help.
+            if let Err(error) = Partition::sync_all(&direct) {
+                tracing::error!(%error, cause = %error.source, partitions = direct.len(), "cannot sync partitions");
+            }
+            direct.retain(|partition| partition.needs_sync());
+        }
         if !direct.is_empty() {
             self.push_direct(direct);
         }

@@ -28,10 +28,7 @@ struct House {
 
 impl House {
     fn new(count: i32) -> Self {
-        let disk = SimulatedDisk::new(3);
-        disk.create_dir(Path::new("/data")).unwrap();
-        disk.sync_dir(Path::new("/")).unwrap();
-        let house = Self::open(disk, count);
+        let house = Self::open(bare_disk(), count);
         // The first round finds no file and has one made.
         house.partitions[0].append(batch(0)).unwrap();
         house.env.flush.run_due();
@@ -65,6 +62,13 @@ impl House {
         let count = self.partitions.len() as i32;
         Self::open(self.disk.power_cut(), count)
     }
+}
+
+fn bare_disk() -> SimulatedDisk {
+    let disk = SimulatedDisk::new(3);
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
 }
 
 fn open(env: &PartitionEnv, index: i32) -> Arc<Partition> {
@@ -218,4 +222,18 @@ fn a_deleted_partition_does_not_hold_the_journal() {
     assert_eq!(house.partitions[0].offsets().high_watermark, 202);
     let house = House::open(house.disk.power_cut(), 1);
     assert_eq!(house.partitions[0].offsets().log_end, 202);
+}
+
+#[test]
+fn many_partitions_without_room_in_the_journal_are_synced_by_one_call() {
+    // The journal has no file yet.
+    let house = House::open(bare_disk(), 60);
+    let before = house.env.flush.stats();
+    house.fail(Operation::SyncData, ".log", u32::MAX);
+    let mut waiting = house.append_to_all(1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), vec![Some(true); 60], "a sync of each would have failed");
+    assert_eq!(house.env.flush.stats().commits, before.commits);
+    let house = house.after_power_cut();
+    assert!(house.partitions[1..].iter().all(|partition| partition.offsets().log_end == 1));
 }

@@ -27,7 +27,7 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// How many times its size a disk must have free for another file to be made.
 const ROOM_FACTOR: u64 = 16;
-/// Frames without room after which a file is asked for again, where it could not be made before.
+/// Pieces without room after which a file is asked for again, where it could not be made before.
 const MISSES_AFTER_FAILURE_MIN: u32 = 1000;
 
 /// Sizes of a journal.
@@ -39,7 +39,7 @@ pub struct JournalConfig {
     pub files_max: usize,
     /// Bytes of one partition beyond which it is better synced by itself than written twice.
     pub piece_bytes_max: u64,
-    /// Frames that find no room before the first file is made: a broker that hardly writes needs none.
+    /// Pieces that find no room before the first file is made: a broker that hardly writes needs none.
     pub misses_before_first: u32,
 }
 
@@ -117,7 +117,7 @@ struct State {
     writing: HashMap<PartitionKey, i64>,
     /// A frame whose write failed: file and position.
     failed: Option<(usize, u64)>,
-    /// Frames that found no room since a file was asked for.
+    /// Pieces that found no room since a file was asked for.
     misses: u32,
     /// How many of them ask for another file.
     misses_max: u32,
@@ -205,7 +205,7 @@ impl Journal {
         let (file, path, position, bytes) = {
             let mut state = self.state.lock();
             let size = frame.size() as u64;
-            let index = state.room_for(size).ok_or(WriteError::NoRoom)?;
+            let index = state.room_for(size, frame.ends().len()).ok_or(WriteError::NoRoom)?;
             state.writing = frame.ends().iter().copied().collect();
             state.sequence += 1;
             let sequence = state.sequence;
@@ -291,7 +291,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`StorageError`], also where the disk would have little room left; the journal goes on without it, and asks for
-    /// one again after twice as many frames that found no room.
+    /// one again after twice as many pieces that found no room.
     pub fn add_file(&self) -> Result<(), StorageError> {
         let (path, size): (Arc<Path>, u64) = {
             let mut state = self.state.lock();
@@ -377,8 +377,8 @@ impl State {
         full.map(|(_, file)| file).filter(|file| !file.covers.is_empty()).min_by_key(|file| file.generation)
     }
 
-    /// The file that has room for so many bytes; the next one is begun if the current one has not.
-    fn room_for(&mut self, size: u64) -> Option<usize> {
+    /// The file that has room for so many bytes of so many partitions; the next one is begun if the current one has not.
+    fn room_for(&mut self, size: u64, partitions: usize) -> Option<usize> {
         if self.failed.is_some() {
             return None;
         }
@@ -392,7 +392,7 @@ impl State {
         let is_free = |file: &JournalFile| file.covers.is_empty() && BLOCK as u64 + size <= file.size;
         let free = self.files.iter().enumerate().filter(|(_, file)| is_free(file));
         let Some(index) = free.min_by_key(|(_, file)| file.generation).map(|(index, _)| index) else {
-            self.misses = self.misses.saturating_add(1);
+            self.misses = self.misses.saturating_add(u32::try_from(partitions).unwrap_or(u32::MAX));
             return None;
         };
         self.current = Some(index);

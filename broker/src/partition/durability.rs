@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Partitions from which on one sync of the file system costs less than one of each.
-const SYNC_TOGETHER_MIN: usize = 32;
+pub(crate) const SYNC_TOGETHER_MIN: usize = 32;
 
 /// A point of the log's history to wait for: the end of a batch, as it was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

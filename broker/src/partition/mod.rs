@@ -35,7 +35,7 @@ use std::sync::{Arc, Weak};
 use uuid::Uuid;
 use waiters::Waiters;
 
-pub(crate) use durability::{BegunCommit, Commit};
+pub(crate) use durability::{BegunCommit, Commit, SYNC_TOGETHER_MIN};
 pub(crate) use waiters::Wakers;
 
 pub use append::Appended;
