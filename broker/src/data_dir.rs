@@ -120,17 +120,26 @@ struct Identity {
 }
 
 fn create_all(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() || disk.list_if_there(path)?.is_some() {
+    if path.as_os_str().is_empty() || disk.list(path).is_ok() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
         create_all(disk, parent)?;
     }
-    disk.create_dir(path)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent),
-        _ => Ok(()),
+    disk.create_dir(path)
+}
+
+/// Makes durable the names that lead to the directory: this start may have made them, or one that was cut short.
+fn sync_path(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    for dir in path.ancestors().skip(1) {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        match disk.sync_dir(dir) {
+            // What may not be read is not ours, nor is what lies above it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            synced => synced?,
+        }
     }
+    Ok(())
 }
 
 /// The identity of a directory of ours; `None` for an empty one.
@@ -170,6 +179,7 @@ fn check(disk: &dyn Disk, path: &Path, node_id: i32) -> Result<Option<Identity>,
 }
 
 fn initialize(disk: &dyn Disk, path: &Path, node_id: i32) -> io::Result<String> {
+    sync_path(disk, path)?;
     let cluster_id = base64(Uuid::new_v4());
     let mut text = String::from("# identity of a Kappa data directory\n");
     let _ = write!(
@@ -196,7 +206,7 @@ fn base64(id: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::RealDisk;
+    use crate::disk::{Fault, Operation, RealDisk, SimulatedDisk};
 
     #[test]
     fn a_foreign_directory_is_refused_untouched() {
@@ -206,6 +216,20 @@ mod tests {
         assert!(error.to_string().contains("thesis.txt"), "{error}");
         let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["thesis.txt"]);
+    }
+
+    #[test]
+    fn a_new_directory_is_durable_though_its_first_start_was_cut_short() {
+        for after in 0..3 {
+            let disk = SimulatedDisk::new(1);
+            let (path, error) = (Path::new("/a/b"), io::ErrorKind::Other);
+            let operation = Operation::SyncDir;
+            disk.inject(Fault { operation, path_contains: String::new(), after, times: 1, error });
+            assert!(DataDir::open(&disk, path, 1).is_err(), "{after}");
+            let cluster_id = DataDir::open(&disk, path, 1).unwrap().cluster_id;
+            let disk = disk.power_cut();
+            assert_eq!(DataDir::open(&disk, path, 1).unwrap().cluster_id, cluster_id, "{after}");
+        }
     }
 
     #[test]
