@@ -89,6 +89,12 @@ impl Comparison {
         }
     }
 
+    /// The middle value of a candidate.
+    pub(crate) fn median_of(&self, name: &str) -> f64 {
+        let series = self.series.iter().find(|series| series.name == name);
+        series.map_or(f64::NAN, Series::median)
+    }
+
     /// One candidate over another: the rounds' own ratios, since the machine drifts between rounds.
     pub(crate) fn ratios(&self, name: &str, to: &str) -> Series {
         let values = |of: &str| match self.series.iter().find(|series| series.name == of) {
