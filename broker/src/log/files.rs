@@ -57,8 +57,8 @@ impl NewDirectories {
 pub(super) struct Listing {
     /// Base offsets of segments.
     pub(super) segments: BTreeSet<i64>,
-    /// Base offsets of offset indexes.
-    pub(super) offset_indexes: BTreeSet<i64>,
+    /// Base offsets of indexes.
+    pub(super) indexes: BTreeSet<i64>,
     /// Offsets of producer snapshots.
     pub(super) snapshots: BTreeSet<i64>,
     /// Files of an unfinished write or removal.
@@ -127,7 +127,7 @@ impl Files {
             let Some(offset) = parse_offset(stem) else { continue };
             match suffix {
                 LOG => listing.segments.insert(offset),
-                OFFSET_INDEX => listing.offset_indexes.insert(offset),
+                OFFSET_INDEX | TIME_INDEX => listing.indexes.insert(offset),
                 SNAPSHOT => listing.snapshots.insert(offset),
                 _ => false,
             };

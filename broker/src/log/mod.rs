@@ -50,7 +50,7 @@ pub use error::StorageError;
 pub use files::NewDirectories;
 pub use metadata::directory_topic_id;
 pub use read::{ReadLimit, ReadPlan, Slice, SliceError};
-pub use recovery::{Damage, RecoveryReport, SetAside};
+pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
 pub use reserve::keep_reserve;
 pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
@@ -87,6 +87,8 @@ pub struct Log {
     doomed: Vec<deletion::Doomed>,
     /// Whether what a clean start needs is in the directory and describes the log as it is.
     is_as_closed: bool,
+    /// Whether the active segment has indexes in the directory, of its present end or an earlier one.
+    has_indexes: bool,
 }
 
 impl Log {
@@ -146,7 +148,7 @@ impl Log {
         if was_cut || self.needs_sync() {
             self.sync.leave_unsynced(base_offset, file);
         }
-        self.is_as_closed = false;
+        (self.is_as_closed, self.has_indexes) = (false, false);
         self.sync.sealed(sealed.clone(), (self.next_offset, snapshot));
         Arc::make_mut(&mut self.sealed).push(sealed);
         Ok(())

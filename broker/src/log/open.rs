@@ -2,8 +2,8 @@
 //!
 //! Invariant: a directory is made or found, never whichever of both; one that belongs to another topic is refused. A
 //! log that was closed cleanly is opened without looking at more than names, sizes and the end of the last segment; any
-//! doubt about it leads to recovery. When a log with records is there, all that it shows is durable; a log without any
-//! costs no sync, for its first sync covers its directory.
+//! doubt about it leads to recovery. When a log with records is there, all that it shows is durable, or will be by a sync
+//! of the file system that its owner promises; a log without any costs no sync, for its first sync covers its directory.
 
 use super::files::{LOG, Listing, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX};
 use super::index::IndexBuilder;
@@ -14,8 +14,8 @@ use super::segment::{ActiveSegment, SealedSegment};
 use super::sync::SyncState;
 use super::truncation::first_timestamp;
 use super::{
-    Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryReport, StorageError,
-    metadata,
+    Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryEnd, RecoveryReport,
+    StorageError, metadata,
 };
 use super::{SetAside, set_aside};
 use crate::disk::{Disk, File};
@@ -69,6 +69,7 @@ impl Log {
             repairs: Vec::new(),
             doomed: Vec::new(),
             is_as_closed: false,
+            has_indexes: false,
         })
     }
 
@@ -84,6 +85,21 @@ impl Log {
         topic_id: Uuid,
         config: LogConfig,
         opening: Opening,
+        now_ms: i64,
+    ) -> Result<(Self, RecoveryReport), StorageError> {
+        Self::open_with(disk, dir, topic_id, config, (opening, RecoveryEnd::Synced), now_ms)
+    }
+
+    /// The same, with `ending` to say who syncs what a recovery found.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        topic_id: Uuid,
+        config: LogConfig,
+        (opening, ending): (Opening, RecoveryEnd),
         now_ms: i64,
     ) -> Result<(Self, RecoveryReport), StorageError> {
         check_owner(&*disk, &dir, topic_id)?;
@@ -110,15 +126,22 @@ impl Log {
         let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
             Some((segments, _)) => (segments, RecoveryReport::default()),
-            None => recover(&files, &config, opening, (&listing.segments, start), now_ms)?,
+            None => recover(&files, &config, (opening, ending), (&listing.segments, start), now_ms)?,
         };
         report.set_aside.extend(orphans);
         let RecoveredSegments { sealed, active, next_offset } = segments;
         // A recovery point beyond the start tells of a sync, which covered the directory.
         let is_rooted = is_closed || opening.recovery_point > 0;
         if !is_rooted && next_offset > 0 {
-            files.sync_root(topic_id)?;
+            match ending {
+                RecoveryEnd::Synced => files.sync_root(topic_id)?,
+                RecoveryEnd::ToBeSynced => {
+                    metadata::write_again(&files, topic_id)?;
+                    report.is_unsynced = true;
+                }
+            }
         }
+        let has_indexes = listing.indexes.contains(&active.base_offset);
         let first = sealed.first().map_or(active.base_offset, |segment| segment.base_offset);
         let end = LogPosition { offset: next_offset, segment: active.base_offset, position: active.size };
         let mut log = Self {
@@ -135,6 +158,7 @@ impl Log {
             repairs: Vec::new(),
             doomed: Vec::new(),
             is_as_closed,
+            has_indexes,
         };
         log.open_epochs(epochs, first, !report.set_aside.is_empty())?;
         // Beyond the end a snapshot is of batches that were lost; one below it was saved when all before it was synced.
@@ -267,8 +291,9 @@ fn open_last(
     let interval = config.index_interval_bytes;
     let resumed = IndexBuilder::resume(base_offset, interval, &offsets, &times, size);
     let mut ended = scan_to_end(&*file, size, resumed).map_err(on_read)?;
+    let is_whole = offsets.is_empty() && times.is_empty();
     let has_indexes = ended.as_ref().is_some_and(|(index, _)| index.clone().finish() == (offsets, times));
-    if ended.is_some() && !has_indexes {
+    if ended.is_some() && !has_indexes && !is_whole {
         let whole = (IndexBuilder::new(base_offset, interval), 0);
         ended = scan_to_end(&*file, size, whole).map_err(on_read)?;
     }
@@ -303,7 +328,7 @@ fn scan_to_end(
 fn recover(
     files: &Files,
     config: &LogConfig,
-    opening: Opening,
+    (opening, ending): (Opening, RecoveryEnd),
     (bases, start): (&BTreeSet<i64>, i64),
     now_ms: i64,
 ) -> Result<(RecoveredSegments, RecoveryReport), StorageError> {
@@ -340,7 +365,8 @@ fn recover(
             ));
         }
     }
-    let mut recovery = Recovery { files, config, recovery_point, now_ms, report: RecoveryReport::default() };
+    let report = RecoveryReport::default();
+    let mut recovery = Recovery { files, config, recovery_point, ending, now_ms, report };
     let segments = recovery.run(bases)?;
     Ok((segments, recovery.report))
 }

@@ -4,7 +4,8 @@
 //! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside. Before
 //! it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
 //! it is. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
-//! Invariant: what survives is synced before anyone can see it, and nothing is ever deleted.
+//! Invariant: what survives is synced before anyone can see it, here or by whoever asked to do that for many logs at once,
+//! and nothing is ever deleted.
 
 use super::files::{Files, LOG};
 use super::index::{IndexBuilder, Indexed};
@@ -28,6 +29,17 @@ pub struct RecoveryReport {
     pub damage: Vec<Damage>,
     /// What was taken out of the log behind its new end.
     pub set_aside: Vec<SetAside>,
+    /// Whether what survived still has to be synced, see [`RecoveryEnd::ToBeSynced`].
+    pub is_unsynced: bool,
+}
+
+/// Who makes durable what a recovery found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryEnd {
+    /// The recovery itself.
+    Synced,
+    /// Whoever opens the log, by one sync of the file system for many logs, before anybody sees or changes this one.
+    ToBeSynced,
 }
 
 /// Bytes before the recovery point that are no valid batch.
@@ -79,6 +91,7 @@ pub(super) struct Recovery<'a> {
     pub(super) files: &'a Files,
     pub(super) config: &'a LogConfig,
     pub(super) recovery_point: i64,
+    pub(super) ending: RecoveryEnd,
     pub(super) now_ms: i64,
     pub(super) report: RecoveryReport,
 }
@@ -127,7 +140,10 @@ impl Recovery<'_> {
         } else {
             self.activate(last)?
         };
-        self.files.sync_names()?;
+        match self.ending {
+            RecoveryEnd::Synced => self.files.sync_names()?,
+            RecoveryEnd::ToBeSynced => self.report.is_unsynced = true,
+        }
         Ok(RecoveredSegments { sealed, active, next_offset })
     }
 
@@ -211,7 +227,9 @@ impl Recovery<'_> {
             let end = LogPosition { offset: next_offset, segment: base_offset, position: size };
             self.report.set_aside.push(set_aside::tail(self.files, &*file, end)?);
         }
-        self.sync(base_offset, &*file)?;
+        if self.ending == RecoveryEnd::Synced {
+            self.sync(base_offset, &*file)?;
+        }
         Ok(ActiveSegment {
             base_offset,
             file,

@@ -63,7 +63,8 @@ impl Log {
         }
         Arc::make_mut(&mut self.sealed).truncate(kept);
         self.active = target;
-        self.is_as_closed = false;
+        // A repair that is given up with the log leaves them there.
+        (self.is_as_closed, self.has_indexes) = (false, true);
         self.next_offset = cut.next_offset;
         self.log_start = self.log_start.min(cut.next_offset);
         self.sync.cut(self.end());

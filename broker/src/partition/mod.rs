@@ -24,8 +24,8 @@ use crate::disk::Disk;
 use crate::flush::{FlushMode, FlushQueue};
 use crate::journal::{PartitionKey, Place};
 use crate::log::{
-    DeletionJob, Log, LogPosition, NewDirectories, Opening, Positions, RecoveryReport, RestoredPiece,
-    StorageError, restore,
+    DeletionJob, Log, LogPosition, NewDirectories, Opening, Positions, RecoveryEnd, RecoveryReport,
+    RestoredPiece, StorageError, restore,
 };
 use fence::StateLock;
 use parking_lot::Mutex;
@@ -156,10 +156,24 @@ impl Partition {
         config: PartitionConfig,
         opening: Opening,
     ) -> Result<(Arc<Self>, RecoveryReport), StorageError> {
+        Self::open_with(env, directory, topic_id, config, (opening, RecoveryEnd::Synced))
+    }
+
+    /// The same, with `ending` to say who syncs what was recovered.
+    ///
+    /// # Errors
+    /// As [`Partition::open`].
+    pub fn open_with(
+        env: &PartitionEnv,
+        directory: PathBuf,
+        topic_id: Uuid,
+        config: PartitionConfig,
+        (opening, ending): (Opening, RecoveryEnd),
+    ) -> Result<(Arc<Self>, RecoveryReport), StorageError> {
         let now_ms = env.clock.now_ms();
         let opening = restore_from_journal(env, &directory, topic_id, opening)?;
-        let (mut log, report) =
-            Log::open(env.disk.clone(), directory, topic_id, config.log.clone(), opening, now_ms)?;
+        let (disk, log_config, how) = (env.disk.clone(), config.log.clone(), (opening, ending));
+        let (mut log, report) = Log::open_with(disk, directory, topic_id, log_config, how, now_ms)?;
         let producers = load_producers(&log, now_ms)?;
         if log.lacks_snapshot() && !producers.is_empty() {
             log.save_snapshot(&snapshot::encode(&producers))?;

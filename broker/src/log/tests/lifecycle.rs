@@ -167,3 +167,56 @@ fn a_closed_log_needs_closing_again_only_if_it_changed_or_its_indexes_did() {
     let (log, _) = open(&disk, &dir, opening);
     assert!(log.needs_closing());
 }
+
+/// A closed log of one segment with so many batches, what opens it, its indexes' paths, and their bytes.
+fn closed_with(count: usize) -> (Arc<dyn Disk>, PathBuf, Opening, [PathBuf; 2], (Vec<u8>, Vec<u8>)) {
+    let (_, disk, dir) = simulated(1);
+    let mut log = create(&disk, &dir, config());
+    for _ in 0..count {
+        append(&mut log, &batch(1, 150, 1000)).unwrap();
+    }
+    let indexes = [files::OFFSET_INDEX, files::TIME_INDEX].map(|suffix| log.files.path(0, suffix));
+    let built = log.active.index.clone().finish();
+    (disk, dir, close(log), indexes, built)
+}
+
+#[test]
+fn a_short_segment_is_closed_without_indexes_and_opened_as_if_it_had_them() {
+    for (count, has_indexes) in [(3, false), (10, true)] {
+        let (disk, dir, opening, indexes, built) = closed_with(count);
+        assert!(indexes.iter().all(|path| disk.len_if_there(path).unwrap().is_some() == has_indexes));
+        let (log, report) = open(&disk, &dir, opening);
+        assert_eq!(report, RecoveryReport::default(), "it is not scanned as after a crash");
+        assert_eq!(log.active.index.clone().finish(), built);
+        assert!(log.next_offset() == count as i64 && !log.needs_closing());
+    }
+}
+
+#[test]
+fn indexes_of_an_earlier_end_are_taken_away_when_a_short_segment_is_closed() {
+    let (disk, dir, opening, indexes, _) = closed_with(3);
+    indexes.iter().for_each(|path| drop(disk.create(path).unwrap()));
+    let (mut log, _) = open(&disk, &dir, opening);
+    append(&mut log, &batch(1, 1, 1000)).unwrap();
+    assert!(log.needs_closing());
+    let opening = close(log);
+    assert!(indexes.iter().all(|path| disk.len_if_there(path).unwrap().is_none()));
+    let (log, _) = open(&disk, &dir, opening);
+    assert!(log.next_offset() == 4 && !log.needs_closing());
+}
+
+#[test]
+fn a_short_segment_behind_others_is_closed_without_a_snapshot_only_if_there_is_one_of_its_beginning() {
+    let (_, disk, dir) = simulated(1);
+    let mut log = create(&disk, &dir, config());
+    while log.segment_count() < 2 {
+        append(&mut log, &batch(1, 150, 1000)).unwrap();
+    }
+    sync(&mut log);
+    assert!(!log.needs_closing());
+    log.snapshots.clear();
+    assert!(log.needs_closing());
+    let opening = close(log);
+    let (log, _) = open(&disk, &dir, opening);
+    assert!(!log.lacks_snapshot());
+}
