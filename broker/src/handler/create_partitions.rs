@@ -18,7 +18,8 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: CreatePartitionsRe
             (topic.name.clone(), topic.count, check(node, cx, topic, twice))
         })
         .collect();
-    let change = node.topics.change(move |catalog| {
+    // However few they are: of two for the same topic, the first is done when the second begins.
+    let change = node.topics.change_of(usize::MAX, move |catalog| {
         let create = |(name, count, checked): (String, i32, Result<(), Refusal>)| {
             let outcome = checked
                 .and_then(|()| catalog.create_partitions(&name, count, validate_only).map_err(Refusal::from));

@@ -24,7 +24,9 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: CreateTopicsReques
         })
         .collect();
     let valid: Vec<NewTopic> = checked.iter().filter_map(|(_, topic)| topic.as_ref().ok()).cloned().collect();
-    let change = node.topics.change(move |catalog| catalog.create_topics(&valid, validate_only));
+    let partitions = partitions_of(node, &valid);
+    let change =
+        node.topics.change_of(partitions, move |catalog| catalog.create_topics(&valid, validate_only));
     let node = node.clone();
     Reply::later(async move {
         let mut outcomes = match change.await {
@@ -49,6 +51,12 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: CreateTopicsReques
             .collect();
         CreateTopicsResponse { topics, ..Default::default() }.into()
     })
+}
+
+/// Partitions of topics to be created, those that are refused later included.
+pub(super) fn partitions_of(node: &Node, topics: &[NewTopic]) -> usize {
+    let count = |topic: &NewTopic| topic.partitions.unwrap_or(node.settings.partitions_default).max(0);
+    topics.iter().map(|topic| usize::try_from(count(topic)).unwrap_or(0)).fold(0, usize::saturating_add)
 }
 
 fn duplicate(topic: &CreatableTopic) -> Refusal {

@@ -23,9 +23,10 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DeleteTopicsReques
             (state, topic)
         })
         .collect();
-    let ids: Vec<Uuid> =
-        wanted.iter().filter_map(|(_, topic)| topic.as_ref().ok()).map(|topic| topic.id).collect();
-    let change = node.topics.change(move |catalog| catalog.delete_topics(&ids));
+    let found = || wanted.iter().filter_map(|(_, topic)| topic.as_ref().ok());
+    let ids: Vec<Uuid> = found().map(|topic| topic.id).collect();
+    let partitions = found().map(|topic| topic.partitions().len()).sum();
+    let change = node.topics.change_of(partitions, move |catalog| catalog.delete_topics(&ids));
     let node = node.clone();
     Reply::later(async move {
         let mut outcomes = match change.await {

@@ -1,5 +1,6 @@
 //! Metadata: brokers, topics and their partitions; creates topics that clients ask for, where that is allowed.
 
+use super::create_topics::partitions_of;
 use super::{Node, elsewhere, unanswered};
 use crate::topic::{NewTopic, Topic, TopicError, TopicName, is_internal};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -47,7 +48,8 @@ fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> 
         return Reply::Now(response.into());
     }
     // The answer waits until the topics are there: a client told to come back would wait longer.
-    let created = node.topics.change(move |catalog| catalog.create_topics(&missing, false));
+    let partitions = partitions_of(node, &missing);
+    let created = node.topics.change_of(partitions, move |catalog| catalog.create_topics(&missing, false));
     let (node, cx) = (node.clone(), cx.clone());
     Reply::Later(Box::pin(async move {
         if let Ok(outcomes) = created.await {

@@ -1,11 +1,13 @@
-//! Changes of the catalog, one after the other: check, record durably, act, show.
+//! Changes of the catalog: check, record durably, act, show.
 //!
-//! Owns the catalog topic and the thread that alone writes to it. Invariants: directories exist before
+//! Owns the catalog topic, which one thread alone writes to; between the steps of a change of many partitions, others
+//! may be carried out. Invariants: directories exist before
 //! their record is written, a record is durable before its topic is shown, and a deletion's record is durable before
 //! any byte goes. A change that fails before its record is durable has changed nothing: what could not be removed again
 //! belongs to an id that the catalog never knew.
 
 use super::error::TopicError;
+use super::line::Line;
 use super::name::TopicName;
 use super::partition_config::partition_config;
 use super::record::{BrokerEntry, CatalogRecord, ProducerIdsEntry, TopicEntry};
@@ -53,6 +55,7 @@ pub(crate) type Outcomes<T> = Vec<Result<T, TopicError>>;
 /// What the catalog's worker works on.
 #[derive(Debug)]
 pub(crate) struct Catalog {
+    pub(super) line: Line,
     pub(super) registry: Arc<Registry>,
     pub(super) layers: Arc<ArcSwap<BrokerLayers>>,
     pub(super) producer_ids: Arc<Mutex<std::ops::Range<i64>>>,
@@ -96,6 +99,10 @@ impl Catalog {
             Ok(checked) => checked,
             Err(error) => return topics.iter().map(|_| Err(error.clone())).collect(),
         };
+        let count = |entry: &TopicEntry| if validate_only { 0 } else { i64::from(entry.partitions) };
+        let new = checked.iter().flatten().map(|(_, entry)| (entry.name.as_str(), count(entry)));
+        let _hold = self.line.hold(new);
+        let layers = self.layers.load_full();
         let made: Outcomes<Arc<Topic>> = checked
             .into_iter()
             .map(|checked| {
@@ -116,6 +123,9 @@ impl Catalog {
         }
         for topic in made.iter().flatten() {
             self.registry.insert(topic.clone());
+            if !Arc::ptr_eq(&layers, &self.layers.load()) {
+                self.reconfigure(topic);
+            }
             tracing::info!(topic = %topic.name, partitions = topic.partitions().len(), "topic created");
         }
         made
@@ -123,14 +133,14 @@ impl Catalog {
 
     fn check_new(&self, state: &CatalogState, topics: &[NewTopic]) -> Outcomes<(Uuid, TopicEntry)> {
         let mut added: BTreeMap<String, Arc<str>> = BTreeMap::new();
-        let mut partitions = state.partitions();
+        let mut partitions = state.partitions() + self.line.partitions();
         topics
             .iter()
             .map(|topic| {
                 let name = TopicName::new(&topic.name)?;
                 let key = TopicName::collision_key(&topic.name);
                 let other = state.name_like(&topic.name).or(added.get(&key).map(|name| &**name));
-                match other {
+                match other.map(str::to_owned).or_else(|| self.line.taken_like(&key)) {
                     Some(other) if other == topic.name => return Err(TopicError::Exists(name.shared())),
                     Some(other) => {
                         return Err(TopicError::Collision {
@@ -181,7 +191,10 @@ impl Catalog {
                 created = self.clear(&directory).and_then(|()| create().map_err(OpenError::from));
             }
             match created {
-                Ok(partition) => made.push(partition),
+                Ok(partition) => {
+                    made.push(partition);
+                    self.let_others_go();
+                }
                 Err(error) => {
                     self.unmake(&made);
                     return Err(TopicError::storage(error));
@@ -194,12 +207,16 @@ impl Catalog {
     /// Frees the name of a directory from what an earlier deletion or creation could not remove.
     fn clear(&self, directory: &str) -> Result<(), OpenError> {
         let state = self.fold.with(CatalogState::clone)?;
-        House { env: &self.env, data_dir: &self.data_dir }.clear(&state, directory)
+        let house = House::new(&self.env, &self.data_dir);
+        house.clear(&state, directory)?;
+        self.line.owe(house.into_doomed());
+        Ok(())
     }
 
     /// Removes partitions that nobody has seen.
     fn unmake(&self, partitions: &Partitions) {
         for partition in partitions {
+            self.let_others_go();
             partition.abandon();
             if let Err(error) = self.env.disk.remove_dir_all(partition.directory()) {
                 let directory = partition.directory().display();
@@ -223,7 +240,7 @@ impl Catalog {
         created.unwrap_or(Err(TopicError::Stopping))
     }
 
-    /// Deletes topics: their records first, then their directories.
+    /// Deletes topics: their records first, then the names of their directories. What is in those goes later.
     pub(crate) fn delete_topics(&self, ids: &[Uuid]) -> Outcomes<Arc<Topic>> {
         let found: Outcomes<Arc<Topic>> = ids.iter().map(|id| self.deletable(*id)).collect();
         let unique: BTreeSet<Uuid> = found.iter().flatten().map(|topic| topic.id).collect();
@@ -232,6 +249,7 @@ impl Catalog {
             return found.into_iter().map(|topic| topic.and(Err(error.clone()))).collect();
         }
         let removed: Vec<Arc<Topic>> = unique.iter().filter_map(|id| self.registry.remove(*id)).collect();
+        let _hold = self.line.hold(removed.iter().map(|topic| (&*topic.name, 0)));
         self.registry.deleted(&removed);
         let mut retired = Vec::new();
         for topic in removed {
@@ -240,27 +258,23 @@ impl Catalog {
                     Ok(path) => retired.push(path),
                     Err(error) => remains(partition.directory(), error),
                 }
+                self.let_others_go();
             }
             tracing::info!(topic = %topic.name, "topic deleted");
         }
-        self.remove(&retired);
+        self.owe(retired);
         found
     }
 
-    /// Removes retired directories once their names are durable. What cannot be removed is owed: the catalog knows that
-    /// its topic is deleted, so it is removed when its name is wanted or at the next start.
-    fn remove(&self, retired: &[PathBuf]) {
-        let disk = &*self.env.disk;
+    /// Has retired directories removed once their names are durable. Those whose names are not belong to an id that the
+    /// catalog knows to be deleted: they are removed when their name is wanted or at the next start.
+    fn owe(&self, retired: Vec<PathBuf>) {
         if retired.is_empty() {
             return;
         }
-        if let Err(error) = disk.sync_dir(&self.data_dir) {
-            return remains(&self.data_dir, error);
-        }
-        for path in retired {
-            if let Err(error) = disk.remove_dir_all(path) {
-                remains(path, error);
-            }
+        match self.env.disk.sync_dir(&self.data_dir) {
+            Ok(()) => self.line.owe(retired),
+            Err(error) => remains(&self.data_dir, error),
         }
     }
 
@@ -291,20 +305,28 @@ impl Catalog {
         if count <= existing {
             return Err(TopicError::NotAnIncrease { name: topic.name.clone(), existing, asked: count });
         }
-        let all = self.state(CatalogState::partitions)?;
+        let all = self.state(CatalogState::partitions)? + self.line.partitions();
         self.check_partitions(count, count - existing, all)?;
         if validate_only {
             return Ok(());
         }
+        let _hold = self.line.hold(std::iter::once((name, i64::from(count - existing))));
         let configs = (*topic.overrides()).clone();
-        let entry = TopicEntry { name: name.into(), partitions: count, configs };
+        let mut entry = TopicEntry { name: name.into(), partitions: count, configs };
         let made = self.make(topic.id, &entry, existing..count)?;
+        // The changes that went first may have been to this topic.
+        if self.registry.by_id(topic.id).is_none() {
+            self.unmake(&made);
+            return Err(TopicError::Unknown(name.into()));
+        }
+        entry.configs = (*topic.overrides()).clone();
         if let Err(error) = self.write(&[CatalogRecord::Topic(topic.id, entry)]) {
             self.unmake(&made);
             return Err(error);
         }
         partitions.extend(made);
         topic.set_partitions(partitions);
+        self.reconfigure(&topic);
         tracing::info!(topic = name, partitions = count, "partitions added");
         Ok(())
     }

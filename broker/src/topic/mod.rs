@@ -1,12 +1,13 @@
 //! Topics: the catalog that says which there are, and the registry through which they are reached.
 //!
-//! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker,
-//! one change after the other. Invariant: what a lookup shows is durable. This module knows nothing of
+//! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker, on
+//! which a change of many partitions lets short ones go first (`line`). Invariant: what a lookup shows is durable. This module knows nothing of
 //! requests, groups or connections.
 
 mod catalog;
 mod error;
 mod inventory;
+mod line;
 mod name;
 mod partition_config;
 mod record;
@@ -25,12 +26,13 @@ use crate::config::BrokerLayers;
 use crate::log::{Checkpointed, Checkpoints, StorageError, keep_reserve};
 use crate::partition::{Partition, PartitionEnv};
 use arc_swap::ArcSwap;
+use line::{Change, STEP_PARTITIONS};
 use parking_lot::Mutex;
 use registry::Registry;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -39,11 +41,6 @@ pub(crate) const CATALOG_TOPIC: &str = "__kappa_catalog";
 /// The topic of committed offsets and group metadata.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-/// Changes that may wait for the worker.
-const QUEUE_MAX: usize = 4096;
-
-type Job = Box<dyn FnOnce(&Catalog) + Send>;
-
 /// All topics, and the way to change them.
 #[derive(Debug)]
 pub(crate) struct Topics {
@@ -51,41 +48,37 @@ pub(crate) struct Topics {
     layers: Arc<ArcSwap<BrokerLayers>>,
     producer_ids: Arc<Mutex<std::ops::Range<i64>>>,
     /// `None` once no more changes are taken.
-    jobs: Mutex<Option<SyncSender<Job>>>,
+    changes: Mutex<Option<SyncSender<Change>>>,
     env: PartitionEnv,
     data_dir: PathBuf,
     /// What the checkpoints on disk say; held while they are written, so that an older state never replaces a newer.
     checkpointed: Mutex<Vec<Checkpointed<Arc<str>>>>,
 }
 
-/// Carries out the changes of the catalog, in the order in which they came.
+/// Carries out the changes of the catalog.
 pub(crate) struct CatalogWorker {
     catalog: Catalog,
-    queue: Receiver<Job>,
 }
 
 impl CatalogWorker {
     /// Carries out changes until no more are taken and none is left.
     pub(crate) fn run(self) {
-        for job in self.queue {
-            job(&self.catalog);
-        }
+        self.catalog.run();
     }
 }
 
 impl Topics {
-    fn new(catalog: Catalog) -> (Self, CatalogWorker) {
-        let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
+    fn new(catalog: Catalog, changes: SyncSender<Change>) -> (Self, CatalogWorker) {
         let topics = Self {
             registry: catalog.registry.clone(),
             layers: catalog.layers.clone(),
             producer_ids: catalog.producer_ids.clone(),
-            jobs: Mutex::new(Some(jobs)),
+            changes: Mutex::new(Some(changes)),
             env: catalog.env.clone(),
             data_dir: catalog.data_dir.clone(),
             checkpointed: Mutex::default(),
         };
-        (topics, CatalogWorker { catalog, queue })
+        (topics, CatalogWorker { catalog })
     }
 
     /// The topic of this name.
@@ -138,20 +131,34 @@ impl Topics {
         R: Send + 'static,
         F: FnOnce(&Catalog) -> R + Send + 'static,
     {
+        self.change_of(0, change)
+    }
+
+    /// The same for a change that makes or removes so many partitions: if they are many, others may go first.
+    pub(crate) fn change_of<R, F>(
+        &self,
+        partitions: usize,
+        change: F,
+    ) -> impl Future<Output = Result<R, TopicError>> + Send + use<R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Catalog) -> R + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let queued = self.enqueue(Box::new(move |catalog| {
+        let job = Box::new(move |catalog: &Catalog| {
             let _ = answer.send(change(catalog));
-        }));
+        });
+        let queued = self.enqueue(Change { job, is_long: partitions > STEP_PARTITIONS });
         async move {
             queued?;
             answered.await.map_err(|_| TopicError::Stopping)
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), TopicError> {
-        let jobs = self.jobs.lock();
-        let jobs = jobs.as_ref().ok_or(TopicError::Stopping)?;
-        jobs.try_send(job).map_err(|error| match error {
+    fn enqueue(&self, change: Change) -> Result<(), TopicError> {
+        let changes = self.changes.lock();
+        let changes = changes.as_ref().ok_or(TopicError::Stopping)?;
+        changes.try_send(change).map_err(|error| match error {
             TrySendError::Full(_) => TopicError::Busy,
             TrySendError::Disconnected(_) => TopicError::Stopping,
         })
@@ -187,9 +194,10 @@ impl Topics {
     /// The folded catalog as text. Waits for the changes that are in line.
     pub(crate) fn dump(&self) -> Result<String, TopicError> {
         let (answer, answered) = std::sync::mpsc::channel();
-        self.enqueue(Box::new(move |catalog| {
+        let job = Box::new(move |catalog: &Catalog| {
             let _ = answer.send(catalog.dump());
-        }))?;
+        });
+        self.enqueue(Change { job, is_long: false })?;
         answered.recv().map_err(|_| TopicError::Stopping)?
     }
 
@@ -200,7 +208,7 @@ impl Topics {
 
     /// Takes no more changes: the worker ends after those that are in line.
     pub(crate) fn end_changes(&self) {
-        *self.jobs.lock() = None;
+        *self.changes.lock() = None;
     }
 
     /// Closes every partition, and leaves the checkpoints and, if all closed well, the clean marker behind. One sync of
@@ -273,9 +281,9 @@ impl Topics {
 
 #[cfg(test)]
 impl CatalogWorker {
-    /// Carries out the next change, if one waits; whether one did.
+    /// Carries out the next change, or else removes a directory that is owed; whether there was either.
     pub(crate) fn step(&self) -> bool {
-        self.queue.try_recv().map(|job| job(&self.catalog)).is_ok()
+        self.catalog.step()
     }
 
     /// The folded state as it is kept, and as it is replayed from the log.

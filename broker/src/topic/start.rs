@@ -5,6 +5,7 @@
 
 use super::catalog::Catalog;
 use super::inventory::{self, Action, Directories, Found, Place, Refusal};
+use super::line::{Line, QUEUE_MAX};
 use super::partition_config::partition_config;
 use super::registry::{Partitions, Registry, Topic};
 use super::state::{CatalogError, CatalogState};
@@ -13,9 +14,10 @@ use crate::config::{BrokerLayers, Overrides, Settings};
 use crate::disk::Disk;
 use crate::journal::PartitionKey;
 use crate::log::{
-    Checkpoints, NewDirectories, Opening, StorageError, directory_topic_id, is_retired, keep_reserve, retire,
+    Checkpoints, NewDirectories, Opening, RecoveryEnd, StorageError, directory_topic_id, is_retired,
+    keep_reserve, retire,
 };
-use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv};
+use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv, SYNC_TOGETHER_MIN};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use uuid::Uuid;
 
 /// Id of the catalog's topic in every data directory.
@@ -108,7 +111,7 @@ impl Topics {
     ) -> Result<(Self, CatalogWorker), OpenError> {
         let disk = &*env.disk;
         let checkpoints = Checkpoints::read(disk, data_dir, is_layout_1)?;
-        let house = House { env: &env, data_dir };
+        let house = House::new(&env, data_dir);
         let mut found = house.look()?;
 
         let catalog_directory = format!("{CATALOG_TOPIC}-0");
@@ -157,7 +160,9 @@ impl Topics {
         if let Err(error) = keep_reserve(disk, data_dir) {
             tracing::warn!(%error, "no reserve for a full disk");
         }
+        let (changes, queue) = sync_channel(QUEUE_MAX);
         let catalog = Catalog {
+            line: Line::new(queue, house.into_doomed()),
             registry,
             layers: Arc::new(ArcSwap::from_pointee(layers)),
             producer_ids: Arc::default(),
@@ -167,7 +172,7 @@ impl Topics {
             log,
             fold,
         };
-        Ok(Topics::new(catalog))
+        Ok(Topics::new(catalog, changes))
     }
 }
 
@@ -190,8 +195,10 @@ fn agreed(actions: Vec<Action>) -> Result<Vec<Action>, OpenError> {
 
 /// A data directory, looked at and put in order.
 pub(super) struct House<'a> {
-    pub(super) env: &'a PartitionEnv,
-    pub(super) data_dir: &'a Path,
+    env: &'a PartitionEnv,
+    data_dir: &'a Path,
+    /// Directories that are durably nobody's and are to be removed.
+    doomed: Mutex<Vec<PathBuf>>,
 }
 
 /// What a place is to be opened or made with.
@@ -200,7 +207,16 @@ enum Job {
     Create(Place),
 }
 
-impl House<'_> {
+impl<'a> House<'a> {
+    pub(super) fn new(env: &'a PartitionEnv, data_dir: &'a Path) -> Self {
+        Self { env, data_dir, doomed: Mutex::default() }
+    }
+
+    /// The directories that are left to remove.
+    pub(super) fn into_doomed(self) -> Vec<PathBuf> {
+        self.doomed.into_inner()
+    }
+
     /// Every directory that may be a partition's, and whose it is.
     fn look(&self) -> Result<Directories, StorageError> {
         let listed = self.env.disk.list(self.data_dir).map_err(StorageError::on("list", self.data_dir))?;
@@ -253,7 +269,7 @@ impl House<'_> {
         config: impl Fn(Uuid) -> PartitionConfig + Sync,
     ) -> Result<Vec<(Place, Arc<Partition>)>, OpenError> {
         let disk = &*self.env.disk;
-        let (mut jobs, mut doomed, mut moved) = (Vec::new(), Vec::new(), false);
+        let (mut jobs, mut blank, mut doomed, mut moved) = (Vec::new(), Vec::new(), Vec::new(), false);
         for action in actions {
             match action {
                 Action::Open(place, opening) => jobs.push(Job::Open(place, opening)),
@@ -261,10 +277,12 @@ impl House<'_> {
                 Action::FinishDeletion(directory, owner) => {
                     let path = self.data_dir.join(&directory);
                     tracing::info!(%directory, "removing what is left of a topic");
-                    doomed.push(match owner {
-                        Some(owner) => retire(disk, &path, owner, index_of(&directory))?,
-                        None => path,
-                    });
+                    match owner {
+                        Some(owner) => doomed.push(retire(disk, &path, owner, index_of(&directory))?),
+                        None if is_retired(&directory) => doomed.push(path),
+                        // It is in the way of a partition, and there is next to nothing in it.
+                        None => blank.push(path),
+                    }
                     moved = true;
                 }
                 Action::SetAside(directory) => {
@@ -277,44 +295,56 @@ impl House<'_> {
         if moved {
             disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
         }
-        for path in doomed {
+        for path in blank {
             if let Err(error) = disk.remove_dir_all(&path) {
-                tracing::warn!(directory = %path.display(), %error, "a deleted directory stays until the next start");
+                tracing::warn!(directory = %path.display(), %error, "a directory of no topic stays until the next start");
             }
         }
+        self.doomed.lock().extend(doomed);
         if jobs.iter().any(|job| matches!(job, Job::Open(..))) {
             // Partitions that were made and never synced have names that are not durable yet.
             disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
         }
+        let unclean = jobs.iter().filter(|job| matches!(job, Job::Open(_, opening) if !opening.clean));
+        // Many that are recovered are synced together, and shown after that.
+        let ending =
+            if unclean.count() < SYNC_TOGETHER_MIN { RecoveryEnd::Synced } else { RecoveryEnd::ToBeSynced };
         let siblings = Arc::new(NewDirectories::default());
-        let partitions = in_parallel(&jobs, |job| self.open(job, &config, &siblings))?;
+        let opened = in_parallel(&jobs, |job| self.open(job, (&config, ending), &siblings))?;
+        if opened.iter().any(|(_, is_unsynced)| *is_unsynced) {
+            disk.sync_file_system(self.data_dir)
+                .map_err(StorageError::on("sync the disk of", self.data_dir))?;
+        }
+        let partitions = opened.into_iter().map(|(partition, _)| partition);
         let places = jobs.into_iter().map(|job| match job {
             Job::Open(place, _) | Job::Create(place) => place,
         });
         Ok(places.zip(partitions).collect())
     }
 
+    /// Returns the partition, and whether it has to be synced before it is shown.
     fn open(
         &self,
         job: &Job,
-        config: &impl Fn(Uuid) -> PartitionConfig,
+        (config, ending): (&impl Fn(Uuid) -> PartitionConfig, RecoveryEnd),
         siblings: &Arc<NewDirectories>,
-    ) -> Result<Arc<Partition>, OpenError> {
+    ) -> Result<(Arc<Partition>, bool), OpenError> {
         let (Job::Open(place, _) | Job::Create(place)) = job;
         let Place { topic_id, directory, .. } = place;
         let (path, config) = (self.data_dir.join(directory), config(*topic_id));
         let opened = match job {
             Job::Create(_) => {
                 tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
-                self.make(place, path, config, siblings.clone())
+                self.make(place, path, config, siblings.clone()).map(|partition| (partition, false))
             }
             Job::Open(_, opening) => {
-                let opened = Partition::open(self.env, path, *topic_id, config, *opening);
+                let how = (*opening, ending);
+                let opened = Partition::open_with(self.env, path, *topic_id, config, how);
                 opened.map(|(partition, report)| {
                     if !(report.damage.is_empty() && report.set_aside.is_empty()) {
                         tracing::warn!(%directory, ?report, "recovered after an unclean stop");
                     }
-                    partition
+                    (partition, report.is_unsynced)
                 })
             }
         };

@@ -10,6 +10,8 @@ use kappa_protocol::record::{Batch, BatchBuilder, BatchOptions};
 use std::io;
 use std::path::Path;
 
+mod many;
+
 const DATA: &str = "/data";
 
 struct World {
@@ -60,7 +62,7 @@ impl World {
     fn change<R: Send + 'static>(&self, change: impl FnOnce(&Catalog) -> R + Send + 'static) -> R {
         let (answer, answered) = std::sync::mpsc::channel();
         let job = Box::new(move |catalog: &Catalog| answer.send(change(catalog)).unwrap());
-        self.topics.enqueue(job).unwrap();
+        self.topics.enqueue(Change { job, is_long: false }).unwrap();
         answered.recv().unwrap()
     }
 
@@ -72,6 +74,11 @@ impl World {
     fn delete(&self, name: &str) -> Result<(), TopicError> {
         let id = self.topics.topic(name).unwrap().id;
         self.change(move |catalog| catalog.delete_topics(&[id]).remove(0).map(|_| ()))
+    }
+
+    /// Waits until nothing is left to remove.
+    fn settle(&self) {
+        while !self.change(Catalog::owes_nothing) {}
     }
 
     /// Appends one record to every partition of a topic, durably.
@@ -182,6 +189,7 @@ fn a_creation_that_fails_at_any_call_leaves_nothing_that_a_later_topic_meets() {
             assert_eq!(world.values("t"), ["kept", "kept", "kept"], "call {after}, {times} times");
             let again = World::open(world.stop());
             assert_eq!(again.values("t"), ["kept", "kept", "kept"], "call {after}, {times} times");
+            again.settle();
             assert_eq!(names(&again.disk, DATA), ["__kappa_catalog-0", "other-0", "t-0", "t-1", "t-2"]);
         }
     }
@@ -285,6 +293,7 @@ fn a_topic_with_the_longest_name_is_deleted_and_its_successor_kept() {
     world.create(&name, 2).unwrap();
     world.produce(&name, "old");
     world.delete(&name).unwrap();
+    world.settle();
     assert_eq!(names(&world.disk, DATA), ["__kappa_catalog-0"]);
     world.create(&name, 2).unwrap();
     world.produce(&name, "new");
@@ -310,6 +319,7 @@ fn a_deletion_that_fails_at_any_call_never_hands_its_files_to_the_next_topic() {
             world.produce("t", "old");
             world.disk.inject(Fault { times, ..fault(Operation::Any, after, io::ErrorKind::Other) });
             let deleted = world.delete("t");
+            world.settle();
             let reached = deleted.is_ok();
             // While the disk refuses, the name is not free, or nothing of the old topic is met.
             let early = if reached { world.create("t", 2).ok() } else { None };
@@ -333,6 +343,7 @@ fn a_deletion_that_fails_at_any_call_never_hands_its_files_to_the_next_topic() {
             let disk = if after % 2 == 0 { world.cut_power() } else { world.stop() };
             let world = World::open(disk);
             assert_eq!(world.values("t"), ["new", "new"], "call {after}, {times} times");
+            world.settle();
             assert_eq!(names(&world.disk, DATA), ["__kappa_catalog-0", "t-0", "t-1"]);
             if is_untouched {
                 assert!(after > 10);
