@@ -231,7 +231,10 @@ impl Frame {
         if let Some(metrics) = node.metrics.api(self.key) {
             metrics.requests.inc();
         }
-        Ok(call(node, &cx, request))
+        Ok(match request {
+            Request::Fetch(request) => handler::fetch::handle_for_socket(node, &cx, request),
+            request => call(node, &cx, request),
+        })
     }
 }
 

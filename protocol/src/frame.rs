@@ -2,6 +2,7 @@
 //!
 //! Owns what precedes a body on the wire. Knows nothing of sockets: callers hand in the bytes.
 
+use crate::Piece;
 use crate::api::{ApiKey, Request, Response};
 use crate::wire::{DecodeError, EncodeError, Reader, Writer};
 use bytes::Bytes;
@@ -76,15 +77,19 @@ pub fn encode_request(
         w.put_uvarint(0);
     }
     request.encode(version, &mut w)?;
-    finish(w)
+    let in_memory = |piece| match piece {
+        Piece::Bytes(bytes) => Ok(bytes),
+        Piece::Region(_) => Err(EncodeError::Region),
+    };
+    finish(w)?.into_iter().map(in_memory).collect()
 }
 
-/// A whole response frame, length prefix included, as pieces for a vectored write.
+/// A whole response frame, length prefix included, as pieces to be sent one after the other.
 pub fn encode_response(
     correlation_id: i32,
     version: i16,
     response: &Response,
-) -> Result<Vec<Bytes>, EncodeError> {
+) -> Result<Vec<Piece>, EncodeError> {
     let mut w = Writer::with_capacity(256);
     w.put_i32(0);
     w.put_i32(correlation_id);
@@ -120,7 +125,7 @@ fn response_header_is_flexible(key: ApiKey, version: i16) -> bool {
     key != ApiKey::ApiVersions && version >= key.schema().flexible
 }
 
-fn finish(w: Writer) -> Result<Vec<Bytes>, EncodeError> {
+fn finish(w: Writer) -> Result<Vec<Piece>, EncodeError> {
     let len = w.len() - PREFIX_LEN;
     let prefix = i32::try_from(len).map_err(|_| EncodeError::TooLong { len, max: i32::MAX as usize })?;
     Ok(w.finish_with_prefix(prefix.to_be_bytes()))

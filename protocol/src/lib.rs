@@ -16,7 +16,7 @@ pub mod wire;
 
 pub use api::{ApiKey, Request, RequestMessage, Response};
 pub use error_code::ErrorCode;
-pub use records::Records;
+pub use records::{Piece, Records, Region};
 pub use service::{Context, LaneError, Operation, Principal, Reply, ReplyFuture, Resource, Service};
 pub use wire::{DecodeError, EncodeError};
 

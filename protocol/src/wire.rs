@@ -3,7 +3,7 @@
 //! Invariant: nothing is allocated for a length before the frame is known to hold it. Both know nothing of
 //! messages, versions or sockets. Encodings: Apache Kafka protocol guide, KIP-482 (compact forms, tagged fields).
 
-use crate::{Records, limits};
+use crate::{Piece, Records, limits};
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -79,6 +79,9 @@ pub enum EncodeError {
         /// The version asked for.
         version: i16,
     },
+    /// A region of a file where only bytes in memory can be sent.
+    #[error("a region of a file cannot be sent here")]
+    Region,
     /// A string or array too long for its length field.
     #[error("length {len} exceeds {max}")]
     TooLong {
@@ -292,7 +295,7 @@ const SPLICE_BYTES_MIN: usize = 512;
 /// Writes primitives into a growing buffer; record data is kept aside as the slices it came in.
 #[derive(Debug, Default)]
 pub struct Writer {
-    parts: Vec<Bytes>,
+    parts: Vec<Piece>,
     parts_len: usize,
     buffer: BytesMut,
 }
@@ -313,24 +316,25 @@ impl Writer {
         self.len() == 0
     }
 
-    /// The pieces, in order, ready for a vectored write.
-    pub fn finish(mut self) -> Vec<Bytes> {
+    /// The pieces, in order.
+    pub fn finish(mut self) -> Vec<Piece> {
         if !self.buffer.is_empty() {
-            self.parts.push(self.buffer.freeze());
+            self.parts.push(Piece::Bytes(self.buffer.freeze()));
         }
         self.parts
     }
 
     /// Like [`Writer::finish`], with the first four bytes (written as a placeholder) replaced by `prefix`.
-    pub(crate) fn finish_with_prefix(mut self, prefix: [u8; 4]) -> Vec<Bytes> {
+    pub(crate) fn finish_with_prefix(mut self, prefix: [u8; 4]) -> Vec<Piece> {
         let start = match self.parts.first_mut() {
             // The first piece is the buffer as it was when record data was first kept aside: nobody shares it yet.
-            Some(first) => {
+            Some(Piece::Bytes(first)) => {
                 let mut bytes = BytesMut::from(std::mem::take(first));
                 bytes.get_mut(..4).expect("the placeholder was written").copy_from_slice(&prefix);
                 *first = bytes.freeze();
                 return self.finish();
             }
+            Some(Piece::Region(_)) => None,
             None => self.buffer.get_mut(..4),
         };
         start.expect("the placeholder was written").copy_from_slice(&prefix);
@@ -339,7 +343,7 @@ impl Writer {
 
     /// The pieces joined into one buffer; copies only where record data was kept aside.
     pub fn into_bytes(self) -> Bytes {
-        Records::from(self.finish()).to_bytes()
+        Records::from_iter(self.finish()).to_bytes()
     }
 
     /// One byte.
@@ -461,22 +465,25 @@ impl Writer {
         self.put_nullable_bytes(Some(value), flexible)
     }
 
-    /// Record batches that may be null; large ones are kept aside, not copied.
+    /// Record batches that may be null; large ones and those in files are kept aside, not copied.
     pub fn put_records(&mut self, value: Option<&Records>, flexible: bool) -> Result<(), EncodeError> {
         self.put_len(value.map(Records::len), flexible)?;
         for piece in value.into_iter().flat_map(Records::pieces) {
-            if piece.len() < SPLICE_BYTES_MIN {
-                self.buffer.put_slice(piece);
-                continue;
+            match piece {
+                Piece::Bytes(bytes) if bytes.len() < SPLICE_BYTES_MIN => self.buffer.put_slice(bytes),
+                piece => self.keep_aside(piece.clone()),
             }
-            let before = self.buffer.split().freeze();
-            self.parts_len += before.len() + piece.len();
-            if !before.is_empty() {
-                self.parts.push(before);
-            }
-            self.parts.push(piece.clone());
         }
         Ok(())
+    }
+
+    fn keep_aside(&mut self, piece: Piece) {
+        let before = self.buffer.split().freeze();
+        self.parts_len += before.len() + piece.len();
+        if !before.is_empty() {
+            self.parts.push(Piece::Bytes(before));
+        }
+        self.parts.push(piece);
     }
 
     /// Number of items of an array that may be null.
@@ -498,7 +505,10 @@ impl Writer {
             u32::try_from(len).map_err(|_| EncodeError::TooLong { len, max: u32::MAX as usize })?,
         );
         for part in field.finish() {
-            self.buffer.put_slice(&part);
+            match part {
+                Piece::Bytes(bytes) => self.buffer.put_slice(&bytes),
+                region @ Piece::Region(_) => self.keep_aside(region),
+            }
         }
         Ok(())
     }

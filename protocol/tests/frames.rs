@@ -5,22 +5,35 @@
 #[path = "frame/exercise.rs"]
 mod exercise;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kappa_protocol::frame::{self, RequestHeader};
 use kappa_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kappa_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kappa_protocol::messages::{ApiVersionsResponse, FetchResponse, MetadataRequest, ProduceRequest};
 use kappa_protocol::wire::{EncodeError, Reader};
-use kappa_protocol::{ApiKey, Records, Request, Response};
+use kappa_protocol::{ApiKey, Piece, Records, Region, Request, Response};
+use std::sync::Arc;
 
-fn joined(parts: &[Bytes]) -> Bytes {
-    let mut all = BytesMut::new();
-    parts.iter().for_each(|p| all.extend_from_slice(p));
-    all.freeze()
+/// Frames in memory, whichever way they were made.
+trait Joined {
+    fn joined(&self) -> Bytes;
+}
+
+impl Joined for Vec<Bytes> {
+    fn joined(&self) -> Bytes {
+        Records::from(self.clone()).to_bytes()
+    }
+}
+
+impl Joined for Vec<Piece> {
+    fn joined(&self) -> Bytes {
+        Records::from_iter(self.clone()).to_bytes()
+    }
 }
 
 /// The frame behind a checked length prefix.
-fn unprefixed(parts: &[Bytes]) -> Bytes {
-    let all = joined(parts);
+fn unprefixed(parts: &impl Joined) -> Bytes {
+    let all = parts.joined();
     let len = frame::size(all[..4].try_into().unwrap(), 1 << 20).unwrap();
     assert_eq!(len, all.len() - 4);
     all.slice(4..)
@@ -67,7 +80,8 @@ fn record_data_of_a_fetch_response_is_shared_not_copied() {
     for version in [4, 12] {
         let parts = frame::encode_response(9, version, &response).unwrap();
         for data in [&first, &second] {
-            assert!(parts.iter().any(|p| p.as_ptr() == data.as_ptr() && p.len() == data.len()));
+            let shared = |p: &Bytes| p.as_ptr() == data.as_ptr() && p.len() == data.len();
+            assert!(parts.iter().filter_map(Piece::as_bytes).any(shared));
         }
         let (id, decoded) = frame::decode_response(ApiKey::Fetch, version, unprefixed(&parts)).unwrap();
         assert_eq!((id, &decoded), (9, &response));
@@ -99,4 +113,28 @@ fn fuzz_corpus_is_handled() {
     for seed in seeds {
         exercise::frame(&std::fs::read(seed.expect("a directory entry").path()).expect("a seed"));
     }
+}
+
+#[test]
+fn a_region_of_a_file_keeps_its_place_in_a_response_and_goes_into_no_request() {
+    let region = Region { file: Arc::new("a file"), position: 7, len: 9000 };
+    let behind = Bytes::from_static(b"behind");
+    let partition = |records: Records| PartitionData { records: Some(records), ..Default::default() };
+    let partitions = vec![partition(region.clone().into()), partition(behind.clone().into())];
+    let topic = FetchableTopicResponse { topic: "t".into(), partitions, ..Default::default() };
+    let response = Response::from(FetchResponse { responses: vec![topic], ..Default::default() });
+    for version in [4, 12] {
+        let pieces = frame::encode_response(9, version, &response).unwrap();
+        let [Piece::Bytes(before), Piece::Region(kept), Piece::Bytes(rest)] = pieces.as_slice() else {
+            panic!("{pieces:?}");
+        };
+        assert_eq!((kept.position, kept.len), (7, 9000));
+        assert!(rest.windows(behind.len()).any(|window| window == behind));
+        let len = pieces.iter().map(Piece::len).sum::<usize>() - frame::PREFIX_LEN;
+        assert_eq!(before[..4], (len as i32).to_be_bytes());
+    }
+    let partition_data = vec![PartitionProduceData { index: 0, records: Some(region.into()) }];
+    let topic_data = vec![TopicProduceData { name: "t".into(), partition_data, ..Default::default() }];
+    let request = ProduceRequest { topic_data, ..Default::default() };
+    assert!(matches!(frame::encode_request(1, None, 9, &request.into()), Err(EncodeError::Region)));
 }

@@ -13,12 +13,16 @@ mod simulated;
 
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use mapping::Mapping;
 pub use real::RealDisk;
 pub use simulated::{Fault, Operation, SimulatedDisk};
+
+/// Bytes that are copied at once where a file cannot be sent without.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +73,21 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, position: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize>;
     /// Whether reading the range would, as far as can be told cheaply, not wait for the device.
     fn is_cached(&self, position: u64, len: usize) -> bool;
+    /// The same as [`File::read_at`], but [`io::ErrorKind::WouldBlock`] if the device would have to be waited for; `into`
+    /// may then have some of the bytes.
+    fn read_cached_at(&self, position: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        match self.is_cached(position, len) {
+            true => self.read_at(position, len, into),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+    /// Sends up to `len` bytes from `position` to a nonblocking socket and returns how many; none only at the end of the
+    /// file. [`io::ErrorKind::WouldBlock`] if the socket takes none. Waits for the device where [`File::is_cached`] says no.
+    fn send_at(&self, position: u64, len: usize, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut bytes = Vec::new();
+        self.read_at(position, len.min(COPIED_BYTES_MAX), &mut bytes)?;
+        Ok(rustix::io::write(socket, &bytes)?)
+    }
     /// Writes all of `parts`, one after the other, at `position`. After an error any of the bytes may be there.
     fn write_at(&self, position: u64, parts: [&[u8]; 2]) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.
@@ -79,6 +98,10 @@ pub trait File: Debug + Send + Sync {
     /// The whole file for reading. The file must not be cut or written to while the mapping lives.
     fn map(&self) -> io::Result<Mapping>;
 }
+
+/// A file as what a region of it names.
+#[derive(Clone, Debug)]
+pub struct OpenFile(pub Arc<dyn File>);
 
 impl dyn Disk + '_ {
     /// The whole content of a small file.

@@ -5,6 +5,7 @@
 use super::{Disk, Entry, File, Lock, Mapping, platform};
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -124,6 +125,21 @@ impl File for RealFile {
 
     fn is_cached(&self, position: u64, len: usize) -> bool {
         platform::is_cached(&self.file, position, len)
+    }
+
+    fn read_cached_at(&self, position: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        // Room for the bytes is zeroed first, which costs more than probes where it is large.
+        if len <= platform::PROBE_STRIDE as usize {
+            return platform::read_cached_at(&self.file, position, len, into);
+        }
+        match self.is_cached(position, len) {
+            true => self.read_at(position, len, into),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn send_at(&self, position: u64, len: usize, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        platform::send_at(&self.file, position, len, socket)
     }
 
     fn write_at(&self, position: u64, parts: [&[u8]; 2]) -> io::Result<()> {

@@ -6,7 +6,7 @@
 
 use super::{Node, Refusal, read_error_code};
 use crate::budget::Share;
-use crate::partition::{IsolationLevel, Partition, ReadRequest, ReadResult, VisiblePast};
+use crate::partition::{IsolationLevel, Located, Partition, ReadManner, ReadRequest, VisiblePast};
 use crate::topic::Topic;
 use kappa_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kappa_protocol::messages::fetch_response::{EpochEndOffset, FetchableTopicResponse, PartitionData};
@@ -22,7 +22,20 @@ use tokio::time::Instant;
 /// Longest wait of a fetch, whatever it asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// Bytes from which on batches are sent from their file. Under it the copy costs less than the system calls beside it.
+const REGION_BYTES_MIN: usize = 16 * 1024;
+
+/// Handles a fetch whose answer is to be in memory.
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> Reply {
+    handle_for(node, cx, request, usize::MAX)
+}
+
+/// Handles a fetch whose answer goes to a socket, which can take regions of files.
+pub(crate) fn handle_for_socket(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> Reply {
+    handle_for(node, cx, request, REGION_BYTES_MIN)
+}
+
+fn handle_for(node: &Arc<Node>, cx: &Context, request: FetchRequest, region_min: usize) -> Reply {
     if request.session_epoch > 0 {
         // Nobody was ever given a session.
         let error_code = node.error(ErrorCode::FetchSessionIdNotFound);
@@ -30,7 +43,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> R
     }
     let wait = Duration::from_millis(request.max_wait_ms.try_into().unwrap_or(0)).min(WAIT_MAX);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
-    let plan = Plan::new(node, cx, request);
+    let plan = Plan::new(node, cx, request, region_min);
     let Some(reserved) = node.budget.try_reserve(plan.bytes_max) else {
         return Reply::later(async move { read_reserved(plan).await.into() });
     };
@@ -62,6 +75,8 @@ struct Plan {
     isolation: IsolationLevel,
     /// Bytes of batches that are asked for.
     bytes_max: usize,
+    /// Bytes from which on batches are left in their file.
+    region_min: usize,
     topics: Vec<(String, uuid::Uuid, Vec<Item>)>,
 }
 
@@ -81,7 +96,7 @@ impl Answer {
 }
 
 impl Plan {
-    fn new(node: &Arc<Node>, cx: &Context, request: FetchRequest) -> Self {
+    fn new(node: &Arc<Node>, cx: &Context, request: FetchRequest, region_min: usize) -> Self {
         let topics: Vec<_> = request.topics.into_iter().map(|topic| resolve(node, cx, topic)).collect();
         let asked = usize::try_from(request.max_bytes).unwrap_or(0);
         let of_partitions = |(_, _, items): &(_, _, Vec<Item>)| items.iter().map(|item| item.bytes_max).sum();
@@ -93,6 +108,7 @@ impl Plan {
                 _ => IsolationLevel::ReadUncommitted,
             },
             bytes_max: asked.min(node.settings.fetch_bytes_max).min(of_partitions),
+            region_min,
             topics,
         }
     }
@@ -107,21 +123,18 @@ impl Plan {
 
     /// Answers out of the page cache with about `bytes_max` bytes; `None` if the disk would have to be waited for.
     fn read_cached(&self, bytes_max: usize) -> Option<Answer> {
-        self.read(bytes_max, |partition, request| partition.try_read(request).transpose())
+        self.read(bytes_max, false)
     }
 
     /// Answers from wherever the bytes are. Blocks.
     fn read_blocking(&self, bytes_max: usize) -> Answer {
         self.node.metrics.cold_reads.inc();
-        let answer = self.read(bytes_max, |partition, request| Some(partition.read(request)));
+        let answer = self.read(bytes_max, true);
         answer.expect("a blocking read always has a result")
     }
 
-    fn read(
-        &self,
-        bytes_max: usize,
-        read: impl Fn(&Partition, ReadRequest) -> Option<Result<ReadResult, crate::partition::ReadError>>,
-    ) -> Option<Answer> {
+    fn read(&self, bytes_max: usize, may_wait: bool) -> Option<Answer> {
+        let manner = ReadManner { may_wait, region_min: self.region_min };
         let (mut bytes, mut failed) = (0, false);
         let mut responses = Vec::with_capacity(self.topics.len());
         for (topic, topic_id, items) in &self.topics {
@@ -136,7 +149,7 @@ impl Plan {
                             at_least_one: bytes == 0,
                             isolation: self.isolation,
                         };
-                        match read(partition, request)? {
+                        match partition.locate(request, manner).transpose()? {
                             Ok(result) => self.data(item, result),
                             Err(error) => {
                                 let refusal = Refusal::new(read_error_code(&error), error.to_string());
@@ -156,14 +169,14 @@ impl Plan {
         Some(Answer { response, bytes, failed, node: self.node.clone() })
     }
 
-    fn data(&self, item: &Item, result: ReadResult) -> PartitionData {
-        let ReadResult { records, offsets } = result;
+    fn data(&self, item: &Item, located: Located) -> PartitionData {
+        let Located { records, offsets } = located;
         let mut data = PartitionData {
             partition_index: item.index,
             high_watermark: offsets.high_watermark,
             last_stable_offset: offsets.last_stable,
             log_start_offset: offsets.log_start,
-            records: Some(Records::from(records)),
+            records: Some(records),
             aborted_transactions: (self.isolation == IsolationLevel::ReadCommitted).then(Vec::new),
             ..Default::default()
         };

@@ -31,6 +31,11 @@ impl StorageError {
         Self::on("read", path)(cause)
     }
 
+    /// Whether the disk would have had to be waited for.
+    pub fn would_block(&self) -> bool {
+        self.source.kind() == io::ErrorKind::WouldBlock
+    }
+
     /// Whether the thing is not there at all.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

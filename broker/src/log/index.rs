@@ -169,6 +169,13 @@ pub(super) fn floor_offset(offsets: &[u8], relative_offset: u32) -> Option<Offse
     entries.get(after.checked_sub(1)?).map(offset_entry)
 }
 
+/// The greatest entry whose batch begins at `position` or before.
+pub(super) fn floor_position(offsets: &[u8], position: u64) -> Option<OffsetEntry> {
+    let (entries, _) = offsets.as_chunks::<OFFSET_ENTRY>();
+    let after = entries.partition_point(|entry| u64::from(offset_entry(entry).position) <= position);
+    entries.get(after.checked_sub(1)?).map(offset_entry)
+}
+
 /// The greatest entry whose timestamp is at most `timestamp`.
 pub(super) fn floor_time(times: &[u8], timestamp: i64) -> Option<TimeEntry> {
     let (entries, _) = times.as_chunks::<TIME_ENTRY>();

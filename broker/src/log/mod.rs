@@ -49,7 +49,7 @@ pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, is_retired
 pub use error::StorageError;
 pub use files::NewDirectories;
 pub use metadata::directory_topic_id;
-pub use read::{ReadLimit, ReadPlan, Slice, SliceError};
+pub use read::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
 pub use reserve::keep_reserve;
 pub use restore::{RestoredPiece, restore};
@@ -156,16 +156,24 @@ impl Log {
 
     /// Plans a read of what is at and after `offset` and before `upper`; `None` if that is nothing.
     pub fn plan_read(&self, offset: i64, upper: LogPosition) -> Option<ReadPlan> {
+        self.plan_read_of(offset, upper, usize::MAX)
+    }
+
+    /// The same for a read of about `max_bytes`.
+    pub fn plan_read_of(&self, offset: i64, upper: LogPosition, max_bytes: usize) -> Option<ReadPlan> {
         if offset >= upper.offset {
             return None;
         }
         let segment = if offset >= self.active.base_offset {
             let relative = u32::try_from(offset - self.active.base_offset).unwrap_or(u32::MAX);
-            let floor = index::floor_offset(self.active.index.offsets(), relative);
+            let offsets = self.active.index.offsets();
+            let floor = index::floor_offset(offsets, relative).map_or(0, |entry| u64::from(entry.position));
+            let ceiling = index::floor_position(offsets, floor.saturating_add(max_bytes as u64));
             PlannedSegment::Active {
                 base_offset: self.active.base_offset,
                 file: self.active.file.clone(),
-                floor: floor.map_or(0, |entry| u64::from(entry.position)),
+                floor,
+                ceiling: ceiling.map_or(0, |entry| u64::from(entry.position)),
             }
         } else {
             PlannedSegment::Sealed(self.sealed_with(offset)?.clone())

@@ -4,6 +4,7 @@
 //! header is sane; a scan never looks beyond the end it was given. It knows batches, not segments or indexes.
 
 use crate::disk::File;
+use bytes::Bytes;
 use kappa_protocol::limits;
 use kappa_protocol::record::{BATCH_HEADER_LEN, Batch};
 use std::io;
@@ -28,10 +29,13 @@ pub(super) enum Check {
 pub(super) struct Scan<'a> {
     file: &'a dyn File,
     check: Check,
+    /// Whether it may wait for the disk; else it says [`io::ErrorKind::WouldBlock`].
+    may_wait: bool,
     position: u64,
     end: u64,
     window: Vec<u8>,
     window_start: u64,
+    window_len: usize,
 }
 
 /// What stands at the scan's position.
@@ -47,7 +51,38 @@ pub(super) enum Step<'a> {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(file: &'a dyn File, check: Check, position: u64, end: u64) -> Self {
-        Self { file, check, position, end, window: Vec::new(), window_start: position }
+        let window_len = match check {
+            Check::Headers => HEADER_WINDOW,
+            Check::Checksums => CONTENT_WINDOW,
+        };
+        Self {
+            file,
+            check,
+            may_wait: true,
+            position,
+            end,
+            window: Vec::new(),
+            window_start: position,
+            window_len,
+        }
+    }
+
+    /// The same over headers, `window_len` bytes at a time or a few KiB if that is less.
+    pub(super) fn headers(
+        file: &'a dyn File,
+        position: u64,
+        end: u64,
+        window_len: usize,
+        may_wait: bool,
+    ) -> Self {
+        let scan = Self::new(file, Check::Headers, position, end);
+        Self { may_wait, window_len: window_len.max(HEADER_WINDOW), ..scan }
+    }
+
+    /// The bytes that it holds from `position` on.
+    pub(super) fn into_window(self, position: u64) -> Option<Bytes> {
+        let from = usize::try_from(position.checked_sub(self.window_start)?).ok()?;
+        (from <= self.window.len()).then(|| Bytes::from(self.window).slice(from..))
     }
 
     pub(super) fn next(&mut self) -> io::Result<Step<'_>> {
@@ -112,13 +147,13 @@ impl<'a> Scan<'a> {
         if have >= len.min(left) {
             return Ok(self.window.get(start..).unwrap_or_default());
         }
-        let window = match self.check {
-            Check::Headers => HEADER_WINDOW,
-            Check::Checksums => CONTENT_WINDOW,
-        };
         self.window.clear();
         self.window_start = position;
-        self.file.read_at(position, len.max(window).min(left), &mut self.window)?;
+        let len = len.max(self.window_len).min(left);
+        match self.may_wait {
+            true => self.file.read_at(position, len, &mut self.window)?,
+            false => self.file.read_cached_at(position, len, &mut self.window)?,
+        };
         Ok(&self.window)
     }
 }

@@ -6,7 +6,7 @@
 
 use super::StorageError;
 use super::files::{Files, LOG, OFFSET_INDEX, TIME_INDEX};
-use super::index::{IndexBuilder, Indexed, floor_offset, last_offset_entry, last_time_entry};
+use super::index::{IndexBuilder, Indexed, floor_offset, floor_position, last_offset_entry, last_time_entry};
 use super::scan::{Check, Scan, Step};
 use crate::disk::{File, Mapping};
 use parking_lot::Mutex;
@@ -249,6 +249,11 @@ impl Content {
     /// The position from which a scan for `relative_offset` may start.
     pub(super) fn floor_position(&self, relative_offset: u32) -> u64 {
         floor_offset(&self.offsets, relative_offset).map_or(0, |entry| u64::from(entry.position))
+    }
+
+    /// Where the last indexed batch begins that does so at `position` or before; 0 if there is none.
+    pub(super) fn ceiling_position(&self, position: u64) -> u64 {
+        floor_position(&self.offsets, position).map_or(0, |entry| u64::from(entry.position))
     }
 }
 

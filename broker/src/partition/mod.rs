@@ -38,6 +38,7 @@ use waiters::Waiters;
 pub(crate) use durability::{BegunCommit, Commit, SYNC_TOGETHER_MIN};
 pub(crate) use waiters::Wakers;
 
+pub use crate::log::ReadManner;
 pub use append::Appended;
 pub use config::PartitionConfig;
 pub use durability::{Durable, DurableMark};
@@ -46,7 +47,7 @@ pub use fold::{Fold, FoldError, FoldState};
 pub use maintenance::Maintenance;
 pub use offsets::Offsets;
 pub use producers::{ProducerError, ProducerSummary};
-pub use read::{IsolationLevel, ReadRequest, ReadResult, VisiblePast};
+pub use read::{IsolationLevel, Located, ReadRequest, ReadResult, VisiblePast};
 
 /// What all partitions of a broker share.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@
 
 use super::waiters::WaiterId;
 use super::{Offsets, Partition, ReadError, State};
-use crate::log::{ReadLimit, ReadPlan, Slice, SliceError, TimestampSearch, TimestampedOffset};
+use crate::log::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError, TimestampSearch, TimestampedOffset};
 use bytes::Bytes;
+use kappa_protocol::Records;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +45,15 @@ pub struct ReadResult {
     pub offsets: Offsets,
 }
 
+/// The same, some of it perhaps left in its file.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// Whole batches; a region is of an [`crate::disk::OpenFile`].
+    pub records: Records,
+    /// The partition's offsets when the read was planned.
+    pub offsets: Offsets,
+}
+
 /// A read as planned under the lock.
 struct Planned {
     /// `None` if nothing is visible at the offset.
@@ -58,32 +68,26 @@ impl Partition {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, request: ReadRequest) -> Result<ReadResult, ReadError> {
-        let result = self.read_with(request, |plan, limit| plan.read(limit).map(Some))?;
-        Ok(result.expect("a read that may wait comes to an end"))
+        let manner = ReadManner { may_wait: true, region_min: usize::MAX };
+        let located = self.locate(request, manner)?.expect("a read that may wait comes to an end");
+        Ok(ReadResult { records: located.records.to_bytes(), offsets: located.offsets })
     }
 
-    /// Reads if that does not wait for the disk; `None` if it would, then [`Partition::read`] is to be called where
-    /// waiting hurts nobody.
+    /// Reads, but leaves large ranges in their file; `None` if the disk would have to be waited for and may not: then
+    /// this is to be called where waiting hurts nobody. A region stays what it is but for what a failed sync cuts off, which
+    /// under [`crate::flush::FlushMode::Commit`] nobody has seen.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn try_read(&self, request: ReadRequest) -> Result<Option<ReadResult>, ReadError> {
-        self.read_with(request, ReadPlan::try_read)
-    }
-
-    fn read_with(
-        &self,
-        request: ReadRequest,
-        read: impl Fn(&ReadPlan, ReadLimit) -> Result<Option<Slice>, SliceError>,
-    ) -> Result<Option<ReadResult>, ReadError> {
+    pub fn locate(&self, request: ReadRequest, manner: ReadManner) -> Result<Option<Located>, ReadError> {
         let limit = ReadLimit { max_bytes: request.max_bytes, at_least_one: request.at_least_one };
         let mut offset = request.offset;
         loop {
-            let Planned { plan, offsets, cuts } = self.plan_read(offset)?;
+            let Planned { plan, offsets, cuts } = self.plan_read(offset, request.max_bytes)?;
             let Some(plan) = plan else {
-                return Ok(Some(ReadResult { records: Bytes::new(), offsets }));
+                return Ok(Some(Located { records: Records::default(), offsets }));
             };
-            let slice = match read(&plan, limit) {
+            let slice = match plan.try_read(limit, manner) {
                 Ok(Some(slice)) => slice,
                 Ok(None) => return Ok(None),
                 // The segment may have been deleted since; the plan then says that the offset is out of range.
@@ -92,15 +96,20 @@ impl Partition {
                 }
                 Err(error) => return Err(error.into()),
             };
-            match slice {
-                _ if self.state.lock().cuts.len() != cuts => {}
-                Slice::Batches(records) => return Ok(Some(ReadResult { records, offsets })),
-                Slice::Beyond(next) => offset = next.max(offset + 1),
-            }
+            let records = match slice {
+                _ if self.state.lock().cuts.len() != cuts => continue,
+                Slice::Batches(bytes) => Records::from(bytes),
+                Slice::Region(region) => Records::from(region),
+                Slice::Beyond(next) => {
+                    offset = next.max(offset + 1);
+                    continue;
+                }
+            };
+            return Ok(Some(Located { records, offsets }));
         }
     }
 
-    fn plan_read(&self, offset: i64) -> Result<Planned, ReadError> {
+    fn plan_read(&self, offset: i64, max_bytes: usize) -> Result<Planned, ReadError> {
         let state = self.state.lock();
         state.check_readable()?;
         let offsets = state.offsets;
@@ -108,14 +117,14 @@ impl Partition {
         if offset < log_start || offset > log_end {
             return Err(ReadError::OutOfRange { offset, log_start, log_end });
         }
-        let plan = state.log.plan_read(offset, state.high_watermark);
+        let plan = state.log.plan_read_of(offset, state.high_watermark, max_bytes);
         Ok(Planned { plan, offsets, cuts: state.cuts.len() })
     }
 
     /// Bytes that are visible at and after `offset`, as far as its segment shows; a little more than there are, and
     /// [`usize::MAX`] if the disk would have to be asked.
     pub fn readable_bytes(&self, offset: i64) -> usize {
-        match self.plan_read(offset) {
+        match self.plan_read(offset, usize::MAX) {
             Ok(Planned { plan: Some(plan), .. }) => {
                 plan.bytes_ahead().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
             }

@@ -107,9 +107,7 @@ fn request(offset: i64) -> ReadRequest {
 fn visible(partition: &Partition, offset: i64) -> Vec<i64> {
     let (mut bases, mut offset) = (Vec::new(), offset);
     loop {
-        let read =
-            partition.try_read(request(offset)).unwrap().map_or_else(|| partition.read(request(offset)), Ok);
-        let records = read.unwrap().records;
+        let records = partition.read(request(offset)).unwrap().records;
         let mut rest = &*records;
         if rest.is_empty() {
             return bases;

@@ -416,7 +416,7 @@ struct Batches {
 
 impl Batches {
     fn new(records: Records) -> Batches {
-        Batches { pieces: records.pieces().to_vec().into_iter(), rest: Bytes::new() }
+        Batches { pieces: records.slices().cloned().collect::<Vec<_>>().into_iter(), rest: Bytes::new() }
     }
 
     /// The next batch; `None` at the end, and where the response was cut within a batch.

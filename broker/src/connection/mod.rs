@@ -8,21 +8,24 @@
 //!
 //! [`Budget`]: crate::budget::Budget
 
+mod output;
+
 use crate::budget::Share;
 use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, order_of};
 use crate::handler::Node;
 use bytes::{Buf, Bytes, BytesMut};
 use kappa_protocol::frame::{self, FrameSizeError, PREFIX_LEN};
-use kappa_protocol::{ApiKey, EncodeError, LaneError, Reply, ReplyFuture, Response};
+use kappa_protocol::{ApiKey, EncodeError, LaneError, Piece, Reply, ReplyFuture, Response};
+use output::{Output, bytes_of};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -36,8 +39,6 @@ const LINE_MAX: usize = 8192;
 /// Bytes of requests and answers in line and of unsent output at which a connection takes no further requests; one
 /// answer may go beyond.
 const HELD_BYTES_MAX: usize = 1024 * 1024;
-/// Pieces of one vectored write.
-const WRITE_PIECES_MAX: usize = 64;
 /// Bytes that a request in line is counted as, beside what was decoded of its frame.
 const REQUEST_BYTES: usize = 512;
 /// Bytes that a byte of a frame may become when it is decoded: names and arrays of small items.
@@ -100,7 +101,7 @@ struct Framing {
 
 /// What comes of a request that is begun later, or elsewhere.
 enum Outcome {
-    Pieces(Vec<Bytes>),
+    Pieces(Vec<Piece>),
     Response(Response),
     None,
 }
@@ -116,7 +117,7 @@ enum Waiting {
 
 /// A request in line, or its answer.
 enum Place {
-    Ready(Vec<Bytes>),
+    Ready(Vec<Piece>),
     Waiting { waiting: Waiting, framing: Framing, order: Order, begun: bool, bytes: usize },
 }
 
@@ -134,8 +135,7 @@ pub(crate) struct Connection {
     line: VecDeque<Place>,
     line_bytes: usize,
     unanswered: Unanswered,
-    output: VecDeque<Bytes>,
-    output_bytes: usize,
+    output: Output,
     /// Whether it stands in line for memory; renewed by every poll.
     waits_for_room: bool,
     ending: Option<ConnectionError>,
@@ -167,8 +167,7 @@ impl Connection {
             line: VecDeque::new(),
             line_bytes: 0,
             unanswered: Unanswered::default(),
-            output: VecDeque::new(),
-            output_bytes: 0,
+            output: Output::default(),
             waits_for_room: false,
             ending: None,
             stopping: false,
@@ -216,6 +215,9 @@ impl Connection {
             }
             if progress {
                 self.active_at = Instant::now();
+                if self.output.turn_is_over() {
+                    return Poll::Pending;
+                }
                 continue;
             }
             if (self.stopping || self.ending.is_some()) && self.line.is_empty() && self.output.is_empty() {
@@ -227,7 +229,7 @@ impl Connection {
 
     /// Whether it holds so little that it may take another request.
     fn holds_little(&self) -> bool {
-        let held = self.line_bytes + self.output_bytes;
+        let held = self.line_bytes + self.output.bytes();
         self.line.len() < LINE_MAX && held < HELD_BYTES_MAX && !self.stopping && self.ending.is_none()
     }
 
@@ -352,11 +354,11 @@ impl Connection {
         Ok(())
     }
 
-    fn answer(&mut self, pieces: Vec<Bytes>) {
+    fn answer(&mut self, pieces: Vec<Piece>) {
         if self.line.is_empty() {
-            self.send(pieces);
+            self.output.push(pieces);
         } else {
-            self.line_bytes += REQUEST_BYTES + len_of(&pieces);
+            self.line_bytes += REQUEST_BYTES + bytes_of(&pieces);
             self.line.push_back(Place::Ready(pieces));
         }
     }
@@ -373,25 +375,20 @@ impl Connection {
         }
     }
 
-    fn finish(&self, framing: Framing, response: &Response) -> Result<Vec<Bytes>, ConnectionError> {
+    fn finish(&self, framing: Framing, response: &Response) -> Result<Vec<Piece>, ConnectionError> {
         self.observe(framing);
         framing.encode(response)
-    }
-
-    fn send(&mut self, pieces: Vec<Bytes>) {
-        self.output_bytes += len_of(&pieces);
-        self.output.extend(pieces);
     }
 
     /// Moves the answers that are due to the output, as long as there is room; returns whether any went or was begun.
     fn poll_line(&mut self, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
         let mut progress = false;
-        while self.output_bytes < HELD_BYTES_MAX {
+        while self.output.bytes() < HELD_BYTES_MAX {
             let pieces = match self.line.front_mut() {
                 None => break,
                 Some(Place::Ready(pieces)) => {
                     let pieces = std::mem::take(pieces);
-                    self.line_bytes -= REQUEST_BYTES + len_of(&pieces);
+                    self.line_bytes -= REQUEST_BYTES + bytes_of(&pieces);
                     pieces
                 }
                 Some(Place::Waiting { waiting, framing, order, begun, bytes }) => {
@@ -420,7 +417,7 @@ impl Connection {
             };
             progress = true;
             self.line.pop_front();
-            self.send(pieces);
+            self.output.push(pieces);
             self.count();
         }
         Ok(progress)
@@ -429,10 +426,9 @@ impl Connection {
     /// Nobody takes answers any more: what waits for other clients is dropped, what takes effect is waited for.
     fn forget_answers(&mut self) {
         self.output.clear();
-        self.output_bytes = 0;
         while let Some(place) = self.line.front() {
             match place {
-                Place::Ready(pieces) => self.line_bytes -= REQUEST_BYTES + len_of(pieces),
+                Place::Ready(pieces) => self.line_bytes -= REQUEST_BYTES + bytes_of(pieces),
                 Place::Waiting { order, begun, bytes, .. } if order.is_parking() => {
                     self.unanswered.remove(*order, *begun);
                     self.line_bytes -= bytes;
@@ -446,46 +442,24 @@ impl Connection {
 
     /// Writes what there is; returns whether anything went.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.gone {
+            return false;
+        }
         let mut wrote = false;
-        while !self.output.is_empty() && !self.gone {
-            let mut slices = [IoSlice::new(&[]); WRITE_PIECES_MAX];
-            let mut count = 0;
-            for (slot, piece) in slices.iter_mut().zip(&self.output) {
-                *slot = IoSlice::new(piece);
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(len)) if len > 0 => {
-                    wrote = true;
-                    self.node.metrics.bytes_out.inc_by(len as u64);
-                    self.sent(len);
-                }
-                Poll::Ready(_) => {
-                    self.gone = true;
-                    return true;
-                }
-            }
+        let sent = |len: usize| {
+            wrote = true;
+            self.node.metrics.bytes_out.inc_by(len as u64);
+        };
+        if let Poll::Ready(Err(_)) = self.output.poll_send(cx, &mut self.stream, &self.node.jobs, sent) {
+            self.gone = true;
+            return true;
         }
         wrote
     }
 
-    fn sent(&mut self, mut len: usize) {
-        self.output_bytes -= len;
-        while let Some(piece) = self.output.front_mut() {
-            if piece.len() > len {
-                piece.advance(len);
-                return;
-            }
-            len -= piece.len();
-            self.output.pop_front();
-        }
-    }
-
     fn count(&mut self) {
         let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { 0 };
-        self.share.set(input + self.line_bytes + self.output_bytes);
+        self.share.set(input + self.line_bytes + self.output.bytes());
     }
 
     /// Ends what stands still for too long.
@@ -529,14 +503,10 @@ impl Waiting {
 }
 
 impl Framing {
-    fn encode(self, response: &Response) -> Result<Vec<Bytes>, ConnectionError> {
+    fn encode(self, response: &Response) -> Result<Vec<Piece>, ConnectionError> {
         frame::encode_response(self.correlation_id, self.version, response)
             .map_err(|source| ConnectionError::Encode { key: self.key, source })
     }
-}
-
-fn len_of(pieces: &[Bytes]) -> usize {
-    pieces.iter().map(Bytes::len).sum()
 }
 
 /// Handles a request when this is polled first.
