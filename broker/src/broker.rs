@@ -129,7 +129,7 @@ impl Assembly {
         let mut data_dir = DataDir::open(&*disk, &config.data_dir, settings.node_id)?;
         let metrics = Arc::new(Metrics::new(APIS.iter().map(|api| api.key)));
         let (journal, pieces) = Journal::open(disk.clone(), &config.data_dir, journal)?;
-        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, settings.dirty_bytes_max);
         let observer = metrics.clone();
         flush.observe(move |took| observer.flushed(took));
         let env = PartitionEnv { disk: disk.clone(), clock: clock.clone(), flush };
@@ -419,6 +419,9 @@ fn start_io(
         .spawn(move || runtime.block_on(server::serve(node, listener, stop)))
         .map_err(failed)
 }
+
+#[cfg(test)]
+mod held;
 
 #[cfg(test)]
 mod tests {

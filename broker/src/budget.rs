@@ -1,4 +1,4 @@
-//! The memory of all connections together: who holds how much of it, and who waits for some.
+//! Bytes of one kind under one limit, such as the memory of all connections: who holds how many, and who waits for some.
 //!
 //! Invariants: nobody who waits is passed by another who would have to wait; what a [`Share`] holds is given back when
 //! it is dropped; giving back wakes whoever is first in line. Under the limit nobody waits. It counts bytes and knows
@@ -43,6 +43,11 @@ impl Budget {
         })
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Bytes held now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -53,9 +58,25 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether more is held than should be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.used() > self.max
+    }
+
     /// Whether what is idle is better given back.
     pub(crate) fn is_half_full(&self) -> bool {
         self.used() >= self.max / 2
+    }
+
+    /// Counts bytes that are nobody's share.
+    pub(crate) fn add(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that were added are no more.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.wake_first();
     }
 
     /// A share that holds nothing yet.
@@ -111,10 +132,9 @@ impl Share {
     pub(crate) fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if bytes >= before {
-            self.budget.used.fetch_add(bytes - before, Ordering::Relaxed);
+            self.budget.add(bytes - before);
         } else {
-            self.budget.used.fetch_sub(before - bytes, Ordering::Relaxed);
-            self.budget.wake_first();
+            self.budget.give_back(before - bytes);
         }
     }
 

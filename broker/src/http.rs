@@ -118,6 +118,14 @@ impl Collector for States {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
+        let now = [
+            ("dirty_bytes", "Bytes appended and in no synced segment yet", flush.dirty_bytes),
+            ("held_producers", "Producers that wait until fewer bytes are dirty", flush.held_producers),
+        ];
+        for (name, help, value) in now {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
         let topics = i64::try_from(self.node.topics.count()).unwrap_or(i64::MAX);
         let metric = encoder.encode_descriptor("topics", "Topics", None, MetricType::Gauge)?;
         ConstGauge::new(topics).encode(metric)

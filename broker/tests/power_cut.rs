@@ -12,7 +12,7 @@
 use bytes::Bytes;
 use kappa_broker::clock::Clock;
 use kappa_broker::disk::{Disk, Fault, Operation, SimulatedDisk};
-use kappa_broker::flush::FlushQueue;
+use kappa_broker::flush::{DIRTY_BYTES_MAX, FlushQueue};
 use kappa_broker::journal::{Journal, JournalConfig, PartitionKey, Pieces};
 use kappa_broker::log::{Checkpointed, Checkpoints, LogConfig, Opening, Positions, directory_topic_id};
 use kappa_broker::partition::{
@@ -145,7 +145,7 @@ impl Schedule {
             .map_err(|error| format!("{error:?}"))?;
         let pieces = if self.taken_out == TakenOut::Replay { Pieces::new() } else { pieces };
         let flush = match self.has_journal {
-            true => FlushQueue::with_journal(self.clock.clone(), journal, pieces),
+            true => FlushQueue::with_journal(self.clock.clone(), journal, pieces, DIRTY_BYTES_MAX),
             false => FlushQueue::new(self.clock.clone()),
         };
         Ok(PartitionEnv { disk, clock: self.clock.clone(), flush })

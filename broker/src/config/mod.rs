@@ -147,6 +147,8 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// `queued.max.request.bytes`.
     pub in_flight_bytes_max: usize,
+    /// `kappa.dirty.bytes.max`.
+    pub dirty_bytes_max: usize,
     /// `max.connections`.
     pub connections_max: usize,
     /// `connections.max.idle.ms`.
@@ -196,6 +198,7 @@ impl Settings {
             fetch_bytes_max: layers.number("fetch.max.bytes"),
             request_bytes_max: layers.number("socket.request.max.bytes"),
             in_flight_bytes_max: layers.number("queued.max.request.bytes"),
+            dirty_bytes_max: layers.number("kappa.dirty.bytes.max"),
             connections_max: layers.number("max.connections"),
             idle_max: millis("connections.max.idle.ms"),
             retention_check_interval: millis("log.retention.check.interval.ms"),

@@ -125,6 +125,8 @@ enum Place {
 pub(crate) struct Connection {
     node: Arc<Node>,
     share: Share,
+    /// What it waits with, if it produces, until fewer bytes are to be synced.
+    dirty: Share,
     stream: TcpStream,
     peer: Peer,
     input: BytesMut,
@@ -158,6 +160,7 @@ impl Connection {
         let check = STALL_MAX.min(node.settings.idle_max);
         Self {
             share: node.budget.share(),
+            dirty: node.topics.env().flush.dirty_share(),
             node,
             stream,
             peer: Peer::new(address.ip()),
@@ -206,6 +209,7 @@ impl Connection {
             self.count();
             if !self.waits_for_room {
                 self.share.leave_line();
+                self.dirty.leave_line();
             }
             if self.gone {
                 self.forget_answers();
@@ -239,6 +243,16 @@ impl Connection {
         let idle = self.line.is_empty() && self.output.is_empty();
         let free = idle && (bytes <= READ_BYTES || self.input_bytes > READ_BYTES);
         if free || self.share.poll_room(cx, bytes).is_ready() {
+            return true;
+        }
+        self.waits_for_room = true;
+        false
+    }
+
+    /// Whether the disk keeps up with what is appended: where it does not, producers wait before the kernel makes the
+    /// thread wait that serves everybody.
+    fn may_append(&mut self, cx: &Context<'_>, bytes: usize) -> bool {
+        if self.dirty.poll_room(cx, bytes).is_ready() {
             return true;
         }
         self.waits_for_room = true;
@@ -298,7 +312,10 @@ impl Connection {
                         Order::Append => REQUEST_BYTES,
                         _ => REQUEST_BYTES + DECODED_FACTOR * len,
                     };
-                    if !order.may_follow(self.unanswered) || !self.has_room(cx, bytes) {
+                    let may_begin = order.may_follow(self.unanswered)
+                        && (order != Order::Append || self.may_append(cx, len))
+                        && self.has_room(cx, bytes);
+                    if !may_begin {
                         break;
                     }
                     taken = true;

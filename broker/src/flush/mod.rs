@@ -3,28 +3,30 @@
 //! Dirty partitions wait in a queue, each at most once. One thread takes all of them and *commits* them in one round:
 //! the journal gets what they lack, in one write and one sync. What is cheaper to sync by itself, or has no journal, a
 //! few threads *sync*, each partition by one at a time. While either runs, later appends gather for the next.
+//! Bytes that are in no synced segment yet are counted; where they are many, producers are held back.
 //! Invariant: only a commit or [`crate::partition::Partition::sync`], both called from here, moves a durable offset.
 //!
 //! - this file: the policies, and what is counted
 //! - `queue`: who waits for what
 //! - `commit`: a round
+//! - `dirty`: what is not synced, and who waits for that
 //! - `threads`: who serves the queue
 
 mod commit;
+mod dirty;
 mod queue;
 mod threads;
 
 use std::fmt;
 
+pub(crate) use dirty::Taken;
 pub use queue::FlushQueue;
 pub use threads::Flusher;
 
 /// Unsynced bytes of a partition at which it is synced though no policy asks for it.
 const DIRTY_BYTES_OF_PARTITION_MAX: u64 = 32 * 1024 * 1024;
-/// Unsynced bytes of all partitions at which those with more than a little are synced.
-const DIRTY_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// What is a little.
-const DIRTY_BYTES_OF_PARTITION_MIN: u64 = 64 * 1024;
+/// Unsynced bytes of all partitions beyond which producers wait, unless `kappa.dirty.bytes.max` says otherwise.
+pub const DIRTY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Time between syncs under [`FlushMode::Interval`] unless `flush.ms` says otherwise, in ms.
 const INTERVAL_MS: i64 = 1000;
 
@@ -117,13 +119,14 @@ pub struct FlushStats {
     pub bytes: u64,
     /// Bytes appended and not yet given to a sync, now.
     pub dirty_bytes: u64,
+    /// Connections and answers that wait until fewer are, now.
+    pub held_producers: u64,
 }
 
-/// Whether a partition with `of_partition` unsynced bytes out of `of_all` is to be synced though no policy asks for it,
-/// so that the kernel never has to stop producers to write back what piled up.
-pub(crate) fn is_too_dirty(of_partition: u64, of_all: u64) -> bool {
-    of_partition >= DIRTY_BYTES_OF_PARTITION_MAX
-        || (of_all >= DIRTY_BYTES_MAX && of_partition >= DIRTY_BYTES_OF_PARTITION_MIN)
+/// Whether a partition with so many unsynced bytes is to be synced though no policy asks for it, so that the kernel never
+/// has to stop producers to write back what piled up.
+pub(crate) fn is_too_dirty(unsynced_bytes: u64) -> bool {
+    unsynced_bytes >= DIRTY_BYTES_OF_PARTITION_MAX
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! Invariant: a partition is in `now` at most once (it keeps count itself), and of those taken for a sync no two are
 //! the same. Times are those of the steady clock.
 
-use super::FlushStats;
+use super::dirty::Dirty;
+use super::{DIRTY_BYTES_MAX, FlushStats};
 use crate::clock::Clock;
 use crate::journal::{Frame, Journal, PartitionKey, Piece, Pieces};
 use crate::log::StorageError;
@@ -35,6 +36,7 @@ pub struct FlushQueue {
     pub(super) syncs: Condvar,
     /// The journal needs something.
     pub(super) upkeep: Condvar,
+    pub(super) dirty: Dirty,
     observer: OnceLock<Observer>,
     pub(super) counts: Counts,
 }
@@ -46,7 +48,6 @@ pub(super) struct Counts {
     syncs: AtomicU64,
     failures: AtomicU64,
     bytes: AtomicU64,
-    dirty_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -70,15 +71,21 @@ pub(super) struct Waiting {
 impl FlushQueue {
     /// An empty queue without a journal; `clock` says when partitions are due.
     pub fn new(clock: Clock) -> Arc<Self> {
-        Self::with(clock, None, Pieces::new())
+        Self::with(clock, None, Pieces::new(), DIRTY_BYTES_MAX)
     }
 
-    /// An empty queue with a journal and what it held when it was opened, which partitions take as they are opened.
-    pub fn with_journal(clock: Clock, journal: Journal, recovered: Pieces) -> Arc<Self> {
-        Self::with(clock, Some(journal), recovered)
+    /// An empty queue with a journal and what it held when it was opened, which partitions take as they are opened;
+    /// producers wait beyond `dirty_bytes_max`.
+    pub fn with_journal(
+        clock: Clock,
+        journal: Journal,
+        recovered: Pieces,
+        dirty_bytes_max: usize,
+    ) -> Arc<Self> {
+        Self::with(clock, Some(journal), recovered, dirty_bytes_max)
     }
 
-    fn with(clock: Clock, journal: Option<Journal>, recovered: Pieces) -> Arc<Self> {
+    fn with(clock: Clock, journal: Option<Journal>, recovered: Pieces, dirty_bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             clock,
             journal,
@@ -89,6 +96,7 @@ impl FlushQueue {
             commits: Condvar::new(),
             syncs: Condvar::new(),
             upkeep: Condvar::new(),
+            dirty: Dirty::new(dirty_bytes_max),
             observer: OnceLock::new(),
             counts: Counts::default(),
         })
@@ -145,7 +153,8 @@ impl FlushQueue {
             syncs: counts.syncs.load(Ordering::Relaxed),
             failures: counts.failures.load(Ordering::Relaxed),
             bytes: counts.bytes.load(Ordering::Relaxed),
-            dirty_bytes: counts.dirty_bytes.load(Ordering::Relaxed),
+            dirty_bytes: self.dirty.bytes(),
+            held_producers: self.dirty.waiting() as u64,
         }
     }
 
@@ -162,6 +171,7 @@ impl FlushQueue {
                 synced += 1;
             }
             done += synced;
+            self.sync_dirty();
             self.look_after_journal();
             if synced == 0 && self.waiting.lock().now.is_empty() {
                 return done;
@@ -228,15 +238,6 @@ impl FlushQueue {
         if self.journal.as_ref().is_some_and(Journal::needs_upkeep) {
             self.upkeep.notify_one();
         }
-    }
-
-    /// Counts bytes that were appended. Returns how many are not in synced segments yet, in all partitions.
-    pub(crate) fn count_dirty(&self, bytes: u64) -> u64 {
-        self.counts.dirty_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
-    }
-
-    pub(crate) fn count_clean(&self, bytes: u64) {
-        self.counts.dirty_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn observe_sync(&self, took: Duration, bytes: u64, is_ok: bool) {

@@ -36,9 +36,13 @@ impl House {
     }
 
     fn open(disk: SimulatedDisk, count: i32) -> Self {
+        Self::open_with(disk, count, DIRTY_BYTES_MAX)
+    }
+
+    fn open_with(disk: SimulatedDisk, count: i32, dirty_bytes_max: usize) -> Self {
         let (shared, clock): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Clock::manual(NOW_MS));
         let (journal, pieces) = Journal::open(shared.clone(), Path::new("/data"), JOURNAL).unwrap();
-        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+        let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, dirty_bytes_max);
         let env = PartitionEnv { disk: shared, clock, flush };
         let partitions = (0..count).map(|index| open(&env, index)).collect();
         env.flush.begin().unwrap();
@@ -236,4 +240,45 @@ fn many_partitions_without_room_in_the_journal_are_synced_by_one_call() {
     assert_eq!(house.env.flush.stats().commits, before.commits);
     let house = house.after_power_cut();
     assert!(house.partitions[1..].iter().all(|partition| partition.offsets().log_end == 1));
+}
+
+/// Partitions of which nothing is synced by itself.
+fn lax_house(count: i32, dirty_bytes_max: usize) -> House {
+    let house = House::open_with(bare_disk(), count, dirty_bytes_max);
+    let flush = FlushPolicy { mode: FlushMode::Os, ..FlushPolicy::default() };
+    for partition in &house.partitions {
+        partition.reconfigure(PartitionConfig { flush, ..PartitionConfig::default() });
+    }
+    house
+}
+
+#[test]
+fn from_half_the_limit_on_everything_dirty_is_synced_however_little_each_has() {
+    for count in [3, 100] {
+        let size = long_batch().len();
+        let house = lax_house(count, 2 * size * count as usize);
+        for (number, partition) in (1..).zip(&house.partitions) {
+            assert_eq!(house.env.flush.run_due(), 0, "before {number}");
+            partition.append(long_batch()).unwrap();
+        }
+        assert_eq!(house.env.flush.stats().dirty_bytes, u64::from(count.unsigned_abs()) * size as u64);
+        house.env.flush.run_due();
+        assert_eq!(house.env.flush.stats().dirty_bytes, 0);
+        assert!(house.partitions.iter().all(|partition| !partition.needs_sync()));
+    }
+}
+
+#[test]
+fn a_partition_whose_disk_fails_holds_no_producer_back() {
+    let size = long_batch().len();
+    let house = lax_house(3, 2 * size);
+    for operation in [Operation::SyncData, Operation::SetLen, Operation::Create] {
+        house.fail(operation, "t-1", 1000);
+    }
+    for partition in &house.partitions {
+        partition.append(long_batch()).unwrap();
+    }
+    assert!(house.env.flush.holds_producers());
+    house.env.flush.run_due();
+    assert_eq!((house.env.flush.stats().dirty_bytes, house.partitions[1].is_broken()), (0, true));
 }

@@ -1,4 +1,4 @@
-//! The threads that serve a [`FlushQueue`]: one commits, a few sync, one looks after the journal.
+//! The threads that serve a [`FlushQueue`]: one commits, a few sync, one looks after the journal and what is dirty.
 
 use super::FlushQueue;
 use super::commit::RETRY_AFTER;
@@ -79,6 +79,7 @@ impl FlushQueue {
                     return;
                 }
                 match waiting.blocked.is_empty() {
+                    true if self.dirty.is_due() => {}
                     true => self.upkeep.wait(&mut waiting),
                     false => {
                         self.upkeep.wait_for(&mut waiting, RETRY_AFTER);
@@ -86,7 +87,10 @@ impl FlushQueue {
                 }
             }
             // It was reported by the panic hook; what was not done is asked for again.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.look_after_journal()));
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                self.sync_dirty();
+                self.look_after_journal();
+            }));
         }
     }
 }

@@ -70,6 +70,7 @@ fn first_refusal(response: &ProduceResponse) -> Option<Arc<str>> {
 
 /// Answers once everything appended is as durable as the topics' settings promise.
 ///
+/// A producer whose connection is a lane of this process is held back by this answer, where too much is to be synced.
 /// There is no timer here: a sync ends, well or badly, and the client's own timeout covers a disk that hangs.
 fn when_durable(node: &Arc<Node>, mut response: ProduceResponse, pending: Vec<Pending>) -> Reply {
     let waits: Vec<_> = pending
@@ -77,7 +78,8 @@ fn when_durable(node: &Arc<Node>, mut response: ProduceResponse, pending: Vec<Pe
         .map(|Pending { topic, partition, log, appended }| (topic, partition, log.durable(appended.mark)))
         .filter(|(_, _, durable)| !durable.is_ready())
         .collect();
-    if waits.is_empty() {
+    let flush = &node.topics.env().flush;
+    if waits.is_empty() && !flush.holds_producers() {
         return Reply::Now(response.into());
     }
     let node = node.clone();
@@ -91,6 +93,7 @@ fn when_durable(node: &Arc<Node>, mut response: ProduceResponse, pending: Vec<Pe
                 }
             }
         }
+        node.topics.env().flush.room().await;
         response.into()
     })
 }

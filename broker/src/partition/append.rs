@@ -84,13 +84,15 @@ impl Partition {
                 return Err(error);
             }
         };
-        let mut flush = Flush::No;
+        let (mut flush, mut unlisted) = (Flush::No, None);
         if !appended.is_duplicate {
-            let dirty_bytes = self.env.flush.count_dirty(stored.size() as u64);
-            flush = state.flush_after(&stored, dirty_bytes);
+            self.env.flush.count_dirty(stored.size() as u64);
+            flush = state.flush_after(&stored);
+            unlisted = (!std::mem::replace(&mut state.flush.is_listed, true)).then(|| self.me.clone());
         }
         drop(state);
         wakers.wake();
+        self.env.flush.appended(unlisted);
         match flush {
             Flush::No => {}
             Flush::Now => self.push_to_queue(),
@@ -187,15 +189,15 @@ impl State {
         Ok(())
     }
 
-    /// What the flush policy wants after an append, with so many dirty bytes in all partitions together.
-    fn flush_after(&mut self, batch: &Batch<'_>, dirty_bytes: u64) -> Flush {
+    /// What the flush policy wants after an append.
+    fn flush_after(&mut self, batch: &Batch<'_>) -> Flush {
         let policy = self.config.flush;
         let flush = &mut self.flush;
         flush.unsynced_records += i64::from(batch.count());
         flush.unsynced_bytes += batch.size() as u64;
         let is_due = policy.mode() == FlushMode::Commit
             || flush.unsynced_records >= policy.messages
-            || is_too_dirty(flush.unsynced_bytes, dirty_bytes)
+            || is_too_dirty(flush.unsynced_bytes)
             || self.log.has_unsaved_roll();
         if is_due {
             return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };

@@ -9,6 +9,7 @@ use super::fence::FenceOnPanic;
 use super::offsets::Advance;
 use super::waiters::WaiterId;
 use super::{Health, Partition, State, Wakers, load_producers};
+use crate::flush::{FlushQueue, Taken};
 use crate::journal::{Frame, PartitionKey, Place};
 use crate::log::{CommitJob, StorageError, SyncJob};
 use parking_lot::MutexGuard;
@@ -80,7 +81,7 @@ impl Partition {
             if state.is_closed {
                 return Ok(());
             }
-            state.begin_sync(now_ms)?
+            state.begin_sync(&self.env.flush, now_ms)?
         };
         self.sync_and_save(begun, now_ms)
     }
@@ -118,7 +119,7 @@ impl Partition {
         let fence = self.fence_on_panic();
         let mut state = self.state.lock();
         let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
-        let begun = is_ready.then(|| state.begin_sync(now_ms).ok()).flatten()?;
+        let begun = is_ready.then(|| state.begin_sync(&self.env.flush, now_ms).ok()).flatten()?;
         drop(state);
         let prepared = begun.job.as_ref().map_or(Ok(()), SyncJob::prepare);
         Some(Together { partition: self, begun, prepared, _one_at_a_time: one_at_a_time, _fence: fence })
@@ -221,9 +222,12 @@ impl Partition {
         result: Result<(), StorageError>,
         now_ms: i64,
     ) -> Result<(), StorageError> {
-        self.env.flush.count_clean(begun.bytes);
-        if let Some(job) = begun.job {
-            self.env.flush.observe_sync(begun.started.elapsed(), begun.bytes, result.is_ok());
+        let BegunSync { job, taken, started } = begun;
+        let bytes = taken.bytes;
+        // Whatever it came to, nobody has to wait for these bytes any more.
+        drop(taken);
+        if let Some(job) = job {
+            self.env.flush.observe_sync(started.elapsed(), bytes, result.is_ok());
             let mut wakers = Wakers::default();
             let mut state = self.state.lock();
             match &result {
@@ -254,6 +258,19 @@ impl Partition {
         }
         result?;
         self.save()
+    }
+
+    /// After a sync of all that is dirty: whether it has dirty bytes all the same. Those of a partition whose disk fails
+    /// count no more, since nobody is to wait for it.
+    pub(crate) fn is_still_dirty(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_hopeless = state.is_closed || !matches!(state.health, Health::Sound);
+        let forgotten = if is_hopeless { std::mem::take(&mut state.flush.unsynced_bytes) } else { 0 };
+        state.flush.is_listed = state.flush.unsynced_bytes > 0;
+        let is_dirty = state.flush.is_listed;
+        drop(state);
+        drop(self.env.flush.take_dirty(forgotten));
+        is_dirty
     }
 
     /// Has a partition synced again soon, if what the journal has of it may not be in its segments.
@@ -352,23 +369,27 @@ struct Together<'a> {
 /// A sync that is about to run.
 pub(super) struct BegunSync {
     job: Option<SyncJob>,
-    bytes: u64,
+    taken: Taken,
     started: Instant,
 }
 
 impl State {
     /// The sync of what is in the log now. If the last one failed and its end is not cut off yet, that comes first:
     /// what it should have written is never synced again.
-    pub(super) fn begin_sync(&mut self, now_ms: i64) -> Result<BegunSync, StorageError> {
+    pub(super) fn begin_sync(
+        &mut self,
+        flush: &Arc<FlushQueue>,
+        now_ms: i64,
+    ) -> Result<BegunSync, StorageError> {
         self.check_fence()?;
         self.flush.is_queued = false;
         self.flush.is_timed = false;
         self.flush.unsynced_records = 0;
-        let bytes = std::mem::take(&mut self.flush.unsynced_bytes);
+        let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
         if let Health::Broken { cut_pending: true, .. } = self.health {
             self.cut_back(now_ms)?;
         }
-        Ok(BegunSync { job: self.log.begin_sync(), bytes, started: Instant::now() })
+        Ok(BegunSync { job: self.log.begin_sync(), taken, started: Instant::now() })
     }
 
     fn fail_sync(&mut self, error: &StorageError, now_ms: i64, wakers: &mut Wakers) {

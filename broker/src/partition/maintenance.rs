@@ -138,7 +138,7 @@ impl Partition {
                 return Ok(());
             }
             state.is_closed = true;
-            written.and_then(|()| state.begin_sync(now_ms))
+            written.and_then(|()| state.begin_sync(&self.env.flush, now_ms))
         };
         let result = begun.and_then(|begun| self.sync_and_save(begun, now_ms));
         let mut wakers = Wakers::default();
@@ -163,7 +163,8 @@ impl Partition {
         state.waiting_for_sync.all(&mut wakers);
         state.waiting_for_records.all(&mut wakers);
         drop(state);
-        self.env.flush.count_clean(bytes);
+        drop(self.env.flush.take_dirty(bytes));
+        self.env.flush.leave_dirty_list(&self.me);
         wakers.wake();
     }
 

@@ -122,6 +122,8 @@ enum Health {
 struct FlushState {
     is_queued: bool,
     is_timed: bool,
+    /// Whether it is in the list of those with unsynced bytes.
+    is_listed: bool,
     unsynced_records: i64,
     unsynced_bytes: u64,
 }
