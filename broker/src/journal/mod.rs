@@ -19,11 +19,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use frame::{Frame, PartitionKey, Place};
 
 /// Bytes written at once when a file is made.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Bytes of a file in the making that are synced at a time: a commit beside it waits for no more than these.
+const STEP_BYTES: u64 = 1024 * 1024;
+
+/// Longest pause between two such steps.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// How many times its size a disk must have free for another file to be made.
 const ROOM_FACTOR: u64 = 16;
@@ -121,6 +128,8 @@ struct State {
     misses: u32,
     /// How many of them ask for another file.
     misses_max: u32,
+    /// Whether the last file could not be made.
+    was_refused: bool,
 }
 
 #[derive(Debug)]
@@ -167,6 +176,7 @@ impl Journal {
             failed: None,
             misses: 0,
             misses_max: config.misses_before_first,
+            was_refused: false,
         };
         let mut pieces = Pieces::new();
         for piece in found {
@@ -276,15 +286,17 @@ impl Journal {
     /// What the journal needs now; `None` for nothing.
     pub fn upkeep(&self) -> Option<Upkeep> {
         let state = self.state.lock();
-        if self.wants_file(&state) {
-            return Some(Upkeep::File);
+        // A file that is freed may do instead of another one.
+        if let Some(oldest) = state.oldest_full() {
+            return Some(Upkeep::Sync(oldest.covers.keys().copied().collect()));
         }
-        let oldest = state.oldest_full()?;
-        Some(Upkeep::Sync(oldest.covers.keys().copied().collect()))
+        self.wants_file(&state).then_some(Upkeep::File)
     }
 
+    /// Whether commits found no room, or soon will.
     fn wants_file(&self, state: &State) -> bool {
-        state.misses > state.misses_max && state.files.len() < self.config.files_max
+        state.files.len() < self.config.files_max
+            && (state.misses > state.misses_max || state.is_running_out())
     }
 
     /// Makes another file, writing all its blocks. Takes its time.
@@ -304,13 +316,14 @@ impl Journal {
         if made.is_err() {
             let mut state = self.state.lock();
             state.misses_max = state.misses_max.saturating_mul(2).max(MISSES_AFTER_FAILURE_MIN);
+            state.was_refused = true;
             drop(state);
             // What is there of it is taken for no file of the journal at the next start either: it has no header.
             let _ = self.disk.remove_file_if_there(&path);
         }
         let file = made.map_err(StorageError::on("prepare", &path))?;
         let mut state = self.state.lock();
-        state.misses_max = 0;
+        (state.misses_max, state.was_refused) = (0, false);
         state.generation += 1;
         let generation = state.generation;
         state.files.push(JournalFile {
@@ -334,15 +347,20 @@ impl Journal {
         }
     }
 
+    /// Writes and syncs a file step by step, and leaves the disk to others for as long as each step took.
     fn make_file(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {
         let file = self.disk.create(path)?;
         let mut position = 0;
         while position < size {
-            let len = ZEROS.len().min(usize::try_from(size - position).unwrap_or(ZEROS.len()));
-            file.write_at(position, [ZEROS.get(..len).unwrap_or(&ZEROS), &[]])?;
-            position += len as u64;
+            let (started, end) = (Instant::now(), size.min(position + STEP_BYTES));
+            while position < end {
+                let len = ZEROS.len().min(usize::try_from(end - position).unwrap_or(ZEROS.len()));
+                file.write_at(position, [ZEROS.get(..len).unwrap_or(&ZEROS), &[]])?;
+                position += len as u64;
+            }
+            file.sync_data()?;
+            std::thread::sleep(started.elapsed().min(PAUSE_MAX));
         }
-        file.sync_data()?;
         self.disk.sync_dir(&self.dir)?;
         Ok(file)
     }
@@ -375,6 +393,14 @@ impl State {
     fn oldest_full(&self) -> Option<&JournalFile> {
         let full = self.files.iter().enumerate().filter(|(index, _)| Some(*index) != self.current);
         full.map(|(_, file)| file).filter(|file| !file.covers.is_empty()).min_by_key(|file| file.generation)
+    }
+
+    /// Whether the file that is written to is half full and no other is free: the next is better made beforehand.
+    fn is_running_out(&self) -> bool {
+        let current = self.current.and_then(|index| self.files.get(index));
+        let is_half_full = current.is_some_and(|file| file.end >= file.size / 2);
+        let mut others = self.files.iter().enumerate().filter(|(index, _)| Some(*index) != self.current);
+        is_half_full && !self.was_refused && others.all(|(_, file)| !file.covers.is_empty())
     }
 
     /// The file that has room for so many bytes of so many partitions; the next one is begun if the current one has not.

@@ -73,12 +73,13 @@ fn a_full_file_is_used_again_only_once_the_segments_have_what_it_covers() {
     assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
     journal.add_file().unwrap();
     for offset in 1..=4 {
+        // The next file is made before this one is full.
+        assert_eq!(journal.upkeep(), (offset > 2).then_some(Upkeep::File));
         journal.write(&mut frame(&[(0, offset)])).unwrap();
     }
     assert!(matches!(journal.write(&mut frame(&[(0, 5)])), Err(WriteError::NoRoom)));
-    assert_eq!(journal.upkeep(), Some(Upkeep::File));
-    journal.add_file().unwrap();
     assert_eq!(journal.upkeep(), Some(Upkeep::Sync(vec![key(0)])));
+    journal.add_file().unwrap();
     for offset in 5..=13 {
         journal.write(&mut frame(&[(0, offset)])).unwrap();
     }
