@@ -12,6 +12,7 @@ mod output;
 
 use crate::budget::Share;
 use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, order_of};
+use crate::flush::Gathering;
 use crate::handler::Node;
 use bytes::{Buf, Bytes, BytesMut};
 use kappa_protocol::frame::{self, FrameSizeError, PREFIX_LEN};
@@ -187,9 +188,10 @@ impl Connection {
 
     /// Goes on until the connection has ended.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        let mut gathering = Gathering::default();
         loop {
             self.waits_for_room = false;
-            let mut progress = self.take_frames(cx);
+            let mut progress = self.take_frames(cx, &mut gathering);
             if self.may_read() {
                 match self.poll_read(cx) {
                     // A peer that is gone still gets done what it asked for.
@@ -199,7 +201,7 @@ impl Connection {
                     }
                     Poll::Ready(Ok(_)) => {
                         progress = true;
-                        self.take_frames(cx);
+                        self.take_frames(cx, &mut gathering);
                     }
                     Poll::Pending => {}
                 }
@@ -301,7 +303,7 @@ impl Connection {
     }
 
     /// Takes the frames in line that are whole and whose turn it is; returns whether there were any.
-    fn take_frames(&mut self, cx: &mut Context<'_>) -> bool {
+    fn take_frames(&mut self, cx: &mut Context<'_>, gathering: &mut Gathering) -> bool {
         let mut taken = false;
         while self.holds_little() {
             match self.frame_len() {
@@ -319,6 +321,9 @@ impl Connection {
                         break;
                     }
                     taken = true;
+                    if order == Order::Append {
+                        gathering.add(&self.node.topics.env().flush, len);
+                    }
                     self.largest_frame = self.largest_frame.max(len.min(READ_BYTES_KEPT));
                     let mut frame = self.input.split_to(len).freeze();
                     frame.advance(PREFIX_LEN);

@@ -21,6 +21,7 @@ use std::fmt;
 
 pub(crate) use dirty::Taken;
 pub use queue::FlushQueue;
+pub(crate) use queue::Gathering;
 pub use threads::Flusher;
 
 /// Unsynced bytes of a partition at which it is synced though no policy asks for it.

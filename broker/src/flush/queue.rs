@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+/// Appended bytes beyond which a round begins though more may come.
+const GATHERED_BYTES_MAX: usize = 128 * 1024;
+
 type Observer = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// See the module's description.
@@ -66,6 +69,15 @@ pub(super) struct Waiting {
     pub(super) is_stopping: bool,
     /// Rounds under way.
     pub(super) committing: bool,
+    /// How many will say themselves when a round is to begin.
+    gathering: usize,
+}
+
+/// Appends that come together, so that they go into one round: while it gathers, the thread that commits is not woken.
+#[derive(Default)]
+pub(crate) struct Gathering {
+    queue: Option<Arc<FlushQueue>>,
+    bytes: usize,
 }
 
 impl FlushQueue {
@@ -184,7 +196,7 @@ impl FlushQueue {
         let mut waiting = self.waiting.lock();
         waiting.now.push(partition);
         // The thread that commits looks for more when it is done; waking it then would be in vain.
-        let wakes = !waiting.committing && waiting.now.len() == 1;
+        let wakes = !waiting.committing && waiting.gathering == 0 && waiting.now.len() == 1;
         drop(waiting);
         if wakes {
             self.commits.notify_one();
@@ -264,6 +276,36 @@ impl FlushQueue {
         if let Some(observer) = self.observer.get() {
             observer(took);
         }
+    }
+}
+
+impl Gathering {
+    /// Gathers an append of so many bytes, unless there are many: those are better on their way.
+    pub(crate) fn add(&mut self, queue: &Arc<FlushQueue>, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes > GATHERED_BYTES_MAX {
+            self.end();
+        } else if self.queue.is_none() {
+            queue.waiting.lock().gathering += 1;
+            self.queue = Some(queue.clone());
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(queue) = self.queue.take() else { return };
+        let mut waiting = queue.waiting.lock();
+        waiting.gathering -= 1;
+        let wakes = waiting.gathering == 0 && !waiting.committing && waiting.has_now();
+        drop(waiting);
+        if wakes {
+            queue.commits.notify_one();
+        }
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

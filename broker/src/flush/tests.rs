@@ -282,3 +282,29 @@ fn a_partition_whose_disk_fails_holds_no_producer_back() {
     house.env.flush.run_due();
     assert_eq!((house.env.flush.stats().dirty_bytes, house.partitions[1].is_broken()), (0, true));
 }
+
+#[test]
+fn what_is_gathered_goes_into_one_round() {
+    let house = House::new(10);
+    let (flusher, before) = (Flusher::start(house.env.flush.clone()).unwrap(), house.env.flush.stats());
+    for number in 1..=8 {
+        let mut gathering = Gathering::default();
+        gathering.add(&house.env.flush, 1);
+        let mut waiting = house.append_to_all(number);
+        drop(gathering);
+        while outcomes(&mut waiting).iter().any(Option::is_none) {
+            std::thread::yield_now();
+        }
+    }
+    let after = house.env.flush.stats();
+    assert_eq!(after.commits - before.commits, 8);
+    // Where many bytes have come, a round begins though more may come.
+    let mut gathering = Gathering::default();
+    gathering.add(&house.env.flush, 1);
+    let mut waiting = house.append_to_all(9);
+    gathering.add(&house.env.flush, 1 << 20);
+    while outcomes(&mut waiting).iter().any(Option::is_none) {
+        std::thread::yield_now();
+    }
+    flusher.stop();
+}
