@@ -7,17 +7,15 @@
 //! the data goes (default `/tmp`). The file belongs to the package `kappa-tests`, the only one that may use librdkafka.
 
 mod harness;
+#[path = "harness/librdkafka.rs"]
+mod librdkafka;
 
 use harness::driver::Driver;
 use harness::server::{self, Server};
 use harness::{Comparison, batch, is_quick, is_wanted, noise, scaled};
 use kappa_client::{Client, ClientConfig, Producer, ProducerConfig, ProducerRecord, producer::SendError};
 use kappa_protocol::record::Compression;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::{ClientContext, config::ClientConfig as RdkafkaConfig};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[global_allocator]
@@ -101,7 +99,9 @@ fn run(load: &Load, mode: &str) -> (f64, f64) {
     let before = server.usage();
     let records = scaled(load.records);
     let took = match load.by {
-        By::Librdkafka(settings) => by_librdkafka(address, settings, &noise(load.record_len, 7), records),
+        By::Librdkafka(settings) => {
+            librdkafka::produce(address, TOPIC, settings, &noise(load.record_len, 7), records)
+        }
         By::Client => by_client(address, &noise(load.record_len, 7), records),
         By::Frames(batch_records, in_flight) => {
             let batch = batch(batch_records, load.record_len, Compression::None);
@@ -110,52 +110,6 @@ fn run(load: &Load, mode: &str) -> (f64, f64) {
     };
     let micros = server.usage().cpu_micros - before.cpu_micros;
     (records as f64 / took.as_secs_f64(), micros / records as f64)
-}
-
-fn by_librdkafka(address: SocketAddr, settings: &[(&str, &str)], value: &[u8], records: usize) -> Duration {
-    let mut config = RdkafkaConfig::new();
-    config.set("bootstrap.servers", address.to_string());
-    for (key, value) in settings {
-        config.set(*key, *value);
-    }
-    let producer: BaseProducer<Delivered> =
-        config.create_with_context(Delivered::default()).expect("known settings");
-    let metadata = producer.client().fetch_metadata(Some(TOPIC), Duration::from_secs(10));
-    metadata.expect("the topic is there");
-    let start = Instant::now();
-    for sent in 0..records {
-        let mut record = BaseRecord::<(), [u8]>::to(TOPIC).payload(value);
-        while let Err((error, refused)) = producer.send(record) {
-            match error {
-                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
-                    producer.poll(Duration::from_millis(1));
-                }
-                error => panic!("{error}"),
-            }
-            record = refused;
-        }
-        if sent % 1024 == 0 {
-            producer.poll(Duration::ZERO);
-        }
-    }
-    producer.flush(Duration::from_secs(60)).expect("everything is settled");
-    let took = start.elapsed();
-    assert_eq!(producer.context().0.load(Ordering::Relaxed), records, "everything is acknowledged");
-    took
-}
-
-/// Counts acknowledgements.
-#[derive(Default)]
-struct Delivered(AtomicUsize);
-
-impl ClientContext for Delivered {}
-
-impl ProducerContext for Delivered {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        self.0.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
-    }
 }
 
 fn by_client(address: SocketAddr, value: &[u8], records: usize) -> Duration {

@@ -7,12 +7,10 @@ mod harness;
 
 use harness::ceiling::{self, Sync};
 use harness::driver::Driver;
+use harness::end_to_end::end_to_end;
 use harness::server::{self, Server};
 use harness::{Comparison, batch, rounds, scaled};
-use hdrhistogram::Histogram;
 use kappa_protocol::record::Compression;
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,35 +35,18 @@ fn main() {
 fn compare(rate: f64, total: usize) {
     let percentiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
     let mut figures = percentiles.map(|(p, _)| Comparison::new(format!("end to end at {rate}/s, {p}"), "us"));
+    let batch = batch(1, 100, Compression::None);
     for _ in 0..rounds() {
         for name in CANDIDATES {
-            let micros = run(name, rate, total);
-            for ((_, quantile), figure) in percentiles.iter().zip(&mut figures) {
-                figure.add(name, micros.value_at_quantile(*quantile) as f64);
+            let server = Server::start(name);
+            if name.starts_with("kappa") {
+                Driver::connect(server.address).create_topic();
+            }
+            let times = end_to_end(server.address, &batch, rate, total);
+            for ((_, share), figure) in percentiles.iter().zip(&mut figures) {
+                figure.add(name, times.quantile(*share));
             }
         }
     }
     figures.iter().for_each(Comparison::print);
-}
-
-fn run(name: &'static str, rate: f64, total: usize) -> Histogram<u64> {
-    let server = Server::start(name);
-    let mut producer = Driver::connect(server.address);
-    if name.starts_with("kappa") {
-        producer.create_topic();
-    }
-    let batch = batch(1, 100, Compression::None);
-    let sent: Arc<Vec<OnceLock<Instant>>> = Arc::new((0..total).map(|_| OnceLock::new()).collect());
-    let mut consumer = Driver::connect(server.address);
-    let times = Arc::clone(&sent);
-    let follower = std::thread::spawn(move || {
-        let mut micros = Histogram::new(3).expect("three digits");
-        consumer.follow(total as i64, |offset| {
-            let sent = times.get(offset).and_then(OnceLock::get).expect("it was sent");
-            micros.record(sent.elapsed().as_micros() as u64).expect("it grows");
-        });
-        micros
-    });
-    producer.produce_at_rate(&batch, rate, total, &sent);
-    follower.join().expect("every record is fetched")
 }

@@ -43,9 +43,7 @@ pub(crate) enum Sync {
 
 /// The child's side.
 pub(crate) fn serve(sync: Sync) {
-    let directory =
-        tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
-    let directory = directory.expect("a directory for the data");
+    let directory = tempfile::tempdir_in(super::directory()).expect("a directory for the data");
     let path = directory.path().join("log");
     let file =
         File::options().create(true).truncate(true).read(true).write(true).open(path).expect("a log file");

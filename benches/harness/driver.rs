@@ -141,7 +141,26 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, frame: &[u8]) {
+    /// Sends frames, `in_flight` unanswered at a time, and reads their answers.
+    pub(crate) fn pipeline(&mut self, frames: &[Vec<u8>], in_flight: usize, mut check: impl FnMut(&[u8])) {
+        let mut rest = frames.iter();
+        let mut unanswered = 0;
+        loop {
+            while let Some(frame) = (unanswered < in_flight).then(|| rest.next()).flatten() {
+                self.send(frame);
+                unanswered += 1;
+            }
+            if unanswered == 0 {
+                return;
+            }
+            self.read_frame();
+            check(&self.frame);
+            unanswered -= 1;
+        }
+    }
+
+    /// Sends a frame.
+    pub(crate) fn send(&mut self, frame: &[u8]) {
         self.stream.write_all(frame).expect("the server reads");
     }
 
@@ -152,14 +171,16 @@ impl Driver {
         self.stream.read_exact(&mut self.frame).expect("the server answers");
     }
 
-    fn answer(&mut self, key: ApiKey, version: i16) -> Response {
+    /// Reads an answer.
+    pub(crate) fn answer(&mut self, key: ApiKey, version: i16) -> Response {
         self.read_frame();
         let frame = Bytes::from(std::mem::take(&mut self.frame));
         frame::decode_response(key, version, frame).expect("a valid answer").1
     }
 }
 
-fn encoded(correlation_id: i32, version: i16, request: &Request) -> Vec<u8> {
+/// A request as it goes over the wire.
+pub(crate) fn encoded(correlation_id: i32, version: i16, request: &Request) -> Vec<u8> {
     let parts = frame::encode_request(correlation_id, Some(""), version, request).expect("it can be written");
     parts.concat()
 }

@@ -6,8 +6,11 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
+pub(crate) mod baseline;
 pub(crate) mod ceiling;
+pub(crate) mod daemon;
 pub(crate) mod driver;
+pub(crate) mod end_to_end;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};
@@ -31,6 +34,11 @@ pub(crate) fn rounds() -> usize {
 pub(crate) fn is_wanted(name: &str) -> bool {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+}
+
+/// Where data goes: `KAPPA_BENCH_DIR`, by default `/tmp`.
+pub(crate) fn directory() -> std::path::PathBuf {
+    std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()).into()
 }
 
 /// How long `work` took.
@@ -90,9 +98,8 @@ impl Comparison {
     }
 
     /// The middle value of a candidate.
-    pub(crate) fn median_of(&self, name: &str) -> f64 {
-        let series = self.series.iter().find(|series| series.name == name);
-        series.map_or(f64::NAN, Series::median)
+    pub(crate) fn median(&self, name: &str) -> f64 {
+        self.series.iter().find(|series| series.name == name).map_or(f64::NAN, Series::median)
     }
 
     /// One candidate over another: the rounds' own ratios, since the machine drifts between rounds.

@@ -93,9 +93,7 @@ pub(crate) fn own_usage() -> (u64, u64) {
 
 /// The child's side for a broker of ours with the given settings, its data in a directory that goes with it.
 pub(crate) fn serve_broker(settings: &[(&str, &str)]) {
-    let directory =
-        tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
-    let directory = directory.expect("a directory for the data");
+    let directory = tempfile::tempdir_in(super::directory()).expect("a directory for the data");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut config = kappa_broker::BrokerConfig::new(directory.path().join("data"));
     for (key, value) in settings {
