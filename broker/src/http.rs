@@ -27,6 +27,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// What `/metrics` says, in bytes: of the broker, and of a partition whose topic has a name of middling length.
+const TEXT_BYTES: usize = 64 * 1024;
+const PARTITION_TEXT_BYTES: usize = 300;
+
 /// What the pages are made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages {
@@ -84,7 +88,9 @@ async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     let node = pages.node;
     node.metrics.in_flight_bytes.set(i64::try_from(node.budget.used()).unwrap_or(i64::MAX));
-    let mut text = String::new();
+    let partitions: usize = node.topics.all().iter().map(|topic| topic.partitions().len()).sum();
+    // Grown step by step, it would be there twice.
+    let mut text = String::with_capacity(TEXT_BYTES + partitions * PARTITION_TEXT_BYTES);
     let mut states = Registry::with_prefix("kappa");
     states.register_collector(Box::new(States { node: node.clone() }));
     let written =

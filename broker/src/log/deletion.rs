@@ -7,7 +7,7 @@ use super::files::{DELETED, Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX, TRAN
 use super::index::NO_TIMESTAMP;
 use super::leader_epoch::LeaderEpochs;
 use super::segment::SealedSegment;
-use super::{Log, LogConfig, RetentionBounds, SegmentFacts, StorageError, plan_retention};
+use super::{Log, LogConfig, RetentionBounds, SegmentFacts, StorageError, plan_retention, spare};
 use crate::disk::Disk;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Doomed {
 pub struct DeletionJob {
     files: Arc<Files>,
     epochs: LeaderEpochs,
+    /// The active segment, if its file has no name yet.
+    unnamed: Option<i64>,
     /// Held until the job is done: closing the last handle of a file may wait for the disk.
     segments: Vec<Arc<SealedSegment>>,
     /// Files to rename, the last one first.
@@ -134,6 +136,7 @@ impl Log {
         Some(DeletionJob {
             files: files.clone(),
             epochs: self.epochs.clone(),
+            unnamed: self.sync.unnamed(),
             segments,
             paths,
             due_ms: steady_ms.saturating_add(self.config.file_delete_delay_ms),
@@ -141,9 +144,15 @@ impl Log {
         })
     }
 
-    /// Has a job make durable what the log says now of its epochs.
+    /// Has a job make durable what the log says now of its epochs and of its active segment.
     pub fn refresh_deletion(&self, job: &mut DeletionJob) {
         job.epochs = self.epochs.clone();
+        job.unnamed = self.sync.unnamed();
+    }
+
+    /// Takes note that what a job says is durable.
+    pub fn finish_naming(&mut self, job: &DeletionJob) {
+        self.sync.named(job.unnamed);
     }
 
     /// Takes note that a job was run with success.
@@ -187,6 +196,7 @@ impl DeletionJob {
     /// # Errors
     /// [`StorageError`]; it may be tried again.
     pub fn make_durable(&self) -> Result<(), StorageError> {
+        self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
         self.epochs.save(&self.files)
     }
 

@@ -5,7 +5,7 @@
 //! authoritative and its indexes are caches; nothing in a segment counts as synced until the segments before it and
 //! the names of all their files are. A log is used under its owner's lock, but what may wait for the disk is handed out
 //! as a value to be run without it: [`ReadPlan`], [`TimestampSearch`], [`DeletionSearch`],
-//! [`DeletionJob`], [`SyncJob`], [`SaveJob`].
+//! [`DeletionJob`], [`SyncJob`], [`SaveJob`], [`SpareJob`].
 //! It knows no partitions, producers, clients or clocks.
 
 mod checkpoint;
@@ -25,6 +25,7 @@ mod retention;
 mod scan;
 mod segment;
 mod set_aside;
+mod spare;
 mod sync;
 mod timestamps;
 mod truncation;
@@ -37,6 +38,7 @@ use leader_epoch::LeaderEpochs;
 use read::PlannedSegment;
 use scan::{Check, Scan, Step};
 use segment::{ActiveSegment, SealedSegment};
+use spare::Spare;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +56,7 @@ pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
 pub use reserve::keep_reserve;
 pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
+pub use spare::SpareJob;
 pub use sync::{CommitJob, SaveJob, SyncJob};
 pub use timestamps::{TimestampSearch, TimestampedOffset};
 
@@ -83,6 +86,7 @@ pub struct Log {
     sync: sync::SyncState,
     /// Offsets of the producer snapshots in the directory.
     snapshots: BTreeSet<i64>,
+    spare: Spare,
     repairs: Vec<Repair>,
     doomed: Vec<deletion::Doomed>,
     /// Whether what a clean start needs is in the directory and describes the log as it is.
@@ -132,7 +136,8 @@ impl Log {
     }
 
     /// Begins a new segment at the log's end. `snapshot` is the state of the producers there, to be kept in a file.
-    /// The indexes of the old segment are written later, by a [`SaveJob`].
+    /// The indexes of the old segment are written later, by a [`SaveJob`]. If the file was made beforehand, no call goes to
+    /// the disk.
     ///
     /// # Errors
     /// [`StorageError`]; the log is then as before.
@@ -140,8 +145,19 @@ impl Log {
         if self.active.size == 0 {
             return Ok(());
         }
-        let interval = self.config.index_interval_bytes;
-        let fresh = ActiveSegment::create(&self.files, self.next_offset, interval, now_ms)?;
+        let (base_offset, interval) = (self.next_offset, self.config.index_interval_bytes);
+        if let Some(unnamed) = self.sync.unnamed() {
+            // No sync came in between: only the last segment may be without a name.
+            spare::give_name(&self.files, unnamed)?;
+            self.sync.named(Some(unnamed));
+        }
+        let fresh = match std::mem::take(&mut self.spare) {
+            Spare::Ready(file) => {
+                self.sync.name_later(base_offset);
+                ActiveSegment::empty(file, base_offset, interval, now_ms)
+            }
+            Spare::None | Spare::Asked => ActiveSegment::create(&self.files, base_offset, interval, now_ms)?,
+        };
         let ActiveSegment { base_offset, file, size, index, was_cut, .. } =
             std::mem::replace(&mut self.active, fresh);
         let sealed = Arc::new(SealedSegment::built(base_offset, self.next_offset, size, file.clone(), index));

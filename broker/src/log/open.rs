@@ -11,6 +11,7 @@ use super::leader_epoch::{EpochStart, LeaderEpochs, Stored};
 use super::recovery::{RecoveredSegments, Recovery};
 use super::scan::{Check, Scan, Step};
 use super::segment::{ActiveSegment, SealedSegment};
+use super::spare::{self, Spare};
 use super::sync::SyncState;
 use super::truncation::first_timestamp;
 use super::{
@@ -66,6 +67,7 @@ impl Log {
             epochs: LeaderEpochs::new(0),
             sync: SyncState::new(end, false),
             snapshots: BTreeSet::new(),
+            spare: Spare::None,
             repairs: Vec::new(),
             doomed: Vec::new(),
             is_as_closed: false,
@@ -112,10 +114,13 @@ impl Log {
             files.remove(leftover)?;
         }
 
-        let orphans = match epochs {
+        let (unnamed, strange) = spare::adopt(&files, listing.segments.last().copied())?;
+        listing.segments.extend(unnamed);
+        let mut orphans = match epochs {
             Stored::Missing if opening.recovery_point == 0 => set_orphans_aside(&files, &mut listing)?,
             _ => Vec::new(),
         };
+        orphans.extend(strange);
 
         let closed = if opening.clean {
             open_closed(&files, &config, opening, &listing.segments, now_ms)?
@@ -155,6 +160,7 @@ impl Log {
             epochs: LeaderEpochs::new(first),
             sync: SyncState::new(end, is_rooted || next_offset > 0),
             snapshots: listing.snapshots,
+            spare: Spare::None,
             repairs: Vec::new(),
             doomed: Vec::new(),
             is_as_closed,
@@ -349,16 +355,7 @@ fn recover(
         let path = files.path(0, LOG);
         let file = files.open(&path)?;
         if file.size().map_err(StorageError::on("measure", &path))? == 0 {
-            let index = IndexBuilder::new(0, config.index_interval_bytes);
-            let active = ActiveSegment {
-                base_offset: 0,
-                file,
-                size: 0,
-                index,
-                first_timestamp: None,
-                created_ms: now_ms,
-                was_cut: false,
-            };
+            let active = ActiveSegment::empty(file, 0, config.index_interval_bytes, now_ms);
             return Ok((
                 RecoveredSegments { sealed: Vec::new(), active, next_offset: 0 },
                 RecoveryReport::default(),

@@ -41,16 +41,14 @@ impl ActiveSegment {
     ) -> Result<Self, StorageError> {
         let path = files.path(base_offset, LOG);
         let file = files.disk.create(&path).map_err(StorageError::on("create", &path))?;
+        Ok(Self::empty(file, base_offset, interval, now_ms))
+    }
+
+    /// A segment whose file is empty.
+    pub(super) fn empty(file: Arc<dyn File>, base_offset: i64, interval: u32, now_ms: i64) -> Self {
         let index = IndexBuilder::new(base_offset, interval);
-        Ok(Self {
-            base_offset,
-            file,
-            size: 0,
-            index,
-            first_timestamp: None,
-            created_ms: now_ms,
-            was_cut: false,
-        })
+        let (first_timestamp, created_ms) = (None, now_ms);
+        Self { base_offset, file, size: 0, index, first_timestamp, created_ms, was_cut: false }
     }
 
     /// Counts a batch that was written at the end.

@@ -7,7 +7,7 @@ use super::files::{CORRUPT, Files, LOG, OFFSET_INDEX, TIME_INDEX};
 use super::recovery::SetAside;
 use super::{LogPosition, StorageError};
 use crate::disk::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 1024 * 1024;
@@ -40,14 +40,24 @@ pub(super) fn tail(files: &Files, file: &dyn File, end: LogPosition) -> Result<S
 
 /// Renames the whole file of a segment and removes its indexes.
 pub(super) fn segment(files: &Files, base_offset: i64) -> Result<SetAside, StorageError> {
-    let source = files.path(base_offset, LOG);
-    let bytes = files.disk.len(&source).map_err(StorageError::on("measure", &source))?;
-    let path = free_name(files, &format!("{base_offset:020}.log"))?;
-    files.rename(&source, &path)?;
+    let aside = whole(files, &files.path(base_offset, LOG), &format!("{base_offset:020}.log"), base_offset)?;
     files.remove(&files.path(base_offset, OFFSET_INDEX))?;
     files.remove(&files.path(base_offset, TIME_INDEX))?;
     files.sync_names()?;
-    Ok(SetAside { path, bytes, from_offset: base_offset })
+    Ok(aside)
+}
+
+/// Renames a file. The caller makes the names durable before the log grows.
+pub(super) fn whole(
+    files: &Files,
+    source: &Path,
+    stem: &str,
+    from_offset: i64,
+) -> Result<SetAside, StorageError> {
+    let bytes = files.disk.len(source).map_err(StorageError::on("measure", source))?;
+    let path = free_name(files, stem)?;
+    files.rename(source, &path)?;
+    Ok(SetAside { path, bytes, from_offset })
 }
 
 fn free_name(files: &Files, stem: &str) -> Result<PathBuf, StorageError> {

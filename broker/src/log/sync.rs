@@ -8,7 +8,7 @@
 
 use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
 use super::segment::SealedSegment;
-use super::{Log, LogPosition, StorageError, metadata};
+use super::{Log, LogPosition, StorageError, metadata, spare};
 use crate::disk::File;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub(super) struct SyncState {
     unsaved: VecDeque<Unsaved>,
     names_changed: u64,
     names_synced: u64,
+    /// The segment whose file was made beforehand and has no name of its own yet.
+    unnamed: Option<i64>,
     /// Whether the directory's own name, and whose it is, are durable.
     is_rooted: bool,
 }
@@ -47,6 +49,7 @@ pub struct SyncJob {
     /// The topic whose directory is not durable yet.
     root: Option<Uuid>,
     names: Option<u64>,
+    unnamed: Option<i64>,
     data: Vec<(i64, Arc<dyn File>)>,
     up_to: LogPosition,
 }
@@ -78,6 +81,7 @@ impl SyncState {
             unsaved: VecDeque::new(),
             names_changed: 0,
             names_synced: 0,
+            unnamed: None,
             is_rooted,
         }
     }
@@ -93,8 +97,25 @@ impl SyncState {
         self.names_changed += 1;
     }
 
+    /// Has the next sync give a file its name.
+    pub(super) fn name_later(&mut self, base_offset: i64) {
+        debug_assert!(self.unnamed.is_none(), "there is one file without a name");
+        self.unnamed = Some(base_offset);
+    }
+
+    /// The segment whose file has no name of its own yet.
+    pub(super) fn unnamed(&self) -> Option<i64> {
+        self.unnamed
+    }
+
+    /// The file of this segment has its name.
+    pub(super) fn named(&mut self, base_offset: Option<i64>) {
+        self.unnamed = self.unnamed.filter(|unnamed| Some(*unnamed) != base_offset);
+    }
+
     /// Forgets what lay beyond `end`, whose segment is the active one now.
     pub(super) fn cut(&mut self, end: LogPosition) {
+        self.unnamed = self.unnamed.filter(|base_offset| *base_offset <= end.segment);
         self.unsynced.retain(|(base_offset, _)| *base_offset < end.segment);
         self.unsaved.retain(|unsaved| unsaved.segment.base_offset < end.segment);
         for position in [&mut self.synced, &mut self.durable] {
@@ -155,7 +176,8 @@ impl Log {
         }
         let names = (self.sync.names_synced < self.sync.names_changed).then_some(self.sync.names_changed);
         let root = (!self.sync.is_rooted).then_some(self.topic_id);
-        Some(SyncJob { files: self.files.clone(), root, names, data, up_to: self.end() })
+        let (files, unnamed) = (self.files.clone(), self.sync.unnamed);
+        Some(SyncJob { files, root, names, unnamed, data, up_to: self.end() })
     }
 
     /// Makes durable that the directory is there and whose it is; the first sync would, too.
@@ -176,6 +198,7 @@ impl Log {
         self.sync.unsynced.retain(|(base_offset, _)| *base_offset >= job.up_to.segment);
         self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
         self.sync.is_rooted |= job.root.is_some();
+        self.sync.named(job.unnamed);
         self.sync.synced = job.up_to;
         if self.sync.durable.offset < job.up_to.offset {
             self.sync.durable = job.up_to;
@@ -285,6 +308,7 @@ impl SyncJob {
     /// # Errors
     /// The first failure; nothing that the job should have made durable may then be counted on.
     pub fn run(&self) -> Result<(), StorageError> {
+        self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
         if let Some(topic_id) = self.root {
             self.files.sync_root(topic_id)?;
         } else if self.names.is_some() {
@@ -302,6 +326,7 @@ impl SyncJob {
     /// # Errors
     /// [`StorageError`], as [`SyncJob::run`].
     pub fn prepare(&self) -> Result<(), StorageError> {
+        self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
         self.root.map_or(Ok(()), |topic_id| metadata::write_again(&self.files, topic_id).map(drop))
     }
 

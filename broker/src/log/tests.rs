@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use std::io;
 
 mod lifecycle;
+mod spare;
 mod timestamps;
 
 const NOW_MS: i64 = 1_000_000;

@@ -8,7 +8,7 @@ use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
 use super::index::{IndexBuilder, Indexed, floor_offset};
 use super::scan::{Check, Scan, Step};
 use super::segment::ActiveSegment;
-use super::{Log, StorageError};
+use super::{Log, StorageError, spare};
 use crate::disk::File;
 use std::io;
 use std::path::PathBuf;
@@ -46,6 +46,10 @@ impl Log {
         let old_base = self.active.base_offset;
         let (target, cut, kept) = self.find_segment_to_cut(offset, now_ms)?;
 
+        if self.sync.unnamed().is_some_and(|base_offset| base_offset > target.base_offset) {
+            // Before the name that a sync may be about to give it.
+            self.repairs.push(Repair::Remove(spare::path(&self.files)));
+        }
         for dropped in self.sealed.iter().skip(kept).map(|segment| segment.base_offset).chain([old_base]) {
             let suffixes: &[&str] = if dropped == target.base_offset {
                 &[OFFSET_INDEX, TIME_INDEX]

@@ -198,7 +198,8 @@ impl State {
         let is_due = policy.mode() == FlushMode::Commit
             || flush.unsynced_records >= policy.messages
             || is_too_dirty(flush.unsynced_bytes)
-            || self.log.has_unsaved_roll();
+            || self.log.has_unsaved_roll()
+            || self.log.wants_spare();
         if is_due {
             return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };
         }

@@ -163,7 +163,7 @@ impl Partition {
         }
         let is_sound = matches!(state.health, Health::Sound);
         let (true, true, false, Some(key)) =
-            (is_sound, state.is_commit(), state.log.has_unsaved_roll(), self.key)
+            (is_sound, state.is_commit(), state.log.has_unsaved_roll() || state.log.wants_spare(), self.key)
         else {
             return Commit::Sync;
         };
@@ -257,7 +257,9 @@ impl Partition {
             self.env.flush.release(key, synced);
         }
         result?;
-        self.save()
+        self.save()?;
+        self.make_spare(|log| if log.wants_spare() { log.begin_spare() } else { None });
+        Ok(())
     }
 
     /// After a sync of all that is dirty: whether it has dirty bytes all the same. Those of a partition whose disk fails

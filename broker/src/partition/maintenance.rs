@@ -5,7 +5,7 @@
 
 use super::offsets::Advance;
 use super::{DeleteRecordsError, Health, Partition, State, Wakers, snapshot};
-use crate::log::{DeletionJob, Doomed, StorageError, retire};
+use crate::log::{DeletionJob, Doomed, Log, SpareJob, StorageError, retire};
 use std::io;
 use std::path::PathBuf;
 
@@ -64,6 +64,11 @@ impl Partition {
             };
             let Some(up_to) = search.run(now_ms) else { return Ok(0) };
             drop(search);
+            if up_to == self.state.lock().log.next_offset() {
+                // The active segment will be rolled, under the lock.
+                let _one_at_a_time = self.syncing.lock();
+                self.make_spare(Log::begin_spare);
+            }
             *unfinished = self.state.lock().begin_deletion(up_to, now_ms, steady_ms)?;
         }
         let Some(mut job) = unfinished.take() else { return Ok(0) };
@@ -71,7 +76,7 @@ impl Partition {
             // No cut begins an epoch meanwhile.
             let _one_at_a_time = self.syncing.lock();
             self.state.lock().log.refresh_deletion(&mut job);
-            job.make_durable()
+            job.make_durable().inspect(|()| self.state.lock().log.finish_naming(&job))
         };
         if let Err(error) = done.and_then(|()| job.rename()) {
             *unfinished = Some(job);
@@ -80,6 +85,20 @@ impl Partition {
         let deleted_segments = job.segment_count();
         self.state.lock().log.finish_deletion(job);
         Ok(deleted_segments)
+    }
+
+    /// Makes the next segment's file if `begin` says so: a roll under the lock then waits for no disk. The lock for syncs
+    /// is held.
+    pub(super) fn make_spare(&self, begin: impl FnOnce(&mut Log) -> Option<SpareJob>) {
+        let job = {
+            let mut state = self.state.lock();
+            if state.is_closed { None } else { begin(&mut state.log) }
+        };
+        match job.map(|job| job.run()) {
+            None => {}
+            Some(Ok(file)) => self.state.lock().log.finish_spare(file),
+            Some(Err(error)) => tracing::debug!(%error, "the next segment's file is made when it is needed"),
+        }
     }
 
     fn remove_doomed(&self, mut doomed: Vec<Doomed>) -> Result<(), StorageError> {

@@ -341,3 +341,29 @@ fn a_panic_over_a_partition_fences_it_and_tells_whoever_waits() {
         bench.append(1).unwrap();
     }
 }
+
+#[test]
+fn rolls_touch_no_name_under_the_lock_whether_an_append_or_retention_makes_them() {
+    for mode in [FlushMode::Commit, FlushMode::Os] {
+        let (held, slot) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Weak::<Partition>::new())));
+        let (seen, locked) = (held.clone(), slot.clone());
+        let bench = Bench::calling(config(mode), move |operation, path| {
+            let is_locked = locked.lock().upgrade().is_some_and(|partition| partition.is_locked());
+            if is_locked && !matches!(operation, Operation::Read | Operation::Write) {
+                seen.lock().push((operation, path.to_owned()));
+            }
+        });
+        *slot.lock() = Arc::downgrade(&bench.partition);
+        for _ in 0..60 {
+            bench.append(1).unwrap();
+            bench.env.flush.run_due();
+        }
+        assert!(bench.partition.segment_count() > 4);
+        bench.partition.sync().unwrap();
+        bench.env.clock.advance(8 * 24 * 60 * 60 * 1000);
+        bench.partition.maintain().unwrap();
+        let offsets = bench.partition.offsets();
+        assert_eq!((offsets.log_start, bench.partition.segment_count()), (offsets.log_end, 1));
+        assert_eq!(*held.lock(), []);
+    }
+}
