@@ -9,6 +9,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::dispatch::{self, APIS};
 use crate::flush::{FlushQueue, Flusher};
 use crate::group::{GroupCoordinator, OpenGroupsError};
+use crate::handler::fetch::Sessions;
 use crate::handler::{Advertised, Node};
 use crate::http::{self, Pages};
 use crate::jobs::Jobs;
@@ -148,6 +149,7 @@ impl Assembly {
                 groups.drop_offsets_of(|name| deleted.iter().any(|topic| *topic.name == *name));
             }
         });
+        let budget = Budget::new(settings.in_flight_bytes_max);
         let node = Arc::new(Node {
             cluster_id: data_dir.cluster_id.clone(),
             topics,
@@ -155,7 +157,8 @@ impl Assembly {
             metrics,
             apis: APIS,
             jobs,
-            budget: Budget::new(settings.in_flight_bytes_max),
+            sessions: Sessions::new(settings.fetch_sessions_max, &budget),
+            budget,
             large_requests: tokio::sync::Semaphore::new(1),
             advertised: OnceLock::new(),
             settings,

@@ -48,6 +48,11 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may be held.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Bytes held now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)

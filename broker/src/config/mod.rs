@@ -143,6 +143,8 @@ pub struct Settings {
     pub partitions_max: i32,
     /// `fetch.max.bytes`.
     pub fetch_bytes_max: usize,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub fetch_sessions_max: usize,
     /// `socket.request.max.bytes`.
     pub request_bytes_max: usize,
     /// `queued.max.request.bytes`.
@@ -196,6 +198,7 @@ impl Settings {
             partitions_max_per_topic: layers.number("kappa.max.partitions.per.topic"),
             partitions_max: layers.number("kappa.max.partitions"),
             fetch_bytes_max: layers.number("fetch.max.bytes"),
+            fetch_sessions_max: layers.number("max.incremental.fetch.session.cache.slots"),
             request_bytes_max: layers.number("socket.request.max.bytes"),
             in_flight_bytes_max: layers.number("queued.max.request.bytes"),
             dirty_bytes_max: layers.number("kappa.dirty.bytes.max"),

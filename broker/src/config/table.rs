@@ -109,6 +109,8 @@ pub const TABLE: &[Property] = &[
         "How often segments are checked for removal."),
     broker("max.connections", Kind::Int(1, i32::MAX), "10000",
         "Most client connections at a time; further ones are closed at once."),
+    broker("max.incremental.fetch.session.cache.slots", Kind::Int(0, i32::MAX), "1000",
+        "Most fetch sessions; a client that gets none is answered in full each time."),
     broker("node.id", Kind::Int(0, i32::MAX), "1",
         "Number of this broker, as clients see it."),
     broker("num.partitions", Kind::Int(1, i32::MAX), "1",

@@ -51,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     /// The memory of requests and answers.
     pub(crate) budget: Arc<Budget>,
+    /// What clients that fetch again and again want.
+    pub(crate) sessions: fetch::Sessions,
     /// Held while a large request is decoded: one at a time.
     pub(crate) large_requests: tokio::sync::Semaphore,
     /// What is answered, for ApiVersions to advertise.

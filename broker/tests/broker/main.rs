@@ -16,3 +16,4 @@ mod order;
 mod process;
 mod produce_fetch;
 mod restart;
+mod sessions;
