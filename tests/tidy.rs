@@ -40,6 +40,7 @@ const STREAMS_LAYERS: &[&[&str]] = &[
     &["topology"],
     &["dsl"],
     &["task"],
+    &["instance"],
     &["query"],
     &["runtime", "test_driver"],
 ];

@@ -26,9 +26,9 @@
 //! ```
 //!
 //! # Layers
-//! `dsl` wires a `topology` of `processor`s and `store`s; a `task` runs one sub-topology over one partition; all of
-//! that is synchronous, does no I/O and reads no clock. `runtime` alone meets the client; `test_driver` stands in its
-//! place in tests.
+//! `dsl` wires a `topology` of `processor`s and `store`s; a `task` runs one sub-topology over one partition; an
+//! `instance` decides which tasks run, move, are restored and committed; all of that is synchronous, does no I/O and
+//! reads no clock. `runtime` alone meets the client; `test_driver` stands in its place in tests.
 //!
 //! # Promises
 //! - At least once: outputs and changelog are acknowledged before offsets are committed. A task that moves gracefully
@@ -41,6 +41,7 @@
 
 pub mod codec;
 mod dsl;
+mod instance;
 mod processor;
 mod query;
 mod record;

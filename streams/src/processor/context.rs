@@ -181,6 +181,11 @@ impl Outputs {
         self.slots.is_empty()
     }
 
+    /// Bytes that they take in memory.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len() + self.slots.len() * size_of::<OutputSlot>()
+    }
+
     /// The records in order; their bytes stay in the shared buffer.
     pub(crate) fn into_records(self) -> impl Iterator<Item = Output> {
         let bytes = Bytes::from(self.bytes);

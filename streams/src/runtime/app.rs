@@ -5,13 +5,14 @@ use super::{
     config::Cluster,
     generation::{self, GenerationRecord},
     globals::GlobalReader,
-    shared::{Shared, Status, Tasks, TopicNames},
+    shared::{Shared, Status, TopicNames},
     topics,
     worker::Worker,
 };
 use crate::{
     codec::Data,
     dsl::{GlobalTable, Table},
+    instance::{Setup, Tasks},
     processor::{Counters, ProcessError},
     query::Dump,
     task::{ProgressTable, TaskId},
@@ -32,13 +33,13 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Questions that wait for a worker; who asks more waits for a place.
+const QUESTIONS_MAX: usize = 64;
+
 /// A topology running against a cluster, until [`App::close`] or a failure.
 ///
 /// Dropping the handle does not stop the application; [`App::close`] does.
 ///
-/// Questions that wait for a worker; who asks more waits for a place.
-const QUESTIONS_MAX: usize = 64;
-
 /// ```no_run
 /// use kappa_streams::{App, Builder, Config, codec::{I64, Utf8, opt}};
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -65,7 +66,7 @@ pub struct App {
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
-            .field("application", &self.shared.topology.application())
+            .field("application", &self.shared.setup.topology.application())
             .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
@@ -110,14 +111,18 @@ impl App {
         let progress = ProgressTable::new(topology).on_change(move || {
             ticks.send_replace(());
         });
-        let shared = Arc::new(Shared {
+        let setup = Setup {
             topology: topology.clone(),
             plan,
+            globals,
+            progress: Arc::new(progress),
+            config: config.instance_config(),
+        };
+        let shared = Arc::new(Shared {
+            setup: Arc::new(setup),
             topics: topic_names,
             names,
             client,
-            globals,
-            progress: Arc::new(progress),
             progressed,
             status: Mutex::new(Status::default()),
             reported: watch::channel(()).0,
@@ -198,26 +203,30 @@ impl App {
         &self,
         question: impl Fn(&Tasks) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, QueryError> {
-        let mut answers = Vec::new();
-        for worker in &self.shared.asks {
-            let (answer, answered) = oneshot::channel();
-            let question = question.clone();
-            // Whoever asked may have given up.
-            let ask = Box::new(move |tasks: &Tasks| drop(answer.send(question(tasks))));
-            worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
-            answers.push(answered);
-        }
-        let mut parts = Vec::new();
-        for answered in answers {
-            parts.push(answered.await.map_err(|_| QueryError::Stopped)?);
-        }
-        Ok(parts)
+        let waited = self.shared.config.query_timeout;
+        let asked = async {
+            let mut answers = Vec::new();
+            for worker in &self.shared.asks {
+                let (answer, answered) = oneshot::channel();
+                let question = question.clone();
+                // Whoever asked may have given up.
+                let ask = Box::new(move |tasks: &Tasks| drop(answer.send(question(tasks))));
+                worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
+                answers.push(answered);
+            }
+            let mut parts = Vec::new();
+            for answered in answers {
+                parts.push(answered.await.map_err(|_| QueryError::Stopped)?);
+            }
+            Ok(parts)
+        };
+        tokio::time::timeout(waited, asked).await.map_err(|_| QueryError::Busy { waited })?
     }
 
     /// Where the sources end now: what [`Config::replay_until`] and [`App::caught_up`] take.
     pub async fn end_offsets(&self) -> Result<EndOffsets, AppError> {
-        let external = |topic: &TopicId| self.shared.topology.topic(*topic).kind == TopicKind::External;
-        let plan = &self.shared.plan.sub_topologies;
+        let external = |topic: &TopicId| self.shared.setup.topology.topic(*topic).kind == TopicKind::External;
+        let plan = &self.shared.setup.plan.sub_topologies;
         let topics: Vec<TopicId> =
             plan.iter().flat_map(|part| part.inputs.iter().copied()).filter(external).collect();
         Ok(EndOffsets(self.ends_of(&topics).await?))
@@ -241,7 +250,7 @@ impl App {
     /// instance or others of the group.
     pub async fn caught_up(&self, ends: &EndOffsets) -> Result<(), AppError> {
         let mut wanted = ends.0.clone();
-        let parts = &self.shared.topology.0.sub_topologies;
+        let parts = &self.shared.setup.topology.0.sub_topologies;
         let mut done = vec![false; parts.len()];
         while done.iter().any(|done| !done) {
             let before = done.clone();
@@ -256,7 +265,7 @@ impl App {
                 }
                 self.reached(number, &wanted).await?;
                 let internal =
-                    |topic: &&TopicId| self.shared.topology.topic(**topic).kind != TopicKind::External;
+                    |topic: &&TopicId| self.shared.setup.topology.topic(**topic).kind != TopicKind::External;
                 let written: Vec<TopicId> = part.outputs.iter().filter(internal).copied().collect();
                 wanted.extend(self.ends_of(&written).await?);
                 if let Some(done) = done.get_mut(number) {
@@ -312,7 +321,7 @@ impl App {
         let mut open = Vec::new();
         for partition in 0..self.shared.task_count(sub_topology) {
             let id = TaskId { sub_topology, partition };
-            let committed = status.committed.get(&id);
+            let committed = status.committed.values().find_map(|tasks| tasks.get(&id));
             for (topic, at) in self.shared.inputs(id) {
                 let place = self.shared.topics.partition(topic, at);
                 let end = wanted.get(&place).copied().unwrap_or(0);

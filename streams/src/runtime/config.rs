@@ -1,8 +1,11 @@
 //! Settings of an application.
 
 use super::EndOffsets;
-use crate::record::millis;
-use crate::task::TaskConfig;
+use crate::{
+    instance::{InstanceConfig, Pacing},
+    record::millis,
+    task::TaskConfig,
+};
 use kappa_client::Client;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -174,13 +177,15 @@ impl Config {
         self
     }
 
-    pub(super) fn task_config(&self) -> TaskConfig {
-        TaskConfig {
+    pub(super) fn instance_config(&self) -> InstanceConfig {
+        let task = TaskConfig {
             skew_bound_ms: self.skew_bound.map(millis),
             idle_timeout_ms: millis(self.idle_timeout),
             skip_undecodable: self.skip_undecodable,
             acknowledge_progress: self.workers > 1,
             buffer_records: self.buffer_records,
-        }
+        };
+        let pacing = Pacing::Interval { ms: millis(self.commit_interval) };
+        InstanceConfig { task, pacing, purge_ms: Some(millis(self.purge_interval)) }
     }
 }

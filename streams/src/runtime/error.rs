@@ -187,6 +187,12 @@ pub enum QueryError {
         /// Partitions in all.
         total: usize,
     },
+    /// A worker did not answer in time: something in the topology takes long.
+    #[error("no answer within {} ms: a worker is busy", waited.as_millis())]
+    Busy {
+        /// How long the question has waited.
+        waited: Duration,
+    },
     /// The application has stopped.
     #[error("the application has stopped")]
     Stopped,

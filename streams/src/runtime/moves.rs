@@ -16,8 +16,8 @@ pub(super) enum Move {
     Assigned(Vec<TopicPartition>),
     /// About to go: the time to commit.
     Revoked(Vec<TopicPartition>),
-    /// Gone already.
-    Lost(Vec<TopicPartition>),
+    /// Everything has gone already.
+    Lost,
 }
 
 /// A change, and whom to tell when it is dealt with.
@@ -49,7 +49,7 @@ impl RebalanceListener for Moves {
         self.announce(Move::Revoked(partitions.to_vec()))
     }
 
-    fn lost<'a>(&'a mut self, _: &'a Consumer, partitions: &'a [TopicPartition]) -> ListenerFuture<'a> {
-        self.announce(Move::Lost(partitions.to_vec()))
+    fn lost<'a>(&'a mut self, _: &'a Consumer, _: &'a [TopicPartition]) -> ListenerFuture<'a> {
+        self.announce(Move::Lost)
     }
 }

@@ -1,20 +1,20 @@
-//! Records on their way out: sent, and their acknowledgements awaited in order.
+//! Records on their way out, and commits behind them: done in the order in which they were handed over.
 //!
-//! Nothing passes while the fence is closed: the producer asks it before each request. Once the worker is no member
-//! any more, what waits is discarded along with the tasks that it came from, and so is the producer.
+//! A task of its own has the producer, so that nobody waits for room or for a disk but it. Nothing passes while the
+//! fence is closed: the producer asks it before each request, and so does a commit before its offsets. What is
+//! discarded ends with its producer. How much waits here is bounded by the instance, which is told what has gone.
 
-use super::{
-    AppError,
-    fence::{Fence, Standing},
-    shared::Shared,
-};
+use super::{AppError, shared::Shared, worker::sight};
 use crate::{
-    processor::{Origin, Outputs},
-    task::{ORIGIN_HEADER, TaskId, origin_header},
+    instance::{Event, Fence, Outcome, Standing},
+    processor::{Origin, Output, Outputs},
+    task::{CommittedOffset, Life, ORIGIN_HEADER, origin_header},
     topology::TopicId,
 };
 use kappa_client::{
-    Producer, ProducerConfig, ProducerRecord, RequestError,
+    Consumer, Producer, ProducerConfig, ProducerRecord, RequestError, TopicPartition,
+    admin::OffsetAndMetadata,
+    consumer::ConsumerError,
     producer::{Delivery, SendError},
 };
 use std::{
@@ -22,215 +22,317 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
-/// How often what waits for the fence looks whether it waits in vain.
-const LOOK: Duration = Duration::from_millis(50);
+/// Time before a producer is asked for again.
+const RETRY: Duration = Duration::from_millis(50);
+
+enum Work {
+    Append { life: Life, outputs: Outputs, last: u64 },
+    Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },
+}
+
+struct Job {
+    /// How many discards came before it.
+    discards: u64,
+    work: Work,
+}
+
+/// Where a worker hands over what is to be written.
+pub(super) struct Outbox {
+    jobs: mpsc::UnboundedSender<Job>,
+    discards: watch::Sender<u64>,
+    writer: JoinHandle<()>,
+}
+
+impl Outbox {
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        consumer: Arc<Consumer>,
+        fence: Arc<Fence>,
+        events: mpsc::Sender<Result<Event, AppError>>,
+    ) -> Result<Outbox, RequestError> {
+        let tracked = shared.setup.config.task.acknowledge_progress;
+        let producer = producer(&shared, &consumer, &fence).await?;
+        let (jobs, to_do) = mpsc::unbounded_channel();
+        let (discards, discarded) = watch::channel(0);
+        let writer =
+            Writer { shared, consumer, fence, events, producer, tracked, in_flight: VecDeque::new() };
+        let writer = tokio::spawn(writer.run(to_do, discarded));
+        Ok(Outbox { jobs, discards, writer })
+    }
+
+    fn hand_over(&self, work: Work) {
+        // Without a writer there has been an error, which ends the worker.
+        let _ = self.jobs.send(Job { discards: *self.discards.borrow(), work });
+    }
+
+    /// Appends outputs of a task.
+    pub(super) fn append(&self, life: Life, outputs: Outputs, last: u64) {
+        self.hand_over(Work::Append { life, outputs, last });
+    }
+
+    /// Appends records, waits until all that was appended is kept, and writes the offsets.
+    pub(super) fn commit(&self, commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset>) {
+        self.hand_over(Work::Commit { commit, records, offsets });
+    }
+
+    /// Forgets everything that was handed over and has not gone out.
+    pub(super) fn discard(&self) {
+        self.discards.send_modify(|discards| *discards += 1);
+    }
+
+    /// Ends with everything that is left undone.
+    pub(super) fn abandon(&self) {
+        self.writer.abort();
+    }
+
+    /// Does what is left and ends, or gives up after a time.
+    pub(super) async fn close(self, patience: Duration) -> Result<(), AppError> {
+        let Outbox { jobs, discards, mut writer } = self;
+        drop(jobs);
+        if timeout(patience, &mut writer).await.is_err() {
+            writer.abort();
+        }
+        drop(discards);
+        Ok(())
+    }
+}
+
+async fn producer(
+    shared: &Shared,
+    consumer: &Arc<Consumer>,
+    fence: &Arc<Fence>,
+) -> Result<Producer, RequestError> {
+    let mut sending = ProducerConfig::default();
+    if shared.setup.config.task.acknowledge_progress {
+        // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
+        sending = sending.linger(Duration::ZERO);
+    }
+    let producer = Producer::new(&shared.client, sending).await?;
+    let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
+    producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
+    Ok(producer)
+}
 
 /// Outputs of one task, up to a number, whose acknowledgements are awaited.
 struct Sent {
-    task: TaskId,
+    life: Life,
     last: u64,
     /// The last delivery to each partition; those before it in the same partition come first.
     deliveries: Vec<Delivery>,
 }
 
-/// The producer of one worker.
-pub(super) struct Outbox {
+/// Whoever has the producer.
+struct Writer {
     shared: Arc<Shared>,
+    consumer: Arc<Consumer>,
     fence: Arc<Fence>,
+    events: mpsc::Sender<Result<Event, AppError>>,
     producer: Producer,
-    /// Records were discarded, so that nothing can be committed any more.
-    discarded: bool,
-    /// Whether acknowledgements are told to tasks.
+    /// Whether acknowledgements are told.
     tracked: bool,
     in_flight: VecDeque<Sent>,
 }
 
-impl Outbox {
-    pub(super) async fn new(shared: Arc<Shared>, fence: Arc<Fence>) -> Result<Outbox, RequestError> {
-        let producer = Outbox::producer(&shared, &fence).await?;
-        let tracked = shared.config.task_config().acknowledge_progress;
-        Ok(Outbox { shared, fence, producer, discarded: false, tracked, in_flight: VecDeque::new() })
-    }
-
-    async fn producer(shared: &Shared, fence: &Arc<Fence>) -> Result<Producer, RequestError> {
-        let mut sending = ProducerConfig::default();
-        if shared.config.task_config().acknowledge_progress {
-            // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
-            sending = sending.linger(Duration::ZERO);
+impl Writer {
+    /// Works until nobody hands over any more and everything is done, or until something fails.
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>, mut discards: watch::Receiver<u64>) {
+        loop {
+            let discarded = *discards.borrow();
+            // Once there is something to discard, what is being done is dropped where it stands.
+            let done = tokio::select! {
+                biased;
+                Ok(()) = discards.changed() => self.discard().await,
+                done = self.next(&mut jobs, discarded) => match done {
+                    Ok(true) => Ok(()),
+                    Ok(false) => break,
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = done {
+                let _ = self.events.send(Err(error)).await;
+                return;
+            }
         }
-        let producer = Producer::new(&shared.client, sending).await?;
-        let fence = Arc::clone(fence);
-        producer.gate(move || fence.standing() == Standing::Owner);
-        Ok(producer)
+        if let Err(error) = self.producer.close().await {
+            tracing::warn!(%error, "records were not delivered at the end");
+        }
     }
 
-    /// Forgets everything that was handed over and has not gone out: its tasks are lost.
-    pub(super) async fn discard(&mut self) -> Result<(), RequestError> {
+    async fn tell(&self, event: Event) {
+        // Without a worker nobody wants to know.
+        let _ = self.events.send(Ok(event)).await;
+    }
+
+    /// Does one thing; false if there is nothing to do any more.
+    async fn next(
+        &mut self,
+        jobs: &mut mpsc::UnboundedReceiver<Job>,
+        discards: u64,
+    ) -> Result<bool, AppError> {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(Job { discards: before, .. }) if before < discards => {}
+                Some(Job { work: Work::Append { life, outputs, last }, .. }) => {
+                    self.append(life, outputs, last).await?;
+                }
+                Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
+                    let outcome = self.commit(records, &offsets).await?;
+                    self.tell(Event::CommitEnded { commit, outcome }).await;
+                }
+                None => return Ok(false),
+            },
+            acknowledged = acknowledged(&mut self.in_flight) => {
+                let (life, last) = acknowledged?;
+                self.tell(Event::Appended { life, last }).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets what the producer has not sent, by forgetting the producer.
+    async fn discard(&mut self) -> Result<(), AppError> {
         self.in_flight.clear();
         loop {
-            match Outbox::producer(&self.shared, &self.fence).await {
+            match producer(&self.shared, &self.consumer, &self.fence).await {
                 Ok(producer) => {
                     self.producer = producer;
-                    self.discarded = false;
                     return Ok(());
                 }
-                Err(error) if error.is_retriable() && !*self.shared.closing.borrow() => {
+                Err(error) if error.is_retriable() => {
                     tracing::warn!(%error, "no new producer yet; trying again");
-                    tokio::time::sleep(LOOK).await;
+                    sleep(RETRY).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Whether there is no hope that what waits at the fence may pass it.
-    fn is_in_vain(&self) -> bool {
-        match self.fence.standing() {
-            Standing::Owner => false,
-            Standing::Unsure => *self.shared.closing.borrow(),
-            Standing::Lost => true,
-        }
-    }
-
-    /// Hands records to the producer, waiting only while its buffer is full.
-    pub(super) async fn send(
-        &mut self,
-        outputs: Outputs,
-        from: Option<(TaskId, u64)>,
-    ) -> Result<(), AppError> {
-        if outputs.is_empty() || self.discarded {
-            return Ok(());
-        }
-        let mut last: HashMap<(TopicId, i32), Delivery> = HashMap::new();
+    async fn append(&mut self, life: Life, outputs: Outputs, last: u64) -> Result<(), AppError> {
+        let bytes = outputs.size();
+        let mut by_partition: HashMap<(TopicId, i32), Delivery> = HashMap::new();
         for output in outputs.into_records() {
             let place = (output.topic, output.partition);
-            let origin = output.origin.map(|origin| self.origin(&origin));
-            let own = output.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
-            let with_own: Vec<(&str, Option<&[u8]>)>;
-            let only_origin: [(&str, Option<&[u8]>); 1];
-            let headers = match &origin {
-                Some(origin) if output.headers.is_empty() => {
-                    only_origin = [(ORIGIN_HEADER, Some(&origin[..]))];
-                    &only_origin[..]
-                }
-                origin => {
-                    let origin = origin.as_ref().map(|origin| (ORIGIN_HEADER, Some(&origin[..])));
-                    with_own = own.chain(origin).collect();
-                    &with_own
-                }
-            };
-            let record = ProducerRecord {
-                topic: self.shared.topics.name(output.topic),
-                partition: Some(output.partition),
-                timestamp: Some(output.timestamp),
-                key: output.key.as_deref(),
-                value: output.value.as_deref(),
-                headers,
-            };
-            let delivery = if self.tracked && from.is_some() {
-                self.retry(|producer| producer.try_send(record).map(Some)).await?
-            } else {
-                self.retry(|producer| producer.send_nowait(record).map(|_| None)).await?
-            };
-            match delivery {
-                Some(Some(delivery)) => {
-                    last.insert(place, delivery);
-                }
-                Some(None) => {}
-                None => {
-                    self.discarded = true;
-                    return Ok(());
-                }
+            if let Some(delivery) = self.send(output, self.tracked).await? {
+                by_partition.insert(place, delivery);
             }
         }
-        if let Some((task, number)) = from.filter(|_| self.tracked) {
-            let deliveries = last.into_values().collect();
-            self.in_flight.push_back(Sent { task, last: number, deliveries });
+        if self.tracked {
+            let deliveries = by_partition.into_values().collect();
+            self.in_flight.push_back(Sent { life, last, deliveries });
         }
+        self.tell(Event::Sent { bytes }).await;
         Ok(())
+    }
+
+    /// The order is what at least once means: an offset is written only when all that follows from the records before
+    /// it is acknowledged. Where it may be somebody else's work, nothing is written.
+    async fn commit(
+        &mut self,
+        records: Vec<Outputs>,
+        offsets: &[CommittedOffset],
+    ) -> Result<Outcome, AppError> {
+        for outputs in records {
+            let bytes = outputs.size();
+            for output in outputs.into_records() {
+                self.send(output, false).await?;
+            }
+            self.tell(Event::Sent { bytes }).await;
+        }
+        self.producer.flush().await?;
+        if self.fence.standing(sight(&self.consumer)) != Standing::Owner {
+            return Ok(Outcome::Again);
+        }
+        let offsets: Vec<_> = offsets.iter().map(|offset| self.committable(offset)).collect();
+        if offsets.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        match self.consumer.commit_offsets(&offsets).await {
+            Ok(()) => Ok(Outcome::Done),
+            Err(ConsumerError::Rebalanced { code }) => {
+                tracing::info!(%code, "offsets refused until the group has settled");
+                Ok(Outcome::Refused)
+            }
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "offsets not committed; trying again");
+                Ok(Outcome::Again)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn committable(&self, committed: &CommittedOffset) -> (TopicPartition, OffsetAndMetadata) {
+        let CommittedOffset { position, leader_epoch, metadata } = committed;
+        let offset = OffsetAndMetadata {
+            offset: position.offset,
+            leader_epoch: (*leader_epoch >= 0).then_some(*leader_epoch),
+            metadata: metadata.clone(),
+        };
+        (self.shared.topics.partition(position.topic, position.partition), offset)
+    }
+
+    /// Hands a record to the producer, waiting while its buffer is full; returns its delivery if that is wanted.
+    async fn send(&self, output: Output, tracked: bool) -> Result<Option<Delivery>, AppError> {
+        let origin = output.origin.map(|origin| self.origin(&origin));
+        let own = output.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
+        let with_own: Vec<(&str, Option<&[u8]>)>;
+        let only_origin: [(&str, Option<&[u8]>); 1];
+        let headers = match &origin {
+            Some(origin) if output.headers.is_empty() => {
+                only_origin = [(ORIGIN_HEADER, Some(&origin[..]))];
+                &only_origin[..]
+            }
+            origin => {
+                let origin = origin.as_ref().map(|origin| (ORIGIN_HEADER, Some(&origin[..])));
+                with_own = own.chain(origin).collect();
+                &with_own
+            }
+        };
+        let record = ProducerRecord {
+            topic: self.shared.topics.name(output.topic),
+            partition: Some(output.partition),
+            timestamp: Some(output.timestamp),
+            key: output.key.as_deref(),
+            value: output.value.as_deref(),
+            headers,
+        };
+        loop {
+            let sent = if tracked {
+                self.producer.try_send(record).map(Some)
+            } else {
+                self.producer.send_nowait(record).map(|_| None)
+            };
+            match sent {
+                Ok(delivery) => return Ok(delivery),
+                Err(SendError::Full { .. }) => self.producer.room().await,
+                Err(SendError::TopicUnknown { topic }) => {
+                    self.producer.partitions_for(&topic).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn origin(&self, origin: &Origin) -> bytes::Bytes {
         origin_header(self.shared.topics.name(origin.topic), origin.partition, origin.offset, origin.number)
     }
+}
 
-    /// Hands a record over once there is room; `None` if it must be discarded.
-    async fn retry<T>(
-        &self,
-        send: impl Fn(&Producer) -> Result<T, SendError>,
-    ) -> Result<Option<T>, AppError> {
-        loop {
-            match send(&self.producer) {
-                Ok(sent) => return Ok(Some(sent)),
-                Err(SendError::Full { .. }) if self.is_in_vain() => return Ok(None),
-                Err(error) => self.make_room(error).await?,
-            }
-        }
+/// Waits until the oldest records sent are acknowledged. Can be dropped and called again.
+async fn acknowledged(in_flight: &mut VecDeque<Sent>) -> Result<(Life, u64), AppError> {
+    let Some(front) = in_flight.front_mut() else { return std::future::pending().await };
+    for delivery in &mut front.deliveries {
+        match delivery.try_result() {
+            Some(result) => result?,
+            None => delivery.await?,
+        };
     }
-
-    async fn make_room(&self, error: SendError) -> Result<(), AppError> {
-        match error {
-            SendError::Full { .. } => {
-                // Whether it waits in vain is looked at when it has waited.
-                let _ = timeout(LOOK, self.producer.room()).await;
-            }
-            SendError::TopicUnknown { topic } => {
-                self.producer.partitions_for(&topic).await?;
-            }
-            error => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Whether acknowledgements are awaited.
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.in_flight.is_empty()
-    }
-
-    /// Waits until the oldest records sent are acknowledged. Can be dropped and called again.
-    pub(super) async fn acknowledged(&mut self) -> Result<(TaskId, u64), AppError> {
-        let Some(front) = self.in_flight.front_mut() else { return std::future::pending().await };
-        for delivery in &mut front.deliveries {
-            match delivery.try_result() {
-                Some(result) => result?,
-                None => delivery.await?,
-            };
-        }
-        let acknowledged = (front.task, front.last);
-        self.in_flight.pop_front();
-        Ok(acknowledged)
-    }
-
-    /// What has been acknowledged already, oldest first.
-    pub(super) fn try_acknowledged(&mut self) -> Result<Option<(TaskId, u64)>, AppError> {
-        let Some(front) = self.in_flight.front() else { return Ok(None) };
-        for delivery in &front.deliveries {
-            match delivery.try_result() {
-                Some(result) => result?,
-                None => return Ok(None),
-            };
-        }
-        Ok(self.in_flight.pop_front().map(|sent| (sent.task, sent.last)))
-    }
-
-    /// Waits until everything sent is acknowledged; false if that is in vain.
-    pub(super) async fn flush(&mut self) -> Result<bool, AppError> {
-        while !self.discarded {
-            match timeout(LOOK, self.producer.flush()).await {
-                Ok(flushed) => return Ok(flushed.map(|()| true)?),
-                Err(_) => self.discarded = self.is_in_vain(),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Sends what is left, if it may be sent, and ends.
-    pub(super) async fn close(mut self) -> Result<(), AppError> {
-        if self.flush().await? {
-            self.producer.close().await?;
-        }
-        Ok(())
-    }
+    let acknowledged = (front.life, front.last);
+    in_flight.pop_front();
+    Ok(acknowledged)
 }

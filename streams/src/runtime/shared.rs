@@ -2,9 +2,10 @@
 
 use super::{AppError, Config};
 use crate::{
+    instance::{Ask, Place, Setup},
     processor::Counters,
-    task::{Position, ProgressTable, Task, TaskId},
-    topology::{Globals, InternalNames, Plan, TopicId, Topology},
+    task::{Position, TaskId},
+    topology::{InternalNames, TopicId, Topology},
 };
 use kappa_client::{Client, TopicPartition};
 use parking_lot::Mutex;
@@ -43,12 +44,6 @@ impl TopicNames {
     }
 }
 
-/// The running tasks of a worker.
-pub(super) type Tasks = BTreeMap<TaskId, Task>;
-
-/// Something to run on a worker between records.
-pub(super) type Ask = Box<dyn FnOnce(&Tasks) + Send>;
-
 /// What workers report.
 #[derive(Debug, Default)]
 pub(super) struct Status {
@@ -56,20 +51,17 @@ pub(super) struct Status {
     pub(super) counters: BTreeMap<usize, Counters>,
     /// What was dropped on the way into global tables.
     pub(super) globals: Counters,
-    /// Committed positions by task.
-    pub(super) committed: BTreeMap<TaskId, Vec<Position>>,
+    /// Committed positions by worker and task.
+    pub(super) committed: BTreeMap<usize, BTreeMap<TaskId, Vec<Position>>>,
 }
 
 /// What an instance consists of besides its threads.
 pub(super) struct Shared {
-    pub(super) topology: Topology,
-    pub(super) plan: Plan,
+    pub(super) setup: Arc<Setup>,
     pub(super) topics: TopicNames,
     pub(super) names: InternalNames,
     pub(super) config: Config,
     pub(super) client: Client,
-    pub(super) globals: Globals,
-    pub(super) progress: Arc<ProgressTable>,
     /// Ticks when a task has published progress.
     pub(super) progressed: watch::Sender<()>,
     pub(super) status: Mutex<Status>,
@@ -84,7 +76,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Notes a failure and lets all workers end.
     pub(super) fn fail(&self, error: AppError) {
-        tracing::error!(application = self.topology.application(), %error, "the application has failed");
+        tracing::error!(application = self.setup.topology.application(), %error, "the application has failed");
         self.failure.lock().get_or_insert(error);
         self.closing.send_replace(true);
         self.reported.send_replace(());
@@ -92,28 +84,16 @@ impl Shared {
 
     /// Number of tasks of a sub-topology.
     pub(super) fn task_count(&self, sub_topology: usize) -> i32 {
-        self.plan.sub_topologies.get(sub_topology).map_or(0, |plan| plan.tasks)
+        self.setup.plan.sub_topologies.get(sub_topology).map_or(0, |plan| plan.tasks)
     }
 
     /// Partitions of a topic.
     pub(super) fn partitions(&self, topic: TopicId) -> i32 {
-        self.plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0)
+        self.setup.partitions(topic)
     }
 
     /// The input partitions of a task.
-    pub(super) fn inputs(&self, id: TaskId) -> Vec<(TopicId, i32)> {
-        let plan = self.plan.sub_topologies.get(id.sub_topology);
-        let inputs = plan.into_iter().flat_map(|plan| plan.inputs.iter().copied());
-        inputs
-            .filter(|topic| self.partitions(*topic) > id.partition)
-            .map(|topic| (topic, id.partition))
-            .collect()
-    }
-
-    /// The task that reads a partition.
-    pub(super) fn task_of(&self, topic: TopicId, partition: i32) -> Option<TaskId> {
-        let reads = |plan: &crate::topology::SubTopologyPlan| plan.inputs.contains(&topic);
-        let sub_topology = self.plan.sub_topologies.iter().position(reads)?;
-        Some(TaskId { sub_topology, partition })
+    pub(super) fn inputs(&self, id: TaskId) -> Vec<Place> {
+        self.setup.inputs(id)
     }
 }

@@ -9,7 +9,7 @@ use super::{
     shared::{Shared, TopicNames},
 };
 use crate::{
-    task::CommittedOffset,
+    task::Position,
     topology::{Plan, TopicKind, Topology},
 };
 use kappa_client::{Admin, Client, Producer, ProducerConfig, RequestError, admin::NewTopic};
@@ -89,13 +89,10 @@ pub(super) async fn create_internal(
     Ok(())
 }
 
-/// Deletes repartition records below offsets that are committed.
-pub(super) async fn purge(shared: &Shared, committed: &[CommittedOffset]) -> Result<(), RequestError> {
-    let consumed = committed.iter().map(|committed| committed.position).filter(|position| {
-        matches!(shared.topology.topic(position.topic).kind, TopicKind::Repartition { .. })
-            && position.offset > 0
-    });
+/// Deletes records below positions.
+pub(super) async fn purge(shared: &Shared, consumed: &[Position]) -> Result<(), RequestError> {
     let before: Vec<_> = consumed
+        .iter()
         .map(|position| (shared.topics.partition(position.topic, position.partition), position.offset))
         .collect();
     if !before.is_empty() {

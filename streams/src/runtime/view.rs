@@ -3,10 +3,11 @@
 //! A view is a handle: the question travels to the workers and is answered there between records, so an answer shows
 //! rows as of one position per task. While a table's partitions are being restored or moved, a question waits.
 
-use super::{QueryError, shared::Shared, shared::Tasks};
+use super::{QueryError, shared::Shared};
 use crate::{
     codec::{CodecError, Data},
     dsl::{GlobalTable, Table},
+    instance::Tasks,
     query::{self, Row, Span},
     record::{Window, Windowed},
 };
@@ -131,7 +132,9 @@ impl<K: Data, V: Data> View<K, V> {
         let deadline = tokio::time::Instant::now() + self.shared.config.query_timeout;
         let mut reported = self.shared.reported.subscribe();
         loop {
-            let parts = self.ask_once(&question).await?;
+            let parts = tokio::time::timeout_at(deadline, self.ask_once(&question)).await;
+            let parts =
+                parts.map_err(|_| QueryError::Busy { waited: self.shared.config.query_timeout })??;
             let here = parts.iter().map(|part| part.tasks).sum::<usize>();
             let (mut found, mut position) = (Vec::new(), Vec::new());
             for part in parts {
@@ -146,13 +149,14 @@ impl<K: Data, V: Data> View<K, V> {
                 let table = self.table.graph.name(self.table.node);
                 return Err(QueryError::Incomplete { table, here, total });
             }
-            let _ = tokio::time::timeout(Duration::from_millis(50), reported.changed()).await;
+            let again = deadline.min(tokio::time::Instant::now() + Duration::from_millis(50));
+            let _ = tokio::time::timeout_at(again, reported.changed()).await;
         }
     }
 
     /// Number of tasks that have the table.
     fn total(&self) -> usize {
-        let parts = &self.shared.topology.0.sub_topologies;
+        let parts = &self.shared.setup.topology.0.sub_topologies;
         let of_table = parts.iter().position(|part| part.nodes.contains(&self.table.node));
         of_table.map_or(0, |part| usize::try_from(self.shared.task_count(part)).unwrap_or(0))
     }
@@ -225,14 +229,14 @@ impl<K: Data, V: Data> GlobalView<K, V> {
     pub fn get(&self, key: impl Into<K>) -> Result<Option<Row<V>>, QueryError> {
         let mut encoded = Vec::new();
         self.table.key.encode(&key.into(), &mut encoded)?;
-        let store = self.shared.globals.store::<V>(self.table.index);
+        let store = self.shared.setup.globals.store::<V>(self.table.index);
         let store = store.lock();
         Ok(store.get(&encoded).map(|(value, timestamp)| Row { value: value.clone(), timestamp }))
     }
 
     /// All rows in the order of their key bytes.
     pub fn all(&self) -> Result<Vec<(K, Row<V>)>, QueryError> {
-        let store = self.shared.globals.store::<V>(self.table.index);
+        let store = self.shared.setup.globals.store::<V>(self.table.index);
         let (mut rows, mut failure) = (Vec::new(), None);
         store.lock().range(Bound::Unbounded, Bound::Unbounded, &mut |key, value, timestamp| {
             match self.table.key.decode(key) {

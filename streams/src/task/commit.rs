@@ -1,7 +1,7 @@
 //! What a task commits, and the metadata that goes with an offset.
 //!
-//! A commit is one value: outputs, changelog records, offsets with clocks. Whoever takes it decides how strong
-//! it is: at least once writes outputs and changelog, waits for them, then writes the offsets.
+//! A commit is one value: changelog records, offsets with clocks. Whoever takes it decides how strong it is: at least
+//! once waits for the outputs that were taken before, writes the changelog, waits for it, then writes the offsets.
 //!
 //! Metadata of a committed offset: `k1 <partition time> [<operator>=<clock> ...]`, times in milliseconds.
 
@@ -33,8 +33,6 @@ pub(crate) struct CommittedOffset {
 /// Everything that belongs together about the records processed since the commit before.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    /// Records for sinks and repartition topics not yet taken.
-    pub(crate) outputs: Outputs,
     /// Changed rows of the stores.
     pub(crate) changelog: Outputs,
     /// Positions behind the records processed.

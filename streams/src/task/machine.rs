@@ -5,15 +5,22 @@
 //! not depend on which fetch answers first.
 
 use super::{
-    Commit, CommittedOffset, InputBatch, Level, Position, ProgressTable, TaskId, commit::encode_metadata,
-    decode_metadata, queue::Queue,
+    Commit, CommittedOffset, InputBatch, Level, Life, Position, ProgressTable, TaskId,
+    commit::encode_metadata, decode_metadata, queue::Queue,
 };
 use crate::{
     processor::{Context, Counters, Outputs, ProcessError, Source},
     store::{Entry, SharedLookup, StoreHandle},
     topology::{Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
 };
-use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    any::Any,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, VecDeque},
+    ops::Range,
+    rc::Rc,
+    sync::Arc,
+};
 
 /// How tasks behave.
 #[derive(Debug, Clone, Copy)]
@@ -71,16 +78,62 @@ pub(crate) enum Run {
     Held,
 }
 
+/// What a run has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub(crate) ended: Run,
+    /// Records processed, or applied while restoring.
+    pub(crate) records: usize,
+}
+
 /// A store's name and rows.
 pub(crate) type StoreDump = (Arc<str>, Vec<Entry>);
+
+/// Part of a changelog on its way into a store.
+enum Restoring {
+    /// Records, from this one on.
+    Batch { store: usize, batch: InputBatch, at: usize },
+    /// The changelog is read.
+    End { store: usize },
+}
 
 struct StoreSlot {
     changelog: Changelog,
     store: Rc<RefCell<dyn StoreHandle>>,
 }
 
+impl StoreSlot {
+    /// Applies changelog records.
+    fn apply(
+        &self,
+        sources: &mut [(TopicId, Box<dyn Source>)],
+        batch: &InputBatch,
+        records: Range<usize>,
+    ) -> Result<(), ProcessError> {
+        let records = batch.records.get(records).unwrap_or_default();
+        match self.changelog {
+            Changelog::Own(_) => {
+                let mut store = self.store.borrow_mut();
+                for record in records {
+                    let Some(key) = batch.key(record) else { continue };
+                    let restored = store.restore(key, batch.value(record), record.timestamp);
+                    restored
+                        .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+                }
+            }
+            Changelog::Source(topic) => {
+                for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
+                    records.iter().for_each(|record| source.restore(batch.view(record)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One task.
 pub(crate) struct Task {
+    life: Life,
     id: TaskId,
     config: TaskConfig,
     cx: Context,
@@ -90,7 +143,10 @@ pub(crate) struct Task {
     views: HashMap<ViewId, Box<dyn Any>>,
     queues: Vec<Queue>,
     progress: Arc<ProgressTable>,
-    restoring: bool,
+    /// Stores whose changelogs are still to be read.
+    restoring: BTreeSet<usize>,
+    /// What has been read of them and is not in the stores yet.
+    to_restore: VecDeque<Restoring>,
     /// Outputs made so far, taken or not.
     outputs_made: u64,
     held_since: Option<i64>,
@@ -102,11 +158,12 @@ impl Task {
     pub(crate) fn new(
         topology: &Topology,
         plan: &Plan,
-        id: TaskId,
+        life: Life,
         config: TaskConfig,
         (globals, progress): (&Globals, Arc<ProgressTable>),
         starts: &[Start],
     ) -> Task {
+        let id = life.task;
         let parts = Assembly::run(topology, id.sub_topology, globals);
         let counts = Arc::clone(&plan.partition_counts);
         let mut cx = Context::new(id.partition, counts, config.skip_undecodable);
@@ -127,7 +184,8 @@ impl Task {
             queues.push(queue);
         }
         let stores = parts.stores.into_iter().map(|(changelog, store)| StoreSlot { changelog, store });
-        let task = Task {
+        let mut task = Task {
+            life,
             id,
             config,
             cx,
@@ -137,17 +195,20 @@ impl Task {
             views: parts.views,
             queues,
             progress,
-            restoring: true,
+            restoring: BTreeSet::new(),
+            to_restore: VecDeque::new(),
             outputs_made: 0,
             held_since: None,
             now: 0,
         };
+        task.restoring = task.restore_wishes().iter().map(|wish| wish.store).collect();
         task.publish();
         task
     }
 
-    pub(crate) fn id(&self) -> TaskId {
-        self.id
+    /// Its id, and which of the tasks that have had it this is.
+    pub(crate) fn life(&self) -> Life {
+        self.life
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -156,7 +217,7 @@ impl Task {
 
     /// Whether stores are still to be filled.
     pub(crate) fn is_restoring(&self) -> bool {
-        self.restoring
+        !self.restoring.is_empty()
     }
 
     /// Whether the task has this table.
@@ -164,7 +225,7 @@ impl Task {
         self.views.contains_key(&view)
     }
 
-    /// The changelogs to read before [`Task::restored_all`].
+    /// The changelogs to read, each until [`Task::restored`].
     pub(crate) fn restore_wishes(&self) -> Vec<RestoreWish> {
         let wish = |(store, slot): (usize, &StoreSlot)| {
             let (topic, up_to) = match slot.changelog {
@@ -179,39 +240,57 @@ impl Task {
         self.stores.iter().enumerate().filter_map(wish).collect()
     }
 
-    /// Applies changelog records to a store.
-    pub(crate) fn restore(&mut self, store: usize, batch: &InputBatch) -> Result<(), ProcessError> {
-        let Some(slot) = self.stores.get(store) else { return Ok(()) };
-        match slot.changelog {
-            Changelog::Own(_) => {
-                let mut store = slot.store.borrow_mut();
-                for record in &batch.records {
-                    let Some(key) = batch.key(record) else { continue };
-                    let restored = store.restore(key, batch.value(record), record.timestamp);
-                    restored
-                        .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
-                }
-            }
-            Changelog::Source(topic) => {
-                let sources = self.sources.iter_mut().filter(|(of, _)| *of == topic);
-                for (_, source) in sources {
-                    batch.records.iter().for_each(|record| source.restore(batch.view(record)));
-                }
-            }
-        }
-        Ok(())
+    /// Takes records of a store's changelog; [`Task::run`] applies them.
+    pub(crate) fn restore(&mut self, store: usize, batch: InputBatch) {
+        self.to_restore.push_back(Restoring::Batch { store, batch, at: 0 });
     }
 
-    /// All changelogs are read: records may be processed.
-    pub(crate) fn restored_all(&mut self) {
-        self.restoring = false;
+    /// The changelog of a store is read; once all are, and applied, records may be processed.
+    pub(crate) fn restored(&mut self, store: usize) {
+        self.to_restore.push_back(Restoring::End { store });
     }
 
-    /// Takes a fetched batch.
-    pub(crate) fn add(&mut self, topic: TopicId, batch: InputBatch) {
-        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) {
-            self.cx.counters.negative_timestamps += queue.push(batch);
+    /// Records of changelogs that are not applied yet.
+    pub(crate) fn to_restore(&self) -> usize {
+        let left = |part: &Restoring| match part {
+            Restoring::Batch { batch, at, .. } => batch.len() - at,
+            Restoring::End { .. } => 0,
+        };
+        self.to_restore.iter().map(left).sum()
+    }
+
+    /// Applies up to `limit` records of changelogs.
+    fn apply(&mut self, limit: usize) -> Result<Ran, ProcessError> {
+        let mut done = 0;
+        while let Some(part) = self.to_restore.front_mut().filter(|_| done < limit) {
+            match part {
+                Restoring::Batch { store, batch, at } => {
+                    let (records, whole) = (at.saturating_add(limit - done).min(batch.len()), batch.len());
+                    if let Some(slot) = self.stores.get(*store) {
+                        slot.apply(&mut self.sources, batch, *at..records)?;
+                    }
+                    done += records - *at;
+                    *at = records;
+                    if records < whole {
+                        break;
+                    }
+                }
+                Restoring::End { store } => {
+                    self.restoring.remove(store);
+                }
+            }
+            self.to_restore.pop_front();
         }
+        let ended = if self.to_restore.is_empty() && self.is_restoring() { Run::Starved } else { Run::More };
+        Ok(Ran { ended, records: done })
+    }
+
+    /// Takes a fetched batch. Returns whether that moves the position to commit.
+    pub(crate) fn add(&mut self, topic: TopicId, batch: InputBatch) -> bool {
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) else { return false };
+        let before = queue.next;
+        self.cx.counters.negative_timestamps += queue.push(batch);
+        queue.next != before
     }
 
     /// Below `offset` there is nothing more to read of a topic than was added. Returns whether that moves the position
@@ -221,11 +300,12 @@ impl Task {
         queue.is_some_and(|queue| queue.pass(offset))
     }
 
-    /// Notes where a partition ends for now.
-    pub(crate) fn set_end(&mut self, topic: TopicId, end: i64) {
-        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) {
-            queue.end = Some(end.max(queue.end.unwrap_or(end)));
-        }
+    /// Notes where a partition ends for now. Returns whether that is new.
+    pub(crate) fn set_end(&mut self, topic: TopicId, end: i64) -> bool {
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) else { return false };
+        let before = queue.end;
+        queue.end = Some(end.max(before.unwrap_or(end)));
+        queue.end != before
     }
 
     /// Whether the task would like more records of a topic.
@@ -235,11 +315,6 @@ impl Task {
             let through = queue.pinned_end.is_some_and(|end| queue.fetch >= end);
             !through && queue.buffered() < self.config.buffer_records
         })
-    }
-
-    /// Offset to fetch a topic from, behind what is buffered.
-    pub(crate) fn fetch_from(&self, topic: TopicId) -> Option<i64> {
-        self.queues.iter().find(|queue| queue.topic == topic).map(|queue| queue.fetch)
     }
 
     /// Topics of the inputs.
@@ -254,14 +329,24 @@ impl Task {
         self.queues.iter().map(position).collect()
     }
 
+    /// Where whoever gets the task next goes on, per input.
+    pub(crate) fn committed_positions(&self) -> Vec<Position> {
+        let position = |queue: &Queue| Position {
+            topic: queue.topic,
+            partition: queue.partition,
+            offset: queue.committed_or_start(),
+        };
+        self.queues.iter().map(position).collect()
+    }
+
     /// Whether every input is known to have nothing more for now and everything buffered is processed.
     pub(crate) fn drained(&self) -> bool {
-        !self.restoring && self.queues.iter().all(|queue| queue.head().is_none() && queue.at_end())
+        !self.is_restoring() && self.queues.iter().all(|queue| queue.head().is_none() && queue.at_end())
     }
 
     /// Whether a replay is through.
     pub(crate) fn finished(&self) -> bool {
-        !self.restoring && self.queues.iter().all(Queue::finished)
+        !self.is_restoring() && self.queues.iter().all(Queue::finished)
     }
 
     /// Takes note of the time, and tells the others how far this task has come.
@@ -273,17 +358,20 @@ impl Task {
         self.publish();
     }
 
-    /// Processes up to `limit` records at time `now`.
-    pub(crate) fn run(&mut self, now: i64, limit: usize) -> Result<Run, ProcessError> {
+    /// Processes up to `limit` records at time `now`; while the task is restoring, applies as many.
+    pub(crate) fn run(&mut self, now: i64, limit: usize) -> Result<Ran, ProcessError> {
         self.tick(now);
-        if self.restoring {
-            return Ok(Run::Starved);
+        if self.is_restoring() {
+            return self.apply(limit);
         }
         let others: Vec<Level> = self.least_of_others();
-        let mut ended = Run::More;
+        let (mut ended, mut records) = (Run::More, 0);
         for _ in 0..limit {
             match self.choose(&others) {
-                Ok(queue) => self.take(queue)?,
+                Ok(queue) => {
+                    self.take(queue)?;
+                    records += 1;
+                }
                 Err(why) => {
                     ended = why;
                     break;
@@ -292,7 +380,7 @@ impl Task {
         }
         self.measure_hold(ended);
         self.publish();
-        Ok(ended)
+        Ok(Ran { ended, records })
     }
 
     /// Per queue, the least level of what holds it in other tasks.
@@ -342,7 +430,7 @@ impl Task {
     }
 
     fn level(&self, queue: &Queue) -> Level {
-        if self.restoring {
+        if self.is_restoring() {
             return Level::At(queue.time);
         }
         let fed = || self.progress.least_feeding(queue.topic) != Level::Released;
@@ -399,7 +487,8 @@ impl Task {
         self.publish();
     }
 
-    /// Everything since the commit before. Once it is written, call [`Task::committed`].
+    /// Everything since the commit before but outputs, which are taken first. Once it is written, call
+    /// [`Task::committed`].
     pub(crate) fn commit(&mut self) -> Result<Commit, ProcessError> {
         let mut changelog = Outputs::default();
         for slot in &self.stores {
@@ -418,15 +507,12 @@ impl Task {
             metadata: encode_metadata(queue.time, &clocks),
         });
         let offsets = offsets.collect();
-        Ok(Commit { outputs: std::mem::take(&mut self.cx.outputs), changelog, offsets })
+        Ok(Commit { changelog, offsets })
     }
 
     /// Whether records have been processed since the last commit.
     pub(crate) fn has_uncommitted(&self) -> bool {
-        self.queues.iter().any(|queue| match queue.committed {
-            Some(committed) => committed != queue.next,
-            None => queue.time > i64::MIN,
-        })
+        self.queues.iter().any(|queue| queue.committed_or_start() != queue.next)
     }
 
     /// The offsets of a commit have been written.
@@ -439,9 +525,9 @@ impl Task {
         }
     }
 
-    /// A table's rows, if this task has them.
+    /// A table's rows, if this task has them and is not restoring them.
     pub(crate) fn lookup<K: 'static, V: 'static>(&self, view: ViewId) -> Option<&SharedLookup<K, V>> {
-        self.views.get(&view)?.downcast_ref()
+        self.views.get(&view).filter(|_| !self.is_restoring())?.downcast_ref()
     }
 
     /// Every row of every store that is logged or read from a topic, by store name, in key-byte order.

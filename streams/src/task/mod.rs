@@ -26,6 +26,13 @@ pub struct TaskId {
     pub partition: i32,
 }
 
+/// A task between being taken over and being given up. Its id may come back, its number does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Life {
+    pub(crate) task: TaskId,
+    pub(crate) number: u64,
+}
+
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}", self.sub_topology, self.partition)

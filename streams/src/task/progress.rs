@@ -7,7 +7,10 @@
 
 use crate::topology::{TopicId, Topology};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// How far a partition has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +36,8 @@ struct Relations {
 pub(crate) struct ProgressTable {
     levels: Vec<Mutex<BTreeMap<i32, Level>>>,
     relations: Vec<Relations>,
+    /// Counts the changes of levels.
+    version: AtomicU64,
     /// Told when a level has changed, since that may let others go.
     on_change: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -53,7 +58,12 @@ impl ProgressTable {
             let holders = inputs.filter(|other| !made_from_it(other)).collect();
             relations.push(Relations { holders, ancestors: own.clone() });
         }
-        ProgressTable { levels: (0..count).map(|_| Mutex::default()).collect(), relations, on_change: None }
+        ProgressTable {
+            levels: (0..count).map(|_| Mutex::default()).collect(),
+            relations,
+            version: AtomicU64::new(0),
+            on_change: None,
+        }
     }
 
     /// Calls `told` whenever a level has changed.
@@ -61,7 +71,13 @@ impl ProgressTable {
         ProgressTable { on_change: Some(Box::new(told)), ..self }
     }
 
+    /// Another number whenever a level has changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
         if let Some(told) = &self.on_change {
             told();
         }

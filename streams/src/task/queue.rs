@@ -23,6 +23,8 @@ pub(crate) struct Queue {
     pub(crate) next: i64,
     /// Offset to fetch from, behind what is buffered.
     pub(crate) fetch: i64,
+    /// Where the task began.
+    start: i64,
     /// `next` as last committed.
     pub(crate) committed: Option<i64>,
     pub(crate) leader_epoch: i32,
@@ -49,6 +51,7 @@ impl Queue {
             time: i64::MIN,
             next: start.offset,
             fetch: start.offset,
+            start: start.offset,
             committed: None,
             leader_epoch: -1,
             end: None,
@@ -158,6 +161,11 @@ impl Queue {
         while self.in_flight.front().is_some_and(|(sent, _)| *sent <= last) {
             self.in_flight.pop_front();
         }
+    }
+
+    /// Offset behind what is committed, or where the task began if nothing is.
+    pub(crate) fn committed_or_start(&self) -> i64 {
+        self.committed.unwrap_or(self.start)
     }
 
     /// Whether the partition has nothing more to give for now and that is known.

@@ -1,6 +1,6 @@
-//! Runs a topology without a broker: the engine's own tasks, topics in memory, a clock set by hand.
+//! Runs a topology without a broker: the engine's own instance, topics in memory, a clock set by hand.
 //!
-//! The driver moves bytes between tasks and topics exactly as the runtime does, with as many partitions and as
+//! The driver carries out at once what its instance asks for, with as many partitions and as
 //! long between commits as a test asks for. It stops a partition, crashes, rebalances and replays on request.
 //! The same calls give the same outputs, always.
 //!
@@ -23,15 +23,25 @@ pub use handles::{InputTopic, OutputTopic};
 use crate::{
     codec::{CodecError, Data},
     dsl::Table,
+    instance::{
+        Action, Event, Failure, Fence, Instance, InstanceConfig, Moment, Outcome, Pacing, Place, Setup, Sight,
+    },
     processor::{Counters, ProcessError},
     query::{self, Dump, Row, Span},
     record::{Headers, Windowed, millis},
-    task::{Commit, InputBatch, Position, ProgressTable, RestoreUpTo, Start, Task, TaskConfig, TaskId},
-    topology::{Globals, Plan, PlanError, TopicId, TopicKind, Topology},
+    task::{
+        InputBatch, Life, Position, ProgressTable, RestoreUpTo, RestoreWish, Start, Task, TaskConfig, TaskId,
+    },
+    topology::{Globals, PlanError, TopicId, TopicKind, Topology},
 };
 use bytes::Bytes;
 use kappa_protocol::record::partition_for_key;
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 use topics::{Logged, Topics};
 
 /// Keys and rows in the order of the key bytes.
@@ -114,16 +124,21 @@ impl TestDriverBuilder {
     pub fn start(self) -> Result<TestDriver, DriverError> {
         let count = |topic: &str| Some(self.per_topic.get(topic).copied().unwrap_or(self.partitions));
         let plan = self.topology.plan(count).map_err(DriverError::Plan)?;
-        let mut driver = TestDriver {
+        let pacing = Pacing::Records(self.commit_every);
+        let setup = Arc::new(Setup {
             globals: Globals::new(&self.topology),
             progress: Arc::new(ProgressTable::new(&self.topology)),
             topology: self.topology,
             plan,
-            config: self.config,
-            commit_every: self.commit_every,
-            tasks: BTreeMap::new(),
-            uncommitted: BTreeMap::new(),
+            config: InstanceConfig { task: self.config, pacing, purge_ms: None },
+        });
+        let fence = Arc::new(Fence::new(i64::MAX));
+        let mut driver = TestDriver {
+            instance: Instance::new(Arc::clone(&setup), Arc::clone(&fence)),
+            setup,
+            fence,
             topics: Topics::default(),
+            fetching: BTreeMap::new(),
             committed: BTreeMap::new(),
             pinned: BTreeMap::new(),
             lost: Counters::default(),
@@ -136,26 +151,22 @@ impl TestDriverBuilder {
 
 /// A topology running in memory.
 pub struct TestDriver {
-    topology: Topology,
-    plan: Plan,
-    config: TaskConfig,
-    commit_every: usize,
-    globals: Globals,
-    progress: Arc<ProgressTable>,
-    tasks: BTreeMap<TaskId, Task>,
-    /// Records processed since the last commit, by task.
-    uncommitted: BTreeMap<TaskId, usize>,
+    setup: Arc<Setup>,
+    fence: Arc<Fence>,
+    instance: Instance,
     topics: Topics,
-    committed: BTreeMap<(TopicId, i32), (i64, String)>,
-    pinned: BTreeMap<(TopicId, i32), i64>,
-    /// Counters of tasks that have gone.
+    /// Where fetches of the inputs go on.
+    fetching: BTreeMap<Place, i64>,
+    committed: BTreeMap<Place, (i64, String)>,
+    pinned: BTreeMap<Place, i64>,
+    /// Counters of instances that have gone.
     lost: Counters,
     now: i64,
 }
 
 impl std::fmt::Debug for TestDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tasks: Vec<&TaskId> = self.tasks.keys().collect();
+        let tasks: Vec<&TaskId> = self.instance.tasks().keys().collect();
         f.debug_struct("TestDriver").field("tasks", &tasks).field("now", &self.now).finish_non_exhaustive()
     }
 }
@@ -180,14 +191,14 @@ impl TestDriver {
     }
 
     fn topic_id(&self, name: &str) -> Result<TopicId, DriverError> {
-        let mut topics = self.topology.0.topics.iter();
+        let mut topics = self.setup.topology.0.topics.iter();
         let known = topics.position(|topic| topic.kind == TopicKind::External && &*topic.name == name);
         let known = known.ok_or_else(|| DriverError::Topic { topic: name.to_owned() })?;
         Ok(TopicId(known as u32))
     }
 
     fn partitions_of(&self, topic: TopicId) -> i32 {
-        self.plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(1).max(1)
+        self.setup.partitions(topic).max(1)
     }
 
     /// Appends a record to a topic without running anything; `partition` defaults to that of the key, or 0.
@@ -200,11 +211,11 @@ impl TestDriver {
         headers: Headers,
     ) -> Result<(), DriverError> {
         let id = self.topic_id(topic)?;
-        for (index, global) in self.topology.0.globals.iter().enumerate() {
-            if let (true, Some(table)) = (global.topic == id, self.globals.table(index))
+        for (index, global) in self.setup.topology.0.globals.iter().enumerate() {
+            if let (true, Some(table)) = (global.topic == id, self.setup.globals.table(index))
                 && let Err(dropped) = table.apply(key, value, timestamp)
                 && let Err(error) = self.lost.count(dropped)
-                && !self.config.skip_undecodable
+                && !self.setup.config.task.skip_undecodable
             {
                 return Err(error.into());
             }
@@ -219,106 +230,111 @@ impl TestDriver {
     /// Gives a batch straight to the tasks that read a partition, and runs. The batch does not become part of the
     /// topic, so a crash or a replay does not see it: this is for measuring the engine alone.
     pub fn feed(&mut self, topic: &str, partition: i32, batch: &InputBatch) -> Result<(), DriverError> {
-        let topic = self.topic_id(topic)?;
-        for (id, task) in &mut self.tasks {
-            if id.partition == partition && task.fetch_from(topic).is_some() {
-                task.add(topic, batch.clone());
-            }
-        }
+        let place = (self.topic_id(topic)?, partition);
+        self.tell(Event::Fetched { place, batch: batch.clone() })?;
         self.run()
     }
 
     /// Runs until no task can go on.
     pub fn run(&mut self) -> Result<(), DriverError> {
         loop {
-            let before = self.counters().records_in;
-            let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
             // Everyone learns what is there before anyone goes on, as a poll of the consumer has it.
-            ids.iter().for_each(|id| self.deliver(*id));
-            for id in ids {
-                self.step(id)?;
-            }
-            if self.counters().records_in == before && !self.behind() {
+            let delivered = self.deliver()?;
+            self.tell(Event::Tick)?;
+            if !delivered && !self.instance.has_work() {
                 return Ok(());
             }
-        }
-    }
-
-    /// Whether a fetch would bring a task records it wants.
-    fn behind(&self) -> bool {
-        self.tasks.values().any(|task| {
-            let mut inputs = task.inputs().filter(|topic| task.wants(*topic));
-            inputs.any(|topic| self.fetch(task, topic).is_some())
-        })
-    }
-
-    fn fetch(&self, task: &Task, topic: TopicId) -> Option<InputBatch> {
-        let partition = task.id().partition;
-        let end = self.topics.end(topic, partition);
-        let end = self.pinned.get(&(topic, partition)).map_or(end, |pinned| end.min(*pinned));
-        self.topics.fetch(topic, partition, task.fetch_from(topic)?, end)
-    }
-
-    /// Brings a task what it wants of its inputs, and where they end.
-    fn deliver(&mut self, id: TaskId) {
-        let Some(mut task) = self.tasks.remove(&id) else { return };
-        for topic in task.inputs().collect::<Vec<_>>() {
-            task.set_end(topic, self.topics.end(topic, id.partition));
-            if task.wants(topic)
-                && let Some(batch) = self.fetch(&task, topic)
-            {
-                task.add(topic, batch);
+            while self.instance.has_work() {
+                self.tell(Event::Work)?;
             }
         }
-        task.tick(self.now);
-        self.tasks.insert(id, task);
     }
 
-    /// Lets one task process up to the next commit, and write.
-    fn step(&mut self, id: TaskId) -> Result<(), DriverError> {
-        let failed = |source| DriverError::Task { task: id, source };
-        let Some(mut task) = self.tasks.remove(&id) else { return Ok(()) };
-        let done = self.uncommitted.get(&id).copied().unwrap_or(0);
-        let before = task.counters().records_in;
-        let ran = task.run(self.now, self.commit_every - done.min(self.commit_every - 1)).map_err(failed);
-        let processed = usize::try_from(task.counters().records_in - before).unwrap_or(usize::MAX);
-        let (outputs, last) = task.take_outputs();
-        outputs.into_records().for_each(|output| self.topics.write(output));
-        task.acknowledged(last);
-        let committed =
-            if done + processed >= self.commit_every { self.commit_task(&mut task) } else { Ok(()) };
-        if done + processed < self.commit_every {
-            self.uncommitted.insert(id, done + processed);
+    /// Brings the instance what it wants of its inputs, and where they end. Returns whether there was anything.
+    fn deliver(&mut self) -> Result<bool, DriverError> {
+        let mut delivered = false;
+        for (place, at) in self.fetching.clone() {
+            let end = self.topics.end(place.0, place.1);
+            self.tell(Event::Passed { place, position: None, end: Some(end) })?;
+            let end = self.pinned.get(&place).map_or(end, |pinned| end.min(*pinned));
+            if self.instance.is_paused(place) {
+                continue;
+            }
+            if let Some(batch) = self.topics.fetch(place.0, place.1, at, end) {
+                self.fetching.insert(place, batch.next_offset);
+                self.tell(Event::Fetched { place, batch })?;
+                delivered = true;
+            }
         }
-        self.tasks.insert(id, task);
-        ran?;
-        committed
+        Ok(delivered)
     }
 
-    fn commit_task(&mut self, task: &mut Task) -> Result<(), DriverError> {
-        let id = task.id();
-        let commit = task.commit().map_err(|source| DriverError::Task { task: id, source })?;
-        self.uncommitted.remove(&id);
-        let Commit { outputs, changelog, offsets } = commit;
-        outputs.into_records().chain(changelog.into_records()).for_each(|output| self.topics.write(output));
-        for offset in &offsets {
-            let Position { topic, partition, offset: next } = offset.position;
-            self.committed.insert((topic, partition), (next, offset.metadata.clone()));
+    /// Tells the instance what has happened, and carries out what it wants until it wants nothing more.
+    fn tell(&mut self, event: Event) -> Result<(), DriverError> {
+        let group = Some(Sight { age_ms: 0, generation: Some(0) });
+        let mut events = VecDeque::from([event]);
+        let mut actions = Vec::new();
+        while let Some(event) = events.pop_front() {
+            let told = self.instance.on(Moment { ms: self.now, group }, event, &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action, &mut events);
+            }
+            told.map_err(|Failure { task, source }| DriverError::Task { task, source })?;
         }
-        task.committed(&offsets);
         Ok(())
+    }
+
+    fn carry_out(&mut self, action: Action, events: &mut VecDeque<Event>) {
+        match action {
+            Action::LookUp { lookup, places } => {
+                let starts = places.into_iter().map(|place| self.start_of(place)).collect();
+                events.push_back(Event::Found { lookup, starts });
+            }
+            Action::Fetch(Position { topic, partition, offset }) => {
+                self.fetching.insert((topic, partition), offset);
+            }
+            Action::Restore { life, wishes } => {
+                wishes.into_iter().for_each(|wish| self.restore(life, wish, events));
+            }
+            Action::Append { life, outputs, last } => {
+                events.push_back(Event::Sent { bytes: outputs.size() });
+                outputs.into_records().for_each(|output| self.topics.write(output));
+                events.push_back(Event::Appended { life, last });
+            }
+            Action::Commit { commit, records, offsets } => {
+                for outputs in records {
+                    events.push_back(Event::Sent { bytes: outputs.size() });
+                    outputs.into_records().for_each(|output| self.topics.write(output));
+                }
+                for offset in offsets {
+                    let Position { topic, partition, offset: next } = offset.position;
+                    self.committed.insert((topic, partition), (next, offset.metadata));
+                }
+                events.push_back(Event::CommitEnded { commit, outcome: Outcome::Done });
+            }
+            // A fetch asks the instance whether it wants more; nothing is on its way that could be discarded.
+            Action::Pause(_) | Action::Resume(_) | Action::Discard => {}
+            Action::Purge(_) | Action::Settled { .. } | Action::Closed { .. } => {}
+        }
+    }
+
+    fn restore(&self, life: Life, wish: RestoreWish, events: &mut VecDeque<Event>) {
+        let RestoreWish { store, topic, partition, up_to } = wish;
+        let end = match up_to {
+            RestoreUpTo::End => self.topics.end(topic, partition),
+            RestoreUpTo::Offset(offset) => offset,
+        };
+        let mut offset = 0;
+        while let Some(batch) = self.topics.fetch(topic, partition, offset, end) {
+            offset = batch.next_offset;
+            events.push_back(Event::Restored { life, store, batch });
+        }
+        events.push_back(Event::RestoreEnded { life, store });
     }
 
     /// Commits every task now.
     pub fn commit(&mut self) -> Result<(), DriverError> {
-        for id in self.tasks.keys().copied().collect::<Vec<_>>() {
-            if let Some(mut task) = self.tasks.remove(&id) {
-                let committed = self.commit_task(&mut task);
-                self.tasks.insert(id, task);
-                committed?;
-            }
-        }
-        Ok(())
+        self.tell(Event::Commit)
     }
 
     /// Moves the clock forward and runs.
@@ -347,10 +363,9 @@ impl TestDriver {
         self.assign()
     }
 
-    /// Commits, then makes all tasks again, as when they move to another instance.
+    /// Makes all tasks again once they have committed, as when they move to another instance.
     pub fn rebalance(&mut self) -> Result<(), DriverError> {
-        self.commit()?;
-        self.forget();
+        self.tell(Event::Revoked(self.places()))?;
         self.assign()
     }
 
@@ -360,7 +375,7 @@ impl TestDriver {
         self.forget();
         self.lost = Counters::default();
         self.committed.clear();
-        for (index, topic) in self.topology.0.topics.iter().enumerate() {
+        for (index, topic) in self.setup.clone().topology.0.topics.iter().enumerate() {
             let id = TopicId(index as u32);
             if topic.kind != TopicKind::External {
                 self.topics.clear(id);
@@ -375,33 +390,35 @@ impl TestDriver {
 
     fn forget(&mut self) {
         self.lost = self.counters();
-        self.tasks.clear();
-        self.uncommitted.clear();
+        self.fetching.clear();
+        self.instance = Instance::new(Arc::clone(&self.setup), Arc::clone(&self.fence));
     }
 
     fn assign(&mut self) -> Result<(), DriverError> {
-        for (sub_topology, plan) in self.plan.sub_topologies.iter().enumerate() {
-            for partition in 0..plan.tasks {
-                let id = TaskId { sub_topology, partition };
-                let inputs = plan.inputs.iter().filter(|topic| self.partitions_of(**topic) > partition);
-                let starts: Vec<Start> = inputs.map(|topic| self.start_of(*topic, partition)).collect();
-                let shared = (&self.globals, Arc::clone(&self.progress));
-                let mut task = Task::new(&self.topology, &self.plan, id, self.config, shared, &starts);
-                restore(&self.topics, &mut task).map_err(|source| DriverError::Task { task: id, source })?;
-                self.tasks.insert(id, task);
-            }
+        self.tell(Event::Assigned(self.places()))?;
+        while self.instance.tasks().values().any(Task::is_restoring) {
+            self.tell(Event::Work)?;
         }
         Ok(())
     }
 
-    fn start_of(&self, topic: TopicId, partition: i32) -> Start {
-        let committed = self.committed.get(&(topic, partition));
-        let position = Position { topic, partition, offset: committed.map_or(0, |(offset, _)| *offset) };
+    /// The partitions of all inputs.
+    fn places(&self) -> Vec<Place> {
+        let plans = self.setup.plan.sub_topologies.iter().enumerate();
+        let ids = plans.flat_map(|(sub_topology, plan)| {
+            (0..plan.tasks).map(move |partition| TaskId { sub_topology, partition })
+        });
+        ids.flat_map(|id| self.setup.inputs(id)).collect()
+    }
+
+    fn start_of(&self, place: Place) -> Start {
+        let committed = self.committed.get(&place);
+        let (topic, partition) = place;
         Start {
-            position,
+            position: Position { topic, partition, offset: committed.map_or(0, |(offset, _)| *offset) },
             metadata: committed.map(|(_, metadata)| metadata.clone()),
             committed: committed.is_some(),
-            pinned_end: self.pinned.get(&(topic, partition)).copied(),
+            pinned_end: self.pinned.get(&place).copied(),
         }
     }
 
@@ -409,7 +426,7 @@ impl TestDriver {
     pub fn get<K: Data, V: Data>(&self, table: &Table<K, V>, key: &K) -> Result<Option<Row<V>>, DriverError> {
         let mut encoded = Vec::new();
         table.codecs.0.encode(key, &mut encoded)?;
-        Ok(self.tasks.values().find_map(|task| query::get(task, table, key, &encoded)))
+        Ok(self.instance.tasks().values().find_map(|task| query::get(task, table, key, &encoded)))
     }
 
     /// All rows in the order of their key bytes.
@@ -440,7 +457,7 @@ impl TestDriver {
 
     fn scan<K: Data, V: Data>(&self, table: &Table<K, V>, span: &Span) -> Result<Rows<K, V>, DriverError> {
         let mut rows = Vec::new();
-        for task in self.tasks.values() {
+        for task in self.instance.tasks().values() {
             rows.extend(query::scan(task, table, span, usize::MAX)?);
         }
         Ok(query::merge(rows))
@@ -449,7 +466,7 @@ impl TestDriver {
     /// Every row of every store by (store, task), in key-byte order.
     pub fn dump(&self) -> Result<Dump, DriverError> {
         let mut dump = Dump::new();
-        for (id, task) in &self.tasks {
+        for (id, task) in self.instance.tasks() {
             let stores = task.dump().map_err(|source| DriverError::Task { task: *id, source })?;
             dump.extend(stores.into_iter().map(|(store, rows)| ((store, *id), rows)));
         }
@@ -459,28 +476,12 @@ impl TestDriver {
     /// What all tasks have counted.
     pub fn counters(&self) -> Counters {
         let mut sum = self.lost;
-        self.tasks.values().for_each(|task| sum.add(&task.counters()));
+        sum.add(&self.instance.counters());
         sum
     }
 
     /// Whether a replay has reached its pinned ends and nothing is left in repartition topics.
     pub fn replayed(&self) -> bool {
-        self.tasks.values().all(|task| task.finished() || task.drained())
+        self.instance.tasks().values().all(|task| task.finished() || task.drained())
     }
-}
-
-fn restore(topics: &Topics, task: &mut Task) -> Result<(), ProcessError> {
-    for wish in task.restore_wishes() {
-        let end = match wish.up_to {
-            RestoreUpTo::End => topics.end(wish.topic, wish.partition),
-            RestoreUpTo::Offset(offset) => offset,
-        };
-        let mut offset = 0;
-        while let Some(batch) = topics.fetch(wish.topic, wish.partition, offset, end) {
-            offset = batch.next_offset;
-            task.restore(wish.store, &batch)?;
-        }
-    }
-    task.restored_all();
-    Ok(())
 }

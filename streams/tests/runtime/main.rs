@@ -6,4 +6,5 @@ mod apps;
 mod changes;
 mod cluster;
 mod kills;
+mod limits;
 mod moves;

@@ -1,0 +1,184 @@
+//! When tasks are committed, and what the answer means.
+//!
+//! One commit is under way at a time; tasks go on meanwhile. It has the outputs and changed rows of its tasks and the
+//! offsets behind the records that they follow from, in this order, which is what at least once means.
+//!
+//! A commit that is refused is made again in the group's next generation, as long as the tasks are here: the lease
+//! says that nobody else has had them in between, and their rows may be in the changelog already, so that going back
+//! to the committed offsets would count records twice. Tasks that are lost go back to what is committed, in whoever
+//! gets them.
+
+use super::{Action, Failure, Instance, Outcome, Pacing, Standing};
+use crate::{
+    processor::Outputs,
+    task::{CommittedOffset, Life, Position, TaskId},
+    topology::TopicKind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Shortest time between the commits of an idle instance, and before one is tried again.
+const IDLE_COMMIT_MS: i64 = 20;
+
+/// The commit that is under way.
+#[derive(Debug)]
+struct UnderWay {
+    number: u64,
+    generation: Option<i32>,
+    tasks: Vec<(Life, Vec<CommittedOffset>)>,
+}
+
+/// What is to be committed.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// Tasks with something to commit, with the records that they have processed since the last one.
+    uncommitted: BTreeMap<TaskId, usize>,
+    under_way: Option<UnderWay>,
+    /// Tasks that are to be committed without waiting for their time.
+    demanded: BTreeSet<TaskId>,
+    all_demanded: bool,
+    numbers: u64,
+    last: i64,
+    /// Nothing is tried before this time.
+    not_before: i64,
+    last_purge: i64,
+}
+
+impl Commits {
+    pub(super) fn processed(&mut self, id: TaskId, records: usize) {
+        *self.uncommitted.entry(id).or_default() += records;
+    }
+
+    /// How many records a task may process before it is committed.
+    pub(super) fn room(&self, id: TaskId, pacing: Pacing) -> usize {
+        match pacing {
+            Pacing::Interval { .. } => usize::MAX,
+            Pacing::Records(most) => most - self.uncommitted.get(&id).copied().unwrap_or(0).min(most),
+        }
+    }
+
+    pub(super) fn demand(&mut self) {
+        self.all_demanded = true;
+    }
+
+    pub(super) fn demand_for(&mut self, tasks: &BTreeSet<TaskId>) {
+        self.demanded.extend(tasks);
+    }
+
+    pub(super) fn forget(&mut self, id: TaskId) {
+        self.uncommitted.remove(&id);
+        self.demanded.remove(&id);
+    }
+
+    pub(super) fn forget_the_one_under_way(&mut self) {
+        self.under_way = None;
+    }
+
+    /// How many of these tasks have something that is not committed.
+    pub(super) fn open(&self, ids: impl Iterator<Item = TaskId>) -> usize {
+        let under_way: BTreeSet<TaskId> =
+            self.under_way.iter().flat_map(|commit| commit.tasks.iter().map(|(life, _)| life.task)).collect();
+        ids.filter(|id| self.uncommitted.contains_key(id) || under_way.contains(id)).count()
+    }
+
+    /// The tasks whose time has come.
+    fn due(&self, now: i64, pacing: Pacing, (idle, closing): (bool, bool)) -> Vec<TaskId> {
+        if self.under_way.is_some() || now < self.not_before {
+            return Vec::new();
+        }
+        let since = now - self.last;
+        let all = match pacing {
+            Pacing::Interval { ms } => since >= ms || idle && since >= IDLE_COMMIT_MS,
+            Pacing::Records(_) => false,
+        };
+        let some = closing || self.all_demanded || !self.demanded.is_empty();
+        if !all && !some && matches!(pacing, Pacing::Interval { .. }) {
+            return Vec::new();
+        }
+        let full = |records: usize| matches!(pacing, Pacing::Records(most) if records >= most);
+        let due = |id: &TaskId, records: usize| {
+            all || closing || self.all_demanded || self.demanded.contains(id) || full(records)
+        };
+        self.uncommitted.iter().filter(|(id, records)| due(id, **records)).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Instance {
+    /// Whatever is due follows from what has happened, whichever event it was.
+    pub(super) fn go_on(&mut self, out: &mut Vec<Action>) -> Result<(), Failure> {
+        let idle = self.ready.is_empty();
+        let due = self.commits.due(self.moment.ms, self.setup.config.pacing, (idle, self.moves.is_closing()));
+        if !due.is_empty() && self.standing == Standing::Owner {
+            self.commit(&due, out)?;
+        }
+        self.commits.all_demanded &= !self.commits.uncommitted.is_empty();
+        self.end_moves(out);
+        Ok(())
+    }
+
+    fn commit(&mut self, ids: &[TaskId], out: &mut Vec<Action>) -> Result<(), Failure> {
+        let (mut tasks, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            self.append(*id, out);
+            self.commits.uncommitted.remove(id);
+            let Some(task) = self.tasks.get_mut(id).filter(|task| !task.is_restoring()) else { continue };
+            let commit = task.commit().map_err(|source| Failure { task: *id, source })?;
+            records.extend(Some(commit.changelog).filter(|records| !records.is_empty()));
+            tasks.push((task.life(), commit.offsets.clone()));
+            offsets.extend(commit.offsets);
+        }
+        self.commits.last = self.moment.ms;
+        self.commits.numbers += 1;
+        let number = self.commits.numbers;
+        self.unsent += records.iter().map(Outputs::size).sum::<usize>();
+        let generation = self.moment.group.and_then(|sight| sight.generation);
+        self.commits.under_way = Some(UnderWay { number, generation, tasks });
+        out.push(Action::Commit { commit: number, records, offsets });
+        Ok(())
+    }
+
+    pub(super) fn commit_ended(&mut self, number: u64, outcome: Outcome, out: &mut Vec<Action>) {
+        let Some(commit) = self.commits.under_way.take_if(|commit| commit.number == number) else { return };
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Refused => {
+                self.fence.refuse(commit.generation);
+                self.standing = self.fence.standing(self.moment.group);
+            }
+            Outcome::Again => {}
+        }
+        let mut consumed = Vec::new();
+        for (life, offsets) in commit.tasks {
+            let Some(task) = self.alive(life) else { continue };
+            if outcome == Outcome::Done {
+                task.committed(&offsets);
+                consumed.extend(offsets.into_iter().map(|offset| offset.position));
+                self.commits.demanded.remove(&life.task);
+            } else {
+                self.commits.processed(life.task, 0);
+                self.commits.not_before = self.moment.ms.saturating_add(IDLE_COMMIT_MS);
+            }
+            if let Pacing::Records(_) = self.setup.config.pacing {
+                // It may have waited for this.
+                self.ready.insert(life.task);
+            }
+        }
+        self.purge(consumed, out);
+    }
+
+    fn purge(&mut self, consumed: Vec<Position>, out: &mut Vec<Action>) {
+        let Some(interval) = self.setup.config.purge_ms else { return };
+        if self.moment.ms - self.commits.last_purge < interval {
+            return;
+        }
+        let topology = &self.setup.topology;
+        let repartition = |position: &Position| {
+            matches!(topology.topic(position.topic).kind, TopicKind::Repartition { .. })
+                && position.offset > 0
+        };
+        let below: Vec<Position> = consumed.into_iter().filter(repartition).collect();
+        if !below.is_empty() {
+            self.commits.last_purge = self.moment.ms;
+            out.push(Action::Purge(below));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What an instance is told, and what it asks for in return.
+
+use super::{Sight, Tasks};
+use crate::{
+    processor::{Outputs, ProcessError},
+    task::{CommittedOffset, InputBatch, Life, Position, RestoreWish, Start, TaskId},
+    topology::TopicId,
+};
+
+/// A partition of a topic of the topology.
+pub(crate) type Place = (TopicId, i32);
+
+/// When something happens, as far as an instance sees.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// Milliseconds on a clock that never goes back.
+    pub(crate) ms: i64,
+    /// What the group last said; `None` while this is no member of it.
+    pub(crate) group: Option<Sight>,
+}
+
+/// A question about tasks; it brings its answer where it is wanted.
+pub(crate) type Ask = Box<dyn FnOnce(&Tasks) + Send>;
+
+/// How a commit has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything is kept.
+    Done,
+    /// The group does not take it in this generation.
+    Refused,
+    /// It may not have been taken, for a reason that passes.
+    Again,
+}
+
+/// What happens to an instance.
+pub(crate) enum Event {
+    /// Time has passed.
+    Tick,
+    /// A task may process some records. Told again and again while there is work, and then [`Event::Rest`].
+    Work,
+    /// Something else is looked at before there is more work.
+    Rest,
+    /// These partitions are new here. The next change is told only after [`Action::Settled`]; the same for the two that
+    /// follow.
+    Assigned(Vec<Place>),
+    /// These partitions will go once this is settled.
+    Revoked(Vec<Place>),
+    /// All partitions have gone: this is no member of the group any more.
+    Lost,
+    /// Where inputs begin, as [`Action::LookUp`] asked.
+    Found { lookup: u64, starts: Vec<Start> },
+    /// Records of an input.
+    Fetched { place: Place, batch: InputBatch },
+    /// Below `position` there is nothing of an input but what was fetched; it ends at `end` for now, if that is known.
+    Passed { place: Place, position: Option<i64>, end: Option<i64> },
+    /// Records of the changelog of a store.
+    Restored { life: Life, store: usize, batch: InputBatch },
+    /// The changelog of a store has been read as far as it was wished for.
+    RestoreEnded { life: Life, store: usize },
+    /// So many bytes of what was to be appended are on their way.
+    Sent { bytes: usize },
+    /// Outputs of a task up to number `last` are kept.
+    Appended { life: Life, last: u64 },
+    /// The commit of this number has ended.
+    CommitEnded { commit: u64, outcome: Outcome },
+    /// Somebody asks; the answer comes between records.
+    Asked(Ask),
+    /// Everything processed is to be committed now.
+    Commit,
+    /// No more records; commit what there is and say when that is done.
+    Close,
+}
+
+/// What an instance wants.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Tell where these inputs begin, by [`Event::Found`].
+    LookUp { lookup: u64, places: Vec<Place> },
+    /// Fetch an input from here on.
+    Fetch(Position),
+    /// Fetch no more of an input for now.
+    Pause(Place),
+    /// Go on fetching it.
+    Resume(Place),
+    /// Read changelogs from their beginnings.
+    Restore { life: Life, wishes: Vec<RestoreWish> },
+    /// Append outputs, in the order of these actions, as long as the fence is open.
+    Append { life: Life, outputs: Outputs, last: u64 },
+    /// Append these too, wait until they and all that was appended before are kept, then write the offsets; none of it
+    /// once the fence is closed.
+    Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },
+    /// Forget everything that was to be appended or committed and has not gone out.
+    Discard,
+    /// Delete repartition records below these positions.
+    Purge(Vec<Position>),
+    /// The change of the assignment has been dealt with; so many tasks could not commit before they went.
+    Settled { uncommitted: usize },
+    /// Everything is over; so many tasks could not commit.
+    Closed { uncommitted: usize },
+}
+
+/// A task has failed, and with it the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) task: TaskId,
+    pub(crate) source: ProcessError,
+}

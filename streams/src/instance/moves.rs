@@ -1,0 +1,162 @@
+//! Tasks that come and go with the partitions of the group, and the end of them all.
+
+use super::{Action, Instance, Place, Standing};
+use crate::task::{Life, Start, Task, TaskId};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// The change of the assignment that is being dealt with. There is one at a time.
+#[derive(Debug, Default)]
+enum Change {
+    #[default]
+    None,
+    /// Where the inputs of these begin has been asked.
+    Adopting { lookup: u64, tasks: BTreeSet<TaskId> },
+    /// These are committed before they go, for so long.
+    Leaving { places: Vec<Place>, tasks: BTreeSet<TaskId>, until: i64 },
+}
+
+/// What is known of the assignment.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    assigned: BTreeSet<Place>,
+    change: Change,
+    lookups: u64,
+    lives: u64,
+    /// Until when a close tries to commit.
+    closing: Option<i64>,
+    closed: bool,
+}
+
+impl Moves {
+    pub(super) fn close(&mut self, now: i64, patience: i64) {
+        self.closing.get_or_insert(now.saturating_add(patience));
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Whether a task is on its way out, and processes nothing more.
+    pub(super) fn is_leaving(&self, id: TaskId) -> bool {
+        matches!(&self.change, Change::Leaving { tasks, .. } if tasks.contains(&id))
+    }
+}
+
+impl Instance {
+    /// Asks where the inputs of tasks begin whose partitions are all here.
+    pub(super) fn assigned(&mut self, places: Vec<Place>, out: &mut Vec<Action>) {
+        self.moves.assigned.extend(places);
+        let setup = &self.setup;
+        let ids: BTreeSet<TaskId> =
+            self.moves.assigned.iter().filter_map(|place| setup.task_of(*place)).collect();
+        let whole = |id: &TaskId| setup.inputs(*id).iter().all(|place| self.moves.assigned.contains(place));
+        let new = ids.into_iter().filter(|id| !self.tasks.contains_key(id)).filter(whole);
+        let tasks: BTreeSet<TaskId> = new.collect();
+        if tasks.is_empty() || self.moves.is_closing() {
+            out.push(Action::Settled { uncommitted: 0 });
+            return;
+        }
+        self.moves.lookups += 1;
+        let lookup = self.moves.lookups;
+        let places = tasks.iter().flat_map(|id| setup.inputs(*id)).collect();
+        self.moves.change = Change::Adopting { lookup, tasks };
+        out.push(Action::LookUp { lookup, places });
+    }
+
+    /// Makes the tasks; they hold others from now on and run once they are restored.
+    pub(super) fn found(&mut self, found: u64, starts: &[Start], out: &mut Vec<Action>) {
+        let tasks = match &mut self.moves.change {
+            Change::Adopting { lookup, tasks } if *lookup == found => std::mem::take(tasks),
+            _ => return,
+        };
+        self.moves.change = Change::None;
+        let tasks = if self.moves.is_closing() { BTreeSet::new() } else { tasks };
+        for id in tasks {
+            let inputs = self.setup.inputs(id);
+            let of_task = |start: &&Start| inputs.contains(&(start.position.topic, start.position.partition));
+            let starts: Vec<Start> = starts.iter().filter(of_task).cloned().collect();
+            self.moves.lives += 1;
+            let life = Life { task: id, number: self.moves.lives };
+            let shared = (&self.setup.globals, Arc::clone(&self.setup.progress));
+            let task = Task::new(
+                &self.setup.topology,
+                &self.setup.plan,
+                life,
+                self.setup.config.task,
+                shared,
+                &starts,
+            );
+            out.extend(starts.iter().map(|start| Action::Fetch(start.position)));
+            let wishes = task.restore_wishes();
+            if !wishes.is_empty() {
+                out.push(Action::Restore { life, wishes });
+            }
+            self.tasks.insert(id, task);
+            self.ready.insert(id);
+            self.regulate(id, out);
+        }
+        out.push(Action::Settled { uncommitted: 0 });
+    }
+
+    /// Lets tasks go once they are committed.
+    pub(super) fn revoked(&mut self, places: Vec<Place>) {
+        let tasks = self.tasks_of(&places);
+        let until = self.moment.ms.saturating_add(self.fence.lease_ms());
+        self.commits.demand_for(&tasks);
+        self.moves.change = Change::Leaving { places, tasks, until };
+    }
+
+    /// Forgets tasks that somebody else may have, with all that was to be written for them.
+    pub(super) fn lost(&mut self, out: &mut Vec<Action>) {
+        let places: Vec<Place> = std::mem::take(&mut self.moves.assigned).into_iter().collect();
+        self.give_up(&places, &self.tasks.keys().copied().collect());
+        self.commits.forget_the_one_under_way();
+        self.unsent = 0;
+        self.moves.change = Change::None;
+        out.push(Action::Discard);
+        out.push(Action::Settled { uncommitted: 0 });
+    }
+
+    fn tasks_of(&self, places: &[Place]) -> BTreeSet<TaskId> {
+        let ids = places.iter().filter_map(|place| self.setup.task_of(*place));
+        ids.filter(|id| self.tasks.contains_key(id)).collect()
+    }
+
+    fn give_up(&mut self, places: &[Place], ids: &BTreeSet<TaskId>) {
+        for place in places {
+            self.moves.assigned.remove(place);
+            self.paused.remove(place);
+        }
+        for id in ids {
+            if let Some(task) = self.tasks.remove(id) {
+                self.gone.add(&task.counters());
+                self.to_restore -= task.to_restore();
+            }
+            self.ready.remove(id);
+            self.held.remove(id);
+            self.commits.forget(*id);
+        }
+    }
+
+    /// Ends a revocation or a close whose time has come.
+    pub(super) fn end_moves(&mut self, out: &mut Vec<Action>) {
+        if let Change::Leaving { tasks, until, .. } = &self.moves.change {
+            let open = self.commits.open(tasks.iter().copied());
+            let given_up = self.standing == Standing::Lost || self.moment.ms >= *until;
+            if open == 0 || given_up {
+                let Change::Leaving { places, tasks, .. } = std::mem::take(&mut self.moves.change) else {
+                    return;
+                };
+                self.give_up(&places, &tasks);
+                out.push(Action::Settled { uncommitted: open });
+            }
+        }
+        if let Some(until) = self.moves.closing.filter(|_| !self.moves.closed) {
+            let open = self.commits.open(self.tasks.keys().copied());
+            if open == 0 || self.moment.ms >= until {
+                self.moves.closed = true;
+                out.push(Action::Closed { uncommitted: open });
+            }
+        }
+    }
+}

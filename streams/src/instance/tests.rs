@@ -1,0 +1,321 @@
+//! One instance, told by hand what happens to it.
+
+use super::*;
+use crate::{
+    Builder,
+    codec::{I64, Utf8},
+    processor::Outputs,
+    record::Headers,
+    task::{CommittedOffset, InputBatchBuilder, Position, Start},
+};
+
+const SESSION_MS: i64 = 8000;
+const INPUT: TopicId = TopicId(0);
+
+/// Counts records by key; a commit each 100 ms.
+struct World {
+    instance: Instance,
+    now: i64,
+    /// When the group was last heard, and in which generation.
+    heard: Option<(i64, i32)>,
+    actions: Vec<Action>,
+}
+
+impl World {
+    fn new() -> World {
+        let b = Builder::new("counting");
+        b.stream("in", (Utf8, I64)).group_by_key().count("counts");
+        let topology = b.build().unwrap();
+        let task = TaskConfig {
+            skew_bound_ms: None,
+            idle_timeout_ms: 0,
+            skip_undecodable: false,
+            acknowledge_progress: false,
+            buffer_records: 10,
+        };
+        let setup = Setup {
+            plan: topology.plan(|_| Some(2)).unwrap(),
+            globals: Globals::new(&topology),
+            progress: Arc::new(ProgressTable::new(&topology)),
+            topology,
+            config: InstanceConfig { task, pacing: Pacing::Interval { ms: 100 }, purge_ms: None },
+        };
+        let instance = Instance::new(Arc::new(setup), Arc::new(Fence::new(SESSION_MS)));
+        World { instance, now: 0, heard: Some((0, 1)), actions: Vec::new() }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let heard = self.heard;
+        let group =
+            heard.map(|(at, generation)| Sight { age_ms: self.now - at, generation: Some(generation) });
+        self.instance.on(Moment { ms: self.now, group }, event, &mut self.actions).unwrap();
+    }
+
+    /// Passes time in small steps, in which the group is heard of and tasks may work.
+    fn pass(&mut self, ms: i64) {
+        for _ in 0..ms / 10 {
+            self.now += 10;
+            self.heard = self.heard.map(|(_, generation)| (self.now, generation));
+            self.tell(Event::Tick);
+            self.work();
+        }
+    }
+
+    /// Passes time in which the group is silent.
+    fn pass_in_silence(&mut self, ms: i64) {
+        for _ in 0..ms / 10 {
+            self.now += 10;
+            self.tell(Event::Tick);
+            self.work();
+        }
+    }
+
+    fn work(&mut self) {
+        while self.instance.has_work() {
+            self.tell(Event::Work);
+        }
+        self.tell(Event::Rest);
+    }
+
+    fn take(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn assign(&mut self, partition: i32) -> Life {
+        self.tell(Event::Assigned(vec![(INPUT, partition)]));
+        let lookup = self.lookup();
+        self.tell(found(lookup, partition));
+        let life = self.instance.tasks.values().map(Task::life).find(|life| life.task.partition == partition);
+        self.tell(Event::RestoreEnded { life: life.unwrap(), store: 0 });
+        self.tell(Event::Work);
+        self.take();
+        life.unwrap()
+    }
+
+    fn lookup(&mut self) -> u64 {
+        let lookup = self.take().into_iter().find_map(|action| match action {
+            Action::LookUp { lookup, .. } => Some(lookup),
+            _ => None,
+        });
+        lookup.expect("offsets are looked up")
+    }
+
+    fn fetch(&mut self, partition: i32, first: i64, records: i64) {
+        let mut batch = InputBatchBuilder::new(first);
+        (0..records).for_each(|at| batch.push(at, Some(b"k"), Some(&at.to_be_bytes()), Headers::NONE));
+        self.tell(Event::Fetched { place: (INPUT, partition), batch: batch.finish() });
+    }
+
+    /// The commit that is wanted: its number, how many changed rows, and its offsets.
+    fn commit(&mut self) -> Option<(u64, usize, Vec<i64>)> {
+        self.take().into_iter().find_map(|action| match action {
+            Action::Commit { commit, records, offsets } => {
+                let offsets =
+                    offsets.iter().map(|CommittedOffset { position, .. }| position.offset).collect();
+                Some((commit, records.iter().map(Outputs::len).sum(), offsets))
+            }
+            _ => None,
+        })
+    }
+
+    fn ended(&mut self, commit: u64, outcome: Outcome) {
+        self.tell(Event::CommitEnded { commit, outcome });
+    }
+}
+
+fn found(lookup: u64, partition: i32) -> Event {
+    let position = Position { topic: INPUT, partition, offset: 0 };
+    let start = Start { position, metadata: None, committed: false, pinned_end: None };
+    Event::Found { lookup, starts: vec![start] }
+}
+
+fn settled(actions: &[Action]) -> Option<usize> {
+    actions.iter().find_map(|action| match action {
+        Action::Settled { uncommitted } => Some(*uncommitted),
+        _ => None,
+    })
+}
+
+fn closed(actions: &[Action]) -> Option<usize> {
+    actions.iter().find_map(|action| match action {
+        Action::Closed { uncommitted } => Some(*uncommitted),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_task_runs_once_its_changelog_is_read_and_nothing_else_waits_for_that() {
+    let mut world = World::new();
+    world.assign(0);
+    world.tell(Event::Assigned(vec![(INPUT, 1)]));
+    let lookup = world.lookup();
+    world.tell(found(lookup, 1));
+    let actions = world.take();
+    let restored = actions.iter().find_map(|action| match action {
+        Action::Restore { life, wishes } => Some((*life, wishes.len())),
+        _ => None,
+    });
+    let (life, 1) = restored.unwrap() else { panic!("one changelog is read") };
+    assert_eq!(settled(&actions), Some(0), "the group does not wait for it either");
+    world.fetch(0, 0, 5);
+    world.fetch(1, 0, 5);
+    world.pass(100);
+    let (commit, _, offsets) = world.commit().unwrap();
+    assert_eq!(offsets, [5], "the other task");
+    world.ended(commit, Outcome::Done);
+    world.tell(Event::RestoreEnded { life: Life { number: life.number + 1, ..life }, store: 0 });
+    world.pass(200);
+    assert_eq!(world.commit(), None, "that was the changelog of another life");
+    world.tell(Event::RestoreEnded { life, store: 0 });
+    world.pass(100);
+    assert_eq!(world.commit().unwrap().2, [5]);
+}
+
+#[test]
+fn a_refused_commit_is_made_again_in_the_next_generation_and_only_there() {
+    let mut world = World::new();
+    world.assign(0);
+    world.fetch(0, 0, 5);
+    world.pass(100);
+    let (commit, rows, offsets) = world.commit().unwrap();
+    assert_eq!((rows, offsets), (1, vec![5]));
+    world.ended(commit, Outcome::Refused);
+    world.fetch(0, 5, 2);
+    world.pass(1000);
+    assert_eq!(world.commit(), None, "nothing is processed or written in the generation that refused");
+    world.heard = Some((world.now, 2));
+    world.pass(100);
+    let (_, rows, offsets) = world.commit().unwrap();
+    assert_eq!((rows, offsets), (0, vec![5]), "the row is in the changelog already");
+}
+
+#[test]
+fn a_revoked_task_goes_once_it_is_committed() {
+    let mut world = World::new();
+    world.assign(0);
+    world.assign(1);
+    world.fetch(0, 0, 5);
+    world.pass(10);
+    world.tell(Event::Revoked(vec![(INPUT, 0)]));
+    world.fetch(0, 5, 5);
+    world.fetch(1, 0, 3);
+    world.pass(10);
+    let actions = world.take();
+    assert_eq!(settled(&actions), None);
+    world.actions = actions;
+    let (commit, _, offsets) = world.commit().unwrap();
+    assert_eq!(offsets, [5], "what comes behind the revocation is left to the next owner");
+    world.ended(commit, Outcome::Again);
+    world.pass(10);
+    assert_eq!(world.commit(), None);
+    world.pass(20);
+    let (again, _, offsets) = world.commit().unwrap();
+    assert_eq!(offsets, [5, 3], "the task that stays goes on");
+    world.ended(commit, Outcome::Done);
+    assert_eq!(settled(&world.take()), None, "that was the first answer once more");
+    world.ended(again, Outcome::Done);
+    assert_eq!(settled(&world.take()), Some(0));
+    assert_eq!(world.instance.tasks().len(), 1);
+}
+
+#[test]
+fn who_hears_nothing_of_the_group_for_a_lease_writes_nothing_and_lets_go_in_the_end() {
+    let mut world = World::new();
+    world.assign(0);
+    world.fetch(0, 0, 5);
+    world.work();
+    world.pass_in_silence(SESSION_MS);
+    let written = world.take().into_iter().filter(|action| matches!(action, Action::Commit { .. })).count();
+    assert_eq!(written, 1, "the one within the lease");
+    world.fetch(0, 5, 5);
+    world.tell(Event::Close);
+    world.pass_in_silence(SESSION_MS);
+    assert_eq!(closed(&world.take()), Some(1));
+
+    let mut world = World::new();
+    world.assign(0);
+    world.fetch(0, 0, 5);
+    world.work();
+    world.now += SESSION_MS;
+    world.tell(Event::Revoked(vec![(INPUT, 0)]));
+    world.pass_in_silence(SESSION_MS);
+    assert_eq!(settled(&world.take()), Some(1));
+    assert!(world.instance.tasks().is_empty());
+}
+
+#[test]
+fn tasks_that_are_lost_are_forgotten_with_all_that_was_to_be_written() {
+    let mut world = World::new();
+    let before = world.assign(0);
+    world.fetch(0, 0, 5);
+    world.pass(100);
+    let (commit, ..) = world.commit().unwrap();
+    world.fetch(0, 5, 5);
+    world.pass(10);
+    world.tell(Event::Lost);
+    let actions = world.take();
+    assert!(actions.iter().any(|action| matches!(action, Action::Discard)));
+    assert_eq!(settled(&actions), Some(0));
+    let after = world.assign(0);
+    assert_ne!(before, after);
+    world.ended(commit, Outcome::Done);
+    world.tell(Event::Restored { life: before, store: 0, batch: InputBatchBuilder::new(0).finish() });
+    world.fetch(0, 0, 5);
+    world.pass(100);
+    assert_eq!(world.commit().unwrap().2, [5], "it begins where it is committed");
+}
+
+#[test]
+fn a_close_ends_with_the_commit_of_all_and_processes_nothing_more() {
+    let mut world = World::new();
+    world.assign(0);
+    world.tell(Event::Revoked(vec![(INPUT, 0)]));
+    assert_eq!(settled(&world.take()), Some(0), "nothing to commit");
+    world.assign(0);
+    world.fetch(0, 0, 5);
+    world.pass(10);
+    world.fetch(0, 5, 5);
+    world.tell(Event::Close);
+    let actions = world.take();
+    assert_eq!(closed(&actions), None);
+    world.actions = actions;
+    let (commit, _, offsets) = world.commit().unwrap();
+    assert_eq!(offsets, [5]);
+    world.ended(commit, Outcome::Done);
+    assert_eq!(closed(&world.take()), Some(0));
+}
+
+#[test]
+fn records_that_take_long_are_processed_one_by_one() {
+    let mut world = World::new();
+    world.assign(0);
+    for first in 0..20 {
+        world.fetch(0, first * 5, 5);
+        world.tell(Event::Work);
+        // Each took as long as this.
+        world.now += 20;
+    }
+    let counters = world.instance.counters();
+    assert!(counters.records_in <= 24, "{counters:?}");
+    world.work();
+    world.fetch(0, 100, 900);
+    let works = (1..).take_while(|_| {
+        world.tell(Event::Work);
+        world.instance.has_work()
+    });
+    assert!(works.count() < 30);
+    assert_eq!(world.instance.counters().records_in, 1000, "fast ones are not");
+}
+
+#[test]
+fn an_input_is_paused_while_enough_of_it_is_buffered() {
+    let mut world = World::new();
+    world.assign(0);
+    world.fetch(0, 0, 9);
+    assert!(!world.instance.is_paused((INPUT, 0)));
+    world.fetch(0, 9, 100);
+    assert!(world.take().iter().any(|action| matches!(action, Action::Pause((INPUT, 0)))));
+    world.work();
+    assert!(world.take().iter().any(|action| matches!(action, Action::Resume((INPUT, 0)))));
+    assert!(!world.instance.is_paused((INPUT, 0)));
+}

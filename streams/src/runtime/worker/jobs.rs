@@ -1,0 +1,213 @@
+//! What an instance asks for that takes time: finding offsets, reading changelogs, purging. Each job ends in events, and
+//! with its worker at the latest; what may pass by itself is tried again.
+
+use super::{JobEvent, input};
+use crate::{
+    instance::{Event, Place},
+    runtime::{AppError, StartAt, shared::Shared, topics},
+    task::{Life, Position, RestoreUpTo, RestoreWish, Start},
+    topology::TopicKind,
+};
+use kappa_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition, consumer::ConsumerError};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{sync::mpsc::Sender, time::sleep};
+
+/// Longest wait of one poll; the end is known, so a poll waits only for the network.
+const POLL: Duration = Duration::from_millis(200);
+/// Time before something is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Tells a worker that a job has failed. If the worker has gone, so has whoever would want to know.
+async fn fail(error: AppError, events: &Sender<JobEvent>) {
+    let _ = events.send(Err(error)).await;
+}
+
+/// Where inputs begin: behind what is committed, else where the configuration says.
+pub(super) async fn look_up(
+    shared: Arc<Shared>,
+    consumer: Arc<Consumer>,
+    lookup: u64,
+    places: Vec<Place>,
+    events: Sender<JobEvent>,
+) {
+    let starts = loop {
+        match starts(&shared, &consumer, &places).await {
+            Ok(starts) => break starts,
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "offsets of new tasks not found; trying again");
+                sleep(RETRY).await;
+            }
+            Err(error) => return fail(error.into(), &events).await,
+        }
+    };
+    let _ = events.send(Ok(Event::Found { lookup, starts })).await;
+}
+
+async fn starts(shared: &Shared, consumer: &Consumer, places: &[Place]) -> Result<Vec<Start>, ConsumerError> {
+    let wanted: Vec<TopicPartition> =
+        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let committed = consumer.committed(&wanted).await?;
+    let fresh: Vec<TopicPartition> =
+        wanted.iter().filter(|partition| !committed.contains_key(*partition)).cloned().collect();
+    let begins = begins(shared, consumer, &fresh).await?;
+    let start = |((topic, at), partition): (&Place, &TopicPartition)| {
+        let known = committed.get(partition);
+        let offset = known.map(|known| known.offset).or_else(|| begins.get(partition).copied());
+        let pinned = shared.config.replay_until.as_ref().and_then(|ends| ends.0.get(partition).copied());
+        Start {
+            position: Position { topic: *topic, partition: *at, offset: offset.unwrap_or(0) },
+            metadata: known.map(|known| known.metadata.clone()),
+            committed: known.is_some(),
+            pinned_end: pinned,
+        }
+    };
+    Ok(places.iter().zip(&wanted).map(start).collect())
+}
+
+/// Where partitions begin that have no committed offset.
+async fn begins(
+    shared: &Shared,
+    consumer: &Consumer,
+    fresh: &[TopicPartition],
+) -> Result<BTreeMap<TopicPartition, i64>, ConsumerError> {
+    if fresh.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut begins = consumer.beginning_offsets(fresh).await?;
+    // A table's topic is its changelog: without its beginning the table would miss rows, until a restart restores
+    // them. Repartition topics are read whole as well.
+    let chosen = |partition: &TopicPartition| {
+        let topic = shared.topics.id(&partition.topic);
+        topic.is_some_and(|topic| {
+            let topology = &shared.setup.topology;
+            topology.topic(topic).kind == TopicKind::External && !topology.is_table(topic)
+        })
+    };
+    match &shared.config.start_at {
+        StartAt::Beginning => {}
+        StartAt::Offsets(offsets) => {
+            for ((topic, partition), offset) in offsets {
+                let place = TopicPartition::new(topic.as_str(), *partition);
+                if chosen(&place) {
+                    begins.entry(place).and_modify(|begin| *begin = *offset);
+                }
+            }
+        }
+        StartAt::Time(time) => {
+            let chosen = fresh.iter().filter(|partition| chosen(partition));
+            let times: Vec<_> = chosen.map(|partition| (partition.clone(), *time)).collect();
+            let found = consumer.offsets_for_times(&times).await?;
+            let ends = consumer.end_offsets(fresh).await?;
+            for (partition, at) in found {
+                let end = ends.get(&partition).copied().unwrap_or(0);
+                begins.insert(partition, at.map_or(end, |at| at.offset));
+            }
+        }
+    }
+    Ok(begins)
+}
+
+/// A changelog that is being read.
+struct Open {
+    life: Life,
+    store: usize,
+    end: i64,
+}
+
+/// Reads changelogs, each up to where it is to be read or to where it ends now.
+pub(super) async fn restore(
+    shared: Arc<Shared>,
+    wishes: Vec<(Life, Vec<RestoreWish>)>,
+    events: Sender<JobEvent>,
+) {
+    let config = ConsumerConfig::default().auto_commit(None::<Duration>).offset_reset(OffsetReset::Earliest);
+    let consumer = match Consumer::new(&shared.client, config) {
+        Ok(consumer) => consumer,
+        Err(error) => return fail(error.into(), &events).await,
+    };
+    if let Err(error) = read(&shared, &consumer, wishes, &events).await {
+        fail(error, &events).await;
+    }
+    if let Err(error) = consumer.close().await {
+        tracing::debug!(%error, "closing the reader of changelogs");
+    }
+}
+
+async fn read(
+    shared: &Shared,
+    consumer: &Consumer,
+    wishes: Vec<(Life, Vec<RestoreWish>)>,
+    events: &Sender<JobEvent>,
+) -> Result<(), AppError> {
+    let wishes =
+        wishes.into_iter().flat_map(|(life, wishes)| wishes.into_iter().map(move |wish| (life, wish)));
+    let wishes: Vec<(TopicPartition, Life, RestoreWish)> = wishes
+        .map(|(life, wish)| (shared.topics.partition(wish.topic, wish.partition), life, wish))
+        .collect();
+    let partitions: Vec<TopicPartition> = wishes.iter().map(|(partition, ..)| partition.clone()).collect();
+    let (begins, ends) = loop {
+        let found =
+            tokio::try_join!(consumer.beginning_offsets(&partitions), consumer.end_offsets(&partitions));
+        match found {
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "ends of changelogs not found; trying again");
+                sleep(RETRY).await;
+            }
+            found => break found?,
+        }
+    };
+    let mut open: BTreeMap<TopicPartition, Open> = BTreeMap::new();
+    for (partition, life, RestoreWish { store, up_to, .. }) in wishes {
+        let begin = begins.get(&partition).copied().unwrap_or(0);
+        let last = ends.get(&partition).copied().unwrap_or(0);
+        let end = match up_to {
+            RestoreUpTo::End => last,
+            RestoreUpTo::Offset(offset) => offset.min(last),
+        };
+        if begin < end {
+            open.insert(partition, Open { life, store, end });
+        } else if events.send(Ok(Event::RestoreEnded { life, store })).await.is_err() {
+            return Ok(());
+        }
+    }
+    consumer.assign(open.keys().cloned())?;
+    for partition in open.keys() {
+        consumer.seek(partition, begins.get(partition).copied().unwrap_or(0))?;
+    }
+    while !open.is_empty() {
+        let fetched = match consumer.poll(POLL).await {
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "changelogs cannot be read at the moment; trying again");
+                sleep(RETRY).await;
+                continue;
+            }
+            fetched => fetched?,
+        };
+        for fetched in fetched {
+            let Some(Open { life, store, end }) = open.get(&fetched.partition) else { continue };
+            let batch = input(&fetched)?.below(*end);
+            if events.send(Ok(Event::Restored { life: *life, store: *store, batch })).await.is_err() {
+                return Ok(());
+            }
+        }
+        let done = |partition: &TopicPartition, open: &Open| {
+            consumer.position(partition).is_some_and(|at| at >= open.end)
+        };
+        let ended: Vec<TopicPartition> =
+            open.iter().filter(|(partition, open)| done(partition, open)).map(|(of, _)| of.clone()).collect();
+        for partition in ended {
+            let Some(Open { life, store, .. }) = open.remove(&partition) else { continue };
+            if events.send(Ok(Event::RestoreEnded { life, store })).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes repartition records that are consumed.
+pub(super) async fn purge(shared: Arc<Shared>, below: Vec<Position>) {
+    if let Err(error) = topics::purge(&shared, &below).await {
+        tracing::warn!(%error, "repartition records not purged");
+    }
+}
