@@ -29,6 +29,8 @@ pub(super) struct SyncState {
     unsaved: VecDeque<Unsaved>,
     names_changed: u64,
     names_synced: u64,
+    /// How often the log was cut.
+    cuts: u64,
     /// The segment whose file was made beforehand and has no name of its own yet.
     unnamed: Option<i64>,
     /// Whether the directory's own name, and whose it is, are durable.
@@ -51,6 +53,7 @@ pub struct SyncJob {
     names: Option<u64>,
     unnamed: Option<i64>,
     data: Vec<(i64, Arc<dyn File>)>,
+    cuts: u64,
     up_to: LogPosition,
 }
 
@@ -81,6 +84,7 @@ impl SyncState {
             unsaved: VecDeque::new(),
             names_changed: 0,
             names_synced: 0,
+            cuts: 0,
             unnamed: None,
             is_rooted,
         }
@@ -124,6 +128,7 @@ impl SyncState {
             }
         }
         self.names_changed += 1;
+        self.cuts += 1;
     }
 
     /// Offsets of the snapshots that are not known to be on the disk.
@@ -177,7 +182,7 @@ impl Log {
         let names = (self.sync.names_synced < self.sync.names_changed).then_some(self.sync.names_changed);
         let root = (!self.sync.is_rooted).then_some(self.topic_id);
         let (files, unnamed) = (self.files.clone(), self.sync.unnamed);
-        Some(SyncJob { files, root, names, unnamed, data, up_to: self.end() })
+        Some(SyncJob { files, root, names, unnamed, data, cuts: self.sync.cuts, up_to: self.end() })
     }
 
     /// Makes durable that the directory is there and whose it is; the first sync would, too.
@@ -192,8 +197,12 @@ impl Log {
         Ok(())
     }
 
-    /// Takes note that the job was run with success.
+    /// Takes note that the job was run with success. If the log was cut meanwhile, what is at its end now may not be what
+    /// the job synced, and counts as not synced.
     pub fn finish_sync(&mut self, job: &SyncJob) {
+        if self.sync.cuts != job.cuts {
+            return;
+        }
         // The segment that was active then may have been written to and sealed since.
         self.sync.unsynced.retain(|(base_offset, _)| *base_offset >= job.up_to.segment);
         self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
@@ -328,11 +337,6 @@ impl SyncJob {
     pub fn prepare(&self) -> Result<(), StorageError> {
         self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
         self.root.map_or(Ok(()), |topic_id| metadata::write_again(&self.files, topic_id).map(drop))
-    }
-
-    /// Where the log ended when the job was made.
-    pub fn up_to(&self) -> LogPosition {
-        self.up_to
     }
 }
 

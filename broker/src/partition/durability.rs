@@ -233,7 +233,7 @@ impl Partition {
             match &result {
                 Ok(()) => {
                     state.log.finish_sync(&job);
-                    let synced = job.up_to();
+                    let synced = state.log.synced();
                     if state.is_commit() {
                         state.make_safe(synced, &mut wakers);
                     }

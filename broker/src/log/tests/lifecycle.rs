@@ -220,3 +220,23 @@ fn a_short_segment_behind_others_is_closed_without_a_snapshot_only_if_there_is_o
     let (log, _) = open(&disk, &dir, opening);
     assert!(!log.lacks_snapshot());
 }
+
+#[test]
+fn a_sync_that_a_cut_overtakes_says_nothing_of_what_is_appended_after_the_cut() {
+    let (cut, disk, dir) = simulated(1);
+    let mut log = create(&disk, &dir, config());
+    append(&mut log, &batch(1, 150, 1000)).unwrap();
+    sync(&mut log);
+    (0..3).for_each(|_| assert!(append(&mut log, &batch(1, 150, 1000)).is_ok()));
+    let job = log.begin_sync().unwrap();
+    job.run().unwrap();
+    log.truncate_to(1, NOW_MS).unwrap();
+    append(&mut log, &batch(1, 150, 2000)).unwrap();
+    log.finish_sync(&job);
+    assert_eq!((log.synced().offset, log.needs_sync()), (1, true));
+    sync(&mut log);
+    let end = log.next_offset();
+    let disk: Arc<dyn Disk> = Arc::new(cut.power_cut());
+    let (log, _) = open(&disk, &dir, Opening { recovery_point: end, ..Opening::default() });
+    assert_eq!(log.next_offset(), end);
+}
