@@ -14,6 +14,7 @@ pub fn run(args: Args) -> ExitCode {
         Err(error) => return failed(&error, 2),
     };
     raise_file_limit();
+    refuse_huge_pages();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, 1),
@@ -78,6 +79,14 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
     {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Memory in pages of 2 MiB would have a third more of it resident: what many small things leave free is taken, too.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay allowed");
     }
 }
 

@@ -26,6 +26,11 @@ fn the_daemon_says_when_it_is_ready_and_ends_cleanly_on_sigterm() {
     let mut client = crate::client::Client::connect(format!("127.0.0.1:{port}").parse().unwrap());
     client.create_topic("lines", 1);
     client.produce("lines", 0, &["a"]);
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())) {
+        // Kernels before 5.0 do not say.
+        let said = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+        assert_eq!(said.map(str::trim).unwrap_or("0"), "0", "huge pages are refused");
+    }
     let pid = rustix::process::Pid::from_child(&daemon);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
