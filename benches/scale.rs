@@ -270,7 +270,13 @@ fn delete(name: &str) -> Request {
 }
 
 fn init_producer_id() -> Request {
-    InitProducerIdRequest { producer_id: -1, producer_epoch: -1, ..Default::default() }.into()
+    InitProducerIdRequest {
+        transactional_id: None,
+        producer_id: -1,
+        producer_epoch: -1,
+        ..Default::default()
+    }
+    .into()
 }
 
 fn scrape(address: SocketAddr, partitions: i32) {
