@@ -305,7 +305,10 @@ impl<'a> House<'a> {
             // Partitions that were made and never synced have names that are not durable yet.
             disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
         }
-        let unclean = jobs.iter().filter(|job| matches!(job, Job::Open(_, opening) if !opening.clean));
+        let unclean = jobs.iter().filter(|job| match job {
+            Job::Open(_, opening) => !opening.clean,
+            Job::Create(place) => self.has_pieces(place),
+        });
         // Many that are recovered are synced together, and shown after that.
         let ending =
             if unclean.count() < SYNC_TOGETHER_MIN { RecoveryEnd::Synced } else { RecoveryEnd::ToBeSynced };
@@ -335,7 +338,7 @@ impl<'a> House<'a> {
         let opened = match job {
             Job::Create(_) => {
                 tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
-                self.make(place, path, config, siblings.clone()).map(|partition| (partition, false))
+                self.make(place, path, (config, ending), siblings.clone())
             }
             Job::Open(_, opening) => {
                 let how = (*opening, ending);
@@ -356,18 +359,25 @@ impl<'a> House<'a> {
         &self,
         place: &Place,
         path: PathBuf,
-        config: PartitionConfig,
+        (config, ending): (PartitionConfig, RecoveryEnd),
         siblings: Arc<NewDirectories>,
-    ) -> Result<Arc<Partition>, StorageError> {
-        let (topic_id, index) = (place.topic_id, place.index);
+    ) -> Result<(Arc<Partition>, bool), StorageError> {
+        let topic_id = place.topic_id;
         let made = Partition::create(self.env, path.clone(), topic_id, config.clone(), siblings)?;
-        if !self.env.flush.has_pieces(PartitionKey { topic_id, index }) {
-            return Ok(made);
+        if !self.has_pieces(place) {
+            return Ok((made, false));
         }
         drop(made);
-        let disk = &self.env.disk;
-        disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
-        Partition::open(self.env, path, topic_id, config, Opening::default()).map(|(partition, _)| partition)
+        if ending == RecoveryEnd::Synced {
+            let disk = &self.env.disk;
+            disk.sync_dir(self.data_dir).map_err(StorageError::on("sync the directory", self.data_dir))?;
+        }
+        let opened = Partition::open_with(self.env, path, topic_id, config, (Opening::default(), ending));
+        opened.map(|(partition, report)| (partition, report.is_unsynced))
+    }
+
+    fn has_pieces(&self, place: &Place) -> bool {
+        self.env.flush.has_pieces(PartitionKey { topic_id: place.topic_id, index: place.index })
     }
 
     fn set_aside(&self, directory: &str) -> Result<(), StorageError> {

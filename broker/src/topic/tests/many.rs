@@ -2,6 +2,7 @@
 //! sync many partitions together.
 
 use super::*;
+use crate::journal::{Journal, JournalConfig};
 use std::sync::mpsc::channel;
 
 /// Many enough for several steps, and to be recovered together.
@@ -130,4 +131,55 @@ fn many_partitions_are_recovered_by_one_sync_of_the_file_system_before_anybody_s
     assert_eq!(world.values("t"), vec!["a"; MANY as usize]);
     let world = World::open(world.cut_power());
     assert_eq!(world.values("t"), vec!["a"; MANY as usize]);
+}
+
+/// Topics whose partitions have a journal, opened as a broker opens them.
+fn journaled(disk: &SimulatedDisk) -> (Topics, CatalogWorker) {
+    let (layers, clock) = (BrokerConfig::new(DATA).layers(), Clock::manual(1_700_000_000_000));
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let sizes = JournalConfig { misses_before_first: 0, ..JournalConfig::default() };
+    let (journal, pieces) = Journal::open(disk.clone(), Path::new(DATA), sizes).unwrap();
+    let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+    let env = PartitionEnv { disk, clock, flush };
+    let opened = Topics::open(env, Path::new(DATA), false, &layers.fixed, &Settings::new(&layers)).unwrap();
+    opened.0.env().flush.begin().unwrap();
+    opened
+}
+
+#[test]
+fn many_partitions_that_only_the_journal_knows_are_made_again_and_synced_together() {
+    let disk = fresh();
+    let (topics, worker) = journaled(&disk);
+    let write = |name: &str| {
+        for partition in topics.topic(name).unwrap().partitions().iter() {
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            batch.push(1, None, Some(b"a"), std::iter::empty());
+            partition.append(batch.finish(0)).unwrap();
+        }
+        topics.env().flush.run_due();
+    };
+    for name in ["first", "t"] {
+        let _made =
+            topics.change(move |catalog| assert!(catalog.create_topics(&new(name, MANY), false)[0].is_ok()));
+        while worker.step() {}
+        // The first finds no journal yet, and has one made.
+        write(name);
+    }
+    let is_journaled =
+        |partition: &Arc<Partition>| partition.needs_sync() && partition.offsets().high_watermark == 1;
+    assert!(topics.topic("t").unwrap().partitions().iter().all(is_journaled));
+    topics.abandon();
+    let disk = disk.power_cut();
+    let kept = names(&disk, DATA).iter().filter(|name| name.starts_with("t-")).count();
+    assert!(kept < MANY as usize, "their directories were not durable");
+    for operation in [Operation::SyncData, Operation::SyncDir] {
+        let error = io::ErrorKind::Other;
+        disk.inject(Fault { operation, path_contains: "/t-".into(), after: 0, times: 1, error });
+    }
+    let (topics, _worker) = journaled(&disk);
+    assert!(disk.has_faults(), "none is synced by itself");
+    topics.abandon();
+    disk.clear_faults();
+    let (topics, _worker) = journaled(&disk.power_cut());
+    assert!(topics.topic("t").unwrap().partitions().iter().all(|partition| values(partition) == "a"));
 }
