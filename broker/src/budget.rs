@@ -1,8 +1,9 @@
 //! Bytes of one kind under one limit, such as the memory of all connections: who holds how many, and who waits for some.
 //!
-//! Invariants: nobody who waits is passed by another who would have to wait; what a [`Share`] holds is given back when
-//! it is dropped; giving back wakes whoever is first in line. Under the limit nobody waits. It counts bytes and knows
-//! neither what they are nor where they lie.
+//! Invariants: nobody who waits is passed by another who would have to wait, but by one who holds little; what a [`Share`]
+//! holds is given back when it is dropped; giving back wakes whoever is first in line. The last part of the memory is for
+//! those who hold little, so that they need not wait for those who hold much and let go of nothing. It counts bytes and
+//! knows neither what they are nor where they lie.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ use std::task::{Context, Poll, Waker};
 
 /// The part of what is free that one reservation may have, so that many can be served at a time.
 const PART_MAX: usize = 16;
+/// The part that only those may have who hold little.
+const SPARE_PART: usize = 16;
+/// What is little.
+const LITTLE_BYTES: usize = 64 * 1024;
 /// What a reservation gets at least, if it asks for as much.
 const PART_BYTES_MIN: usize = 64 * 1024;
 
@@ -99,14 +104,29 @@ impl Budget {
     /// Like [`Budget::reserve`], `None` where that would wait.
     pub(crate) fn try_reserve(self: &Arc<Self>, wanted: usize) -> Option<Share> {
         let mut share = self.share();
-        let taken = !self.is_short() && share.take_part(wanted);
-        taken.then_some(share)
+        let may_pass = !self.is_short() || self.is_little(wanted);
+        (may_pass && share.take_part(wanted)).then_some(share)
     }
 
-    fn part(&self, wanted: usize) -> (usize, usize) {
-        let free = self.max.saturating_sub(self.used());
+    fn part(&self, wanted: usize) -> usize {
+        let free = self.common_max().saturating_sub(self.used());
         let least = wanted.min(PART_BYTES_MIN).min(self.max / 2);
-        (wanted.min((free / PART_MAX).max(least)), free)
+        wanted.min((free / PART_MAX).max(least))
+    }
+
+    /// Bytes that may be held while somebody who holds much takes more.
+    fn common_max(&self) -> usize {
+        self.max - self.max / SPARE_PART
+    }
+
+    /// Whether somebody who then holds `held` may take `bytes` of it.
+    fn has_room(&self, held: usize, bytes: usize) -> bool {
+        let max = if self.is_little(held) { self.max } else { self.common_max() };
+        self.used() + bytes <= max
+    }
+
+    fn is_little(&self, held: usize) -> bool {
+        held <= LITTLE_BYTES.min(self.max / PART_MAX)
     }
 
     fn wake_first(&self) {
@@ -145,11 +165,16 @@ impl Share {
 
     /// Resolves when `bytes` more would be within the limit and nobody waits before; it does not hold them then.
     pub(crate) fn poll_room(&mut self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
-        self.poll_turn(cx, |share| {
+        let held = self.bytes + bytes;
+        let has_room = |share: &mut Self| {
             // What is larger than the whole may come while there is anything left.
-            let bytes = bytes.min(share.budget.max / 2);
-            share.budget.used() + bytes <= share.budget.max
-        })
+            share.budget.has_room(held, bytes.min(share.budget.max / 2))
+        };
+        if self.budget.is_little(held) && has_room(self) {
+            self.leave_line();
+            return Poll::Ready(());
+        }
+        self.poll_turn(cx, has_room)
     }
 
     /// Takes a part of up to `wanted` bytes in its turn.
@@ -158,8 +183,8 @@ impl Share {
     }
 
     fn take_part(&mut self, wanted: usize) -> bool {
-        let (part, free) = self.budget.part(wanted);
-        let fits = part <= free;
+        let part = self.budget.part(wanted);
+        let fits = self.budget.has_room(self.bytes + part, part);
         if fits {
             self.set(self.bytes + part);
         }
@@ -241,15 +266,15 @@ mod tests {
             (Context::from_waker(&first_waker), Context::from_waker(&second_waker));
         let (mut first, mut second) = (budget.share(), budget.share());
         assert!(first.poll_room(&first_cx, 200).is_pending());
-        // It would fit, but another came before.
-        assert!(second.poll_room(&second_cx, 50).is_pending());
-        assert!(budget.try_reserve(10).is_none());
         holder.set(800);
         assert_eq!((first_woken.0.load(Ordering::Relaxed), second_woken.0.load(Ordering::Relaxed)), (1, 0));
-        assert!(second.poll_room(&second_cx, 50).is_pending());
+        // It would fit, but another came before.
+        assert!(second.poll_room(&second_cx, 100).is_pending());
+        assert!(budget.try_reserve(100).is_none());
+        holder.set(700);
         assert!(first.poll_room(&first_cx, 200).is_ready());
         assert_eq!(second_woken.0.load(Ordering::Relaxed), 1);
-        assert!(second.poll_room(&second_cx, 50).is_ready());
+        assert!(second.poll_room(&second_cx, 100).is_ready());
         assert!(!budget.is_short());
         let _ = (&mut first_cx, &mut second_cx);
     }
@@ -262,13 +287,38 @@ mod tests {
         let (woken, waker) = waker();
         let cx = Context::from_waker(&waker);
         let (mut first, mut second) = (budget.share(), budget.share());
-        assert!(first.poll_room(&cx, 1).is_pending());
-        assert!(second.poll_room(&cx, 1).is_pending());
+        assert!(first.poll_room(&cx, 100).is_pending());
+        assert!(second.poll_room(&cx, 100).is_pending());
         drop(first);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         drop(holder);
         assert_eq!(budget.used(), 0);
-        assert!(second.poll_room(&cx, 1).is_ready());
+        assert!(second.poll_room(&cx, 100).is_ready());
+    }
+
+    #[test]
+    fn who_holds_little_does_not_wait_for_those_who_hold_much() {
+        let budget = Budget::new(1000);
+        let (_, waker) = waker();
+        let cx = Context::from_waker(&waker);
+        let hold = |count: usize, bytes: usize| {
+            let mut holders: Vec<Share> = Vec::new();
+            for _ in 0..count {
+                let mut holder = budget.share();
+                if holder.poll_room(&cx, bytes).is_ready() {
+                    holder.set(bytes);
+                    holders.push(holder);
+                }
+            }
+            holders
+        };
+        let holders = hold(9, 100);
+        let mut much = budget.share();
+        assert!(holders.len() == 9 && much.poll_room(&cx, 100).is_pending());
+        let little = hold(3, 50);
+        assert_eq!(little.len(), 2);
+        assert!(budget.share().poll_room(&cx, 1).is_pending(), "the whole is taken");
+        assert!(much.poll_room(&cx, 100).is_pending());
     }
 
     #[test]
@@ -280,7 +330,9 @@ mod tests {
             assert!(budget.used() <= 64 * 1024 * 1024);
         }
         assert!(parts.len() > 60, "{}", parts.len());
-        assert!(parts[0].bytes() == 4 << 20 && parts.is_sorted_by(|a, b| a.bytes() >= b.bytes()));
+        assert!(
+            parts[0].bytes() == (60 << 20) / PART_MAX && parts.is_sorted_by(|a, b| a.bytes() >= b.bytes())
+        );
         assert_eq!(parts.last().unwrap().bytes(), PART_BYTES_MIN);
     }
 }

@@ -8,7 +8,7 @@ use crate::handler::{self, Api, Node};
 use bytes::Bytes;
 use kappa_protocol::frame::RequestHeader;
 use kappa_protocol::wire::Reader;
-use kappa_protocol::{ApiKey, Context, DecodeError, Principal, Reply, Request};
+use kappa_protocol::{ApiKey, Context, DecodeError, Principal, Reply, Request, Response};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,6 +141,36 @@ serve! {
     DescribeCluster 0..=2 InTurn => describe_cluster::handle;
     ListConfigResources 0..=1 InTurn => list_config_resources::handle;
     DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
+}
+
+/// Items of an answer from which on encoding it takes too long for the thread that serves everybody.
+const MANY_ITEMS: usize = 1000;
+
+/// Whether an answer has so much in it that it is to be encoded elsewhere.
+pub(crate) fn is_long(response: &Response) -> bool {
+    let items = match response {
+        Response::Metadata(answer) => answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum(),
+        Response::Fetch(answer) => answer.responses.iter().map(|topic| topic.partitions.len()).sum(),
+        Response::ListOffsets(answer) => answer.topics.iter().map(|topic| topic.partitions.len()).sum(),
+        Response::OffsetFetch(answer) => {
+            let of_groups = answer.groups.iter().flat_map(|group| &group.topics);
+            answer.topics.iter().map(|topic| topic.partitions.len()).sum::<usize>()
+                + of_groups.map(|topic| topic.partitions.len()).sum::<usize>()
+        }
+        Response::DescribeConfigs(answer) => answer.results.iter().map(|result| result.configs.len()).sum(),
+        Response::DescribeLogDirs(answer) => {
+            let topics = answer.results.iter().flat_map(|dir| &dir.topics);
+            topics.map(|topic| 1 + topic.partitions.len()).sum()
+        }
+        Response::DescribeGroups(answer) => answer.groups.iter().map(|group| 1 + group.members.len()).sum(),
+        Response::ListGroups(answer) => answer.groups.len(),
+        Response::DescribeTopicPartitions(answer) => {
+            answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum()
+        }
+        Response::CreateTopics(answer) => answer.topics.len(),
+        _ => 0,
+    };
+    items >= MANY_ITEMS
 }
 
 /// Only an in-process lane can ask for what is not advertised: over TCP it is refused before it is decoded.

@@ -126,15 +126,20 @@ fn clients_that_do_not_read_share_the_limit_and_make_way_for_one_that_does() {
         let started = Instant::now();
         reader.call(9, MetadataRequest::default());
         let quick = started.elapsed();
-        let len = fetched(&reader.call(11, large_fetch()));
+        let started = Instant::now();
+        // The answer is in this very process.
+        let mut request = large_fetch();
+        request.topics[0].partitions[0].partition_max_bytes = 4 << 20;
+        let len = fetched(&reader.call(11, request));
         done.store(true, Ordering::Relaxed);
-        (quick, len)
+        (quick, started.elapsed(), len)
     });
     let deadline = Instant::now() + Duration::from_secs(25);
     let (in_flight, grown) =
         watch(&running, base, || served.load(Ordering::Relaxed) || Instant::now() > deadline);
-    let (quick, len) = reading.join().unwrap();
-    assert!(quick < Duration::from_secs(2), "{quick:?}");
+    let (quick, fetching, len) = reading.join().unwrap();
+    // None of them is waited for until it is closed.
+    assert!(quick < Duration::from_secs(2) && fetching < Duration::from_secs(2), "{quick:?} {fetching:?}");
     assert!(len > 0);
     assert!(in_flight <= LIMIT + MIB, "{in_flight}");
     assert!(grown <= LIMIT + BESIDE, "{grown}");
@@ -158,6 +163,40 @@ fn a_request_that_names_all_the_world_holds_up_nobody() {
     let topic = ListOffsetsTopic { name: "lines".into(), partitions: (0..300_000).map(partition).collect() };
     holds_up_nobody(&running, 7, &ListOffsetsRequest { topics: vec![topic], ..Default::default() }.into());
     running.stop();
+}
+
+#[test]
+fn a_short_request_for_a_long_answer_holds_up_nobody() {
+    let _process = PROCESS.lock();
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("wide", 4000);
+    let mut asked = running.client();
+    let asking = std::thread::spawn(move || {
+        let mut took = Vec::new();
+        for _ in 0..10 {
+            let started = Instant::now();
+            let all = asked.call(9, MetadataRequest { topics: None, ..Default::default() });
+            assert!(all.topics.iter().any(|topic| topic.partitions.len() == 4000));
+            took.push(started.elapsed());
+        }
+        median(took)
+    });
+    let mut took = Vec::new();
+    while !asking.is_finished() {
+        let started = Instant::now();
+        client.call(3, client::api_versions());
+        took.push(started.elapsed());
+    }
+    let (long, short) = (asking.join().unwrap(), median(took));
+    assert!(short < long / 5, "{short:?} beside answers of {long:?}");
+    running.stop();
+}
+
+fn median(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took[took.len() / 2]
 }
 
 fn holds_up_nobody(running: &Running, version: i16, request: &Request) {

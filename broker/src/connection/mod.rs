@@ -11,7 +11,7 @@
 mod output;
 
 use crate::budget::Share;
-use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, order_of};
+use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, is_long, order_of};
 use crate::flush::Gathering;
 use crate::handler::Node;
 use bytes::{Buf, Bytes, BytesMut};
@@ -365,6 +365,10 @@ impl Connection {
             self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
         } else {
             match frame.handle(&self.node)? {
+                Reply::Now(response) if is_long(&response) => {
+                    let encoded = Box::pin(encode_elsewhere(self.node.clone(), framing, response));
+                    self.wait(Waiting::Request(encoded), framing, order, counted, true);
+                }
                 Reply::Now(response) => {
                     let pieces = self.finish(framing, &response)?;
                     self.answer(pieces);
@@ -426,8 +430,17 @@ impl Connection {
                         self.unanswered.add(order, true);
                         break;
                     };
+                    let outcome = match outcome? {
+                        Outcome::Response(response) if is_long(&response) => {
+                            let encoded = encode_elsewhere(self.node.clone(), framing, response);
+                            *waiting = Waiting::Request(Box::pin(encoded));
+                            self.unanswered.add(order, true);
+                            continue;
+                        }
+                        outcome => outcome,
+                    };
                     self.line_bytes -= bytes;
-                    match outcome? {
+                    match outcome {
                         Outcome::Pieces(pieces) => {
                             self.observe(framing);
                             pieces
@@ -538,6 +551,17 @@ async fn handle_later(node: Arc<Node>, frame: Frame) -> Result<Outcome, Connecti
         Reply::Later(reply) => Outcome::Response(reply.await?),
         Reply::None => Outcome::None,
     })
+}
+
+/// Encodes a long answer where it holds up no other client.
+async fn encode_elsewhere(
+    node: Arc<Node>,
+    framing: Framing,
+    response: Response,
+) -> Result<Outcome, ConnectionError> {
+    let encoded = node.jobs.run(move || framing.encode(&response)).await;
+    let lost = |_| LaneError::Disconnected { reason: "the encoder of a long answer panicked".into() };
+    Ok(Outcome::Pieces(encoded.map_err(lost)??))
 }
 
 /// Handles a large request on the background runtime, one at a time of all.

@@ -1,6 +1,6 @@
 //! DescribeConfigs: what holds for topics and brokers, where it comes from, and what it means.
 
-use super::{Node, Refusal};
+use super::{Node, Refusal, elsewhere};
 use crate::config::{BrokerLayers, Overrides, Property, Scope, Setting, Source, TABLE, topic_settings};
 use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kappa_protocol::messages::describe_configs_response::{
@@ -22,7 +22,17 @@ struct Detail {
     documentation: bool,
 }
 
+/// Resources from which on describing them takes too long for the thread that serves everybody.
+const MANY_RESOURCES: usize = 20;
+
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeConfigsRequest) -> Reply {
+    match request.resources.len() {
+        MANY_RESOURCES.. => elsewhere(node, cx, request, describe_all),
+        _ => describe_all(node, cx, request),
+    }
+}
+
+fn describe_all(node: &Arc<Node>, cx: &Context, request: DescribeConfigsRequest) -> Reply {
     let detail = Detail { synonyms: request.include_synonyms, documentation: request.include_documentation };
     let results = request
         .resources

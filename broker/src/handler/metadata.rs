@@ -17,17 +17,29 @@ pub(crate) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// The same for the cluster.
 pub(crate) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
-/// Topics from which on describing them takes too long for the thread that serves everybody.
-const MANY_TOPICS: usize = 1_000;
+/// Topics and partitions from which on describing them takes too long for the thread that serves everybody.
+const MANY: usize = 1_000;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> Reply {
-    let asked = request.topics.as_ref().map_or(0, Vec::len);
-    let all = request.topics.is_none() || asked == 0 && cx.version == 0;
-    let described = if all { node.topics.count() } else { asked };
-    if described >= MANY_TOPICS {
+    if is_long(node, cx, &request) {
         return elsewhere(node, cx, request, describe_wanted);
     }
     describe_wanted(node, cx, request)
+}
+
+fn is_long(node: &Node, cx: &Context, request: &MetadataRequest) -> bool {
+    let weight = |topic: Arc<Topic>| 1 + topic.partitions().len();
+    match &request.topics {
+        Some(topics) if topics.len() >= MANY => true,
+        Some(topics) if !topics.is_empty() || cx.version > 0 => {
+            let found = topics.iter().filter_map(|wanted| match &wanted.name {
+                Some(name) => node.topics.topic(name),
+                None => node.topics.by_id(wanted.topic_id),
+            });
+            found.map(weight).sum::<usize>() >= MANY
+        }
+        _ => node.topics.count() >= MANY || node.topics.all().into_iter().map(weight).sum::<usize>() >= MANY,
+    }
 }
 
 fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> Reply {
@@ -59,7 +71,7 @@ fn describe_wanted(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> 
                 tracing::warn!(%error, others = errors.count(), "topics not created");
             }
         }
-        let many = wanted.len() >= MANY_TOPICS;
+        let many = wanted.len() >= MANY;
         let jobs = node.jobs.clone();
         let describe = move || {
             response.topics =
