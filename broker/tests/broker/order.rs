@@ -21,6 +21,7 @@ use kappa_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kappa_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
+use kappa_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kappa_protocol::messages::*;
 use kappa_protocol::{Request, Response, frame};
 use std::io::Write;
@@ -440,5 +441,148 @@ fn a_commit_to_a_topic_made_anew_outlives_the_late_answer_of_the_deletion() {
     deleting.receive::<DeleteTopicsRequest>(5);
     let all = OffsetFetchRequest { group_id: world.group.clone(), topics: None, ..Default::default() };
     assert_eq!(client.call(7, all).topics[0].partitions[0].committed_offset, 5);
+    running.stop();
+}
+
+/// A member of a group of its own, joined and not yet synced.
+struct Joined {
+    group: String,
+    generation: i32,
+    member: String,
+}
+
+impl Joined {
+    fn new(client: &mut Client, group: String) -> Joined {
+        let mut member = String::new();
+        loop {
+            let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: vec![1].into() };
+            let request = JoinGroupRequest {
+                group_id: group.clone(),
+                session_timeout_ms: 10_000,
+                rebalance_timeout_ms: 10_000,
+                member_id: member.clone(),
+                protocol_type: "consumer".into(),
+                protocols: vec![protocol],
+                ..Default::default()
+            };
+            let joined = client.call(5, request);
+            if joined.error_code == 0 {
+                return Joined { group, generation: joined.generation_id, member: joined.member_id };
+            }
+            assert!(member.is_empty(), "error {}", joined.error_code);
+            member = joined.member_id;
+        }
+    }
+
+    fn sync(&self) -> SyncGroupRequest {
+        let assignment =
+            SyncGroupRequestAssignment { member_id: self.member.clone(), assignment: vec![7].into() };
+        SyncGroupRequest {
+            group_id: self.group.clone(),
+            generation_id: self.generation,
+            member_id: self.member.clone(),
+            assignments: vec![assignment],
+            ..Default::default()
+        }
+    }
+
+    fn heartbeat(&self) -> HeartbeatRequest {
+        HeartbeatRequest {
+            group_id: self.group.clone(),
+            generation_id: self.generation,
+            member_id: self.member.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn leave(&self) -> LeaveGroupRequest {
+        LeaveGroupRequest {
+            group_id: self.group.clone(),
+            member_id: self.member.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn describe(&self) -> DescribeGroupsRequest {
+        DescribeGroupsRequest { groups: vec![self.group.clone()], ..Default::default() }
+    }
+}
+
+#[test]
+fn members_of_a_group_see_what_their_connection_did_before() {
+    let dir = tempdir().unwrap();
+    let running = broker(dir.path());
+    let mut client = running.client();
+    for trial in 0..TRIALS {
+        let joined = Joined::new(&mut client, format!("members-{trial}"));
+        // All of it back to back: the group is stable once the leader synced, and empty once it left.
+        client.send(3, joined.sync());
+        client.send(5, joined.describe());
+        client.send(3, joined.heartbeat());
+        client.send(4, ListGroupsRequest { states_filter: vec!["Stable".into()], ..Default::default() });
+        client.send(2, joined.leave());
+        client.send(3, joined.heartbeat());
+        client.send(5, joined.describe());
+        client.send(2, DeleteGroupsRequest { groups_names: vec![joined.group.clone()] });
+        client.send(4, ListGroupsRequest::default());
+        let synced = client.receive::<SyncGroupRequest>(3).1;
+        assert_eq!((synced.error_code, &*synced.assignment), (0, &[7][..]), "trial {trial}");
+        let described = client.receive::<DescribeGroupsRequest>(5).1;
+        assert_eq!(described.groups[0].group_state, "Stable", "trial {trial}");
+        assert_eq!(&*described.groups[0].members[0].member_assignment, [7]);
+        assert_eq!(client.receive::<HeartbeatRequest>(3).1.error_code, 0);
+        let stable = client.receive::<ListGroupsRequest>(4).1;
+        assert!(stable.groups.iter().any(|group| group.group_id == joined.group), "trial {trial}");
+        assert_eq!(client.receive::<LeaveGroupRequest>(2).1.error_code, 0);
+        assert_ne!(client.receive::<HeartbeatRequest>(3).1.error_code, 0, "it has left");
+        let described = client.receive::<DescribeGroupsRequest>(5).1;
+        assert!(described.groups[0].members.is_empty(), "trial {trial}");
+        client.receive::<DeleteGroupsRequest>(2);
+        let listed = client.receive::<ListGroupsRequest>(4).1;
+        assert!(listed.groups.iter().all(|group| group.group_id != joined.group), "trial {trial}");
+    }
+    running.stop();
+}
+
+#[test]
+fn what_is_fetched_behind_group_requests_and_producer_ids_comes_in_order() {
+    let dir = tempdir().unwrap();
+    let running = broker(dir.path());
+    let mut client = running.client();
+    let mut last = -1;
+    for trial in 0..TRIALS {
+        let world = World::new(&mut client, format!("ids-{trial}"));
+        let joined = Joined::new(&mut client, world.group.clone());
+        let commit = |offset| OffsetCommitRequest {
+            generation_id_or_member_epoch: joined.generation,
+            member_id: joined.member.clone(),
+            ..world.commit(offset)
+        };
+        // Ids are given out in order, each once, and a member's commits follow its sync and precede its leaving.
+        client.send(4, InitProducerIdRequest { transactional_id: None, ..Default::default() });
+        client.send(4, InitProducerIdRequest { transactional_id: None, ..Default::default() });
+        client.send(3, joined.sync());
+        client.send(7, commit(2));
+        client.send(2, joined.leave());
+        client.send(7, commit(3));
+        client.send(
+            7,
+            OffsetFetchRequest { group_id: world.group.clone(), topics: None, ..Default::default() },
+        );
+        for _ in 0..2 {
+            let given = client.receive::<InitProducerIdRequest>(4).1;
+            assert!(
+                given.error_code == 0 && given.producer_id > last,
+                "trial {trial}: {given:?} after {last}"
+            );
+            last = given.producer_id;
+        }
+        assert_eq!(client.receive::<SyncGroupRequest>(3).1.error_code, 0);
+        assert_eq!(client.receive::<OffsetCommitRequest>(7).1.topics[0].partitions[0].error_code, 0);
+        assert_eq!(client.receive::<LeaveGroupRequest>(2).1.error_code, 0);
+        assert_ne!(client.receive::<OffsetCommitRequest>(7).1.topics[0].partitions[0].error_code, 0);
+        let fetched = client.receive::<OffsetFetchRequest>(7).1;
+        assert_eq!(fetched.topics[0].partitions[0].committed_offset, 2, "trial {trial}");
+    }
     running.stop();
 }
