@@ -17,7 +17,8 @@ const CRATE_IMPORTS: [(&str, &[&str]); 5] = [
 ];
 /// The layers of the broker, lowest first: a module imports modules of its own layer and of lower ones.
 const BROKER_LAYERS: &[&[&str]] = &[
-    &["clock", "metrics", "jobs", "budget"],
+    &["clock", "metrics", "panics"],
+    &["jobs", "budget"],
     &["disk"],
     &["log", "journal"],
     &["flush", "partition"],

@@ -16,6 +16,7 @@ use crate::jobs::Jobs;
 use crate::journal::{Journal, JournalConfig};
 use crate::log::StorageError;
 use crate::metrics::Metrics;
+use crate::panics::Panics;
 use crate::partition::PartitionEnv;
 use crate::server;
 use crate::topic::{CatalogWorker, OpenError, Topics};
@@ -140,7 +141,8 @@ impl Assembly {
             topics.write_checkpoints().map_err(|error| OpenError::Catalog(Box::new(error)))?;
             data_dir.upgrade(&*disk)?;
         }
-        let topics = Arc::new(topics);
+        let panics = Panics::default();
+        let topics = Arc::new(topics.reporting_to(panics.clone()));
         topics.env().flush.begin()?;
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?);
         let told = Arc::downgrade(&groups);
@@ -156,7 +158,8 @@ impl Assembly {
             groups,
             metrics,
             apis: APIS,
-            jobs,
+            jobs: jobs.reporting_to(panics.clone()),
+            panics,
             sessions: Sessions::new(settings.fetch_sessions_max, &budget),
             budget,
             large_requests: tokio::sync::Semaphore::new(1),
@@ -203,7 +206,7 @@ impl Broker {
         let Assembly { node, catalog, data_dir } =
             Assembly::open(config, RealDisk::shared(), Clock::System, jobs, JournalConfig::default())?;
         let _ = node.advertised.set(advertised);
-        let flusher = Flusher::start(node.topics.env().flush.clone())
+        let flusher = Flusher::reporting_to(node.panics.clone(), node.topics.env().flush.clone())
             .map_err(|source| StartError::Thread { what: "kappa-flush", source })?;
         let catalog = std::thread::Builder::new()
             .name("kappa-catalog".into())
@@ -217,7 +220,8 @@ impl Broker {
         if let Some((listener, address)) = http {
             let listener = into_tokio(listener, &runtime)?;
             let pages = Pages { node: node.clone(), stopping: stop.clone() };
-            tasks.spawn_on(http::serve(listener, pages), runtime.handle());
+            let served = background::named("http", &node, http::serve(listener, pages));
+            tasks.spawn_on(served, runtime.handle());
             http_address = Some(address);
         }
         let io = start_io(node.clone(), listener, stop)?;
@@ -419,7 +423,10 @@ fn start_io(
     let listener = into_tokio(listener, &runtime)?;
     std::thread::Builder::new()
         .name("kappa-io".into())
-        .spawn(move || runtime.block_on(server::serve(node, listener, stop)))
+        .spawn(move || {
+            let _watch = node.panics.watch("kappa-io");
+            runtime.block_on(server::serve(node.clone(), listener, stop));
+        })
         .map_err(failed)
 }
 

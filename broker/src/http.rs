@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 while the process runs |
-//! | `/readyz` | 200 while clients are served and every partition takes writes, else 503 with the reason |
+//! | `/readyz` | 200 while clients are served, every partition takes writes and nothing panicked, else 503 with the reason |
 //! | `/metrics` | OpenMetrics text |
 //!
 //! What is a state rather than a count (sizes, offsets, lags) is read here, at each scrape.
@@ -62,6 +62,11 @@ pub(crate) async fn serve(listener: TcpListener, pages: Pages) {
 }
 
 async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
+    readiness(&pages)
+}
+
+/// Whether clients are served as they should be; why not, in words.
+pub(crate) fn readiness(pages: &Pages) -> (StatusCode, String) {
     if *pages.stopping.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
@@ -76,32 +81,43 @@ async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
             broken.map(|(index, _)| format!("{}-{index}", topic.name)).collect::<Vec<_>>()
         })
         .collect();
-    match broken.as_slice() {
-        [] => (StatusCode::OK, "ready\n".to_owned()),
-        broken => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("partitions that refuse writes: {}\n", broken.join(", ")),
-        ),
+    let panicked: Vec<&str> = pages.node.panics.counts().iter().map(|(name, _)| *name).collect();
+    let mut reasons = String::new();
+    if !broken.is_empty() {
+        reasons += &format!("partitions that refuse writes: {}\n", broken.join(", "));
+    }
+    if !panicked.is_empty() {
+        reasons +=
+            &format!("panicked: {}; restart the broker and report what its log says\n", panicked.join(", "));
+    }
+    match reasons.as_str() {
+        "" => (StatusCode::OK, "ready\n".to_owned()),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, reasons),
     }
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let node = pages.node;
+    match metrics_text(&pages) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// All metrics in OpenMetrics' format.
+pub(crate) fn metrics_text(pages: &Pages) -> Result<String, fmt::Error> {
+    let node = &pages.node;
     node.metrics.in_flight_bytes.set(i64::try_from(node.budget.used()).unwrap_or(i64::MAX));
     let partitions: usize = node.topics.all().iter().map(|topic| topic.partitions().len()).sum();
     // Grown step by step, it would be there twice.
     let mut text = String::with_capacity(TEXT_BYTES + partitions * PARTITION_TEXT_BYTES);
     let mut states = Registry::with_prefix("kappa");
     states.register_collector(Box::new(States { node: node.clone() }));
-    let written =
-        encode_registry(&mut text, node.metrics.registry()).and_then(|()| encode(&mut text, &states));
-    match written {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    encode_registry(&mut text, node.metrics.registry())?;
+    encode(&mut text, &states)?;
+    Ok(text)
 }
 
 /// Sizes, offsets and lags as they are at a scrape.
@@ -114,6 +130,7 @@ impl Collector for States {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.partitions(&mut encoder)?;
         self.groups(&mut encoder)?;
+        self.panics(&mut encoder)?;
         let flush = self.node.topics.env().flush.stats();
         let counts = [
             ("flushes", "Syncs of the log", flush.syncs),
@@ -175,6 +192,17 @@ impl States {
                 let metric = family.encode_family(&labels)?;
                 ConstGauge::new(value(figures)).encode(metric)?;
             }
+        }
+        Ok(())
+    }
+
+    fn panics(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Panics of threads and tasks, by name";
+        let mut family = encoder.encode_descriptor("panics", help, None, MetricType::Counter)?;
+        for (task, count) in self.node.panics.counts() {
+            let labels = [("task", task)];
+            let metric = family.encode_family(&labels)?;
+            ConstCounter::new(count).encode(metric)?;
         }
         Ok(())
     }

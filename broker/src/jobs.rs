@@ -3,6 +3,7 @@
 //! Invariant: whoever asked learns the result, or that there will be none. Who carries the work out is decided where
 //! the broker is assembled; this module knows neither the work nor who asks for it.
 
+use crate::panics::Panics;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 /// Hands work to whoever carries it out. Clones hand it to the same.
 #[derive(Clone)]
 pub(crate) struct Jobs(Arc<dyn Fn(Job) + Send + Sync>);
+
+/// What the work is known by if it panics.
+const NAME: &str = "jobs";
 
 /// The work panicked, or the broker stopped before it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +33,16 @@ impl Jobs {
     /// The blocking threads of a runtime.
     pub(crate) fn on(runtime: tokio::runtime::Handle) -> Self {
         Self::new(move |job| drop(runtime.spawn_blocking(job)))
+    }
+
+    /// The same, with panics counted.
+    pub(crate) fn reporting_to(self, panics: Panics) -> Self {
+        Self::new(move |job| {
+            let panics = panics.clone();
+            (self.0)(Box::new(move || {
+                let _ = panics.contain(NAME, job);
+            }));
+        })
     }
 
     /// Has `work` carried out; the future waits for its result. Dropping the future changes nothing.

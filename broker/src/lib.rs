@@ -27,6 +27,7 @@ mod jobs;
 pub mod journal;
 pub mod log;
 mod metrics;
+mod panics;
 pub mod partition;
 mod process;
 mod server;

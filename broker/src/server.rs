@@ -30,8 +30,12 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: 
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, address)) if connections.len() < node.settings.connections_max => {
+                let watch = node.panics.watch("connections");
                 let connection = run(node.clone(), stream, address, stopping.clone());
-                connections.spawn(connection);
+                connections.spawn(async move {
+                    let _watch = watch;
+                    connection.await;
+                });
             }
             Ok((_, address)) => {
                 node.metrics.connections_refused.inc();

@@ -6,6 +6,8 @@
 //! Invariant: whatever is above names paths and positions, never file descriptors, and cannot tell the disks apart.
 //! This module knows nothing of logs, segments or indexes.
 
+#[cfg(test)]
+mod calling;
 mod mapping;
 mod platform;
 mod real;
@@ -17,6 +19,8 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use calling::{CallingDisk, Trap};
 pub use mapping::Mapping;
 pub use real::RealDisk;
 pub use simulated::{Fault, Operation, SimulatedDisk};

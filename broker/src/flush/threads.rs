@@ -2,6 +2,7 @@
 
 use super::FlushQueue;
 use super::commit::RETRY_AFTER;
+use crate::panics::Panics;
 use crate::partition::Partition;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,11 +87,8 @@ impl FlushQueue {
                     }
                 }
             }
-            // It was reported by the panic hook; what was not done is asked for again.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                self.sync_dirty();
-                self.look_after_journal();
-            }));
+            self.sync_dirty();
+            self.look_after_journal();
         }
     }
 }
@@ -101,18 +99,29 @@ impl Flusher {
     /// # Errors
     /// Whatever the operating system says.
     pub fn start(queue: Arc<FlushQueue>) -> io::Result<Self> {
+        Self::reporting_to(Panics::default(), queue)
+    }
+
+    /// The same, with panics counted elsewhere.
+    pub(crate) fn reporting_to(panics: Panics, queue: Arc<FlushQueue>) -> io::Result<Self> {
         let mut flusher = Self { queue, threads: Vec::with_capacity(SYNC_THREADS + 2) };
-        flusher.spawn("kappa-commit".into(), FlushQueue::run_commits)?;
-        for number in 0..SYNC_THREADS {
-            flusher.spawn(format!("kappa-sync-{number}"), FlushQueue::run_syncs)?;
+        flusher.spawn(&panics, "kappa-commit", FlushQueue::run_commits)?;
+        for _ in 0..SYNC_THREADS {
+            flusher.spawn(&panics, "kappa-sync", FlushQueue::run_syncs)?;
         }
-        flusher.spawn("kappa-journal".into(), FlushQueue::run_upkeep)?;
+        flusher.spawn(&panics, "kappa-journal", FlushQueue::run_upkeep)?;
         Ok(flusher)
     }
 
-    fn spawn(&mut self, name: String, run: fn(&FlushQueue)) -> io::Result<()> {
-        let queue = self.queue.clone();
-        self.threads.push(std::thread::Builder::new().name(name).spawn(move || run(&queue))?);
+    fn spawn(&mut self, panics: &Panics, name: &'static str, run: fn(&FlushQueue)) -> io::Result<()> {
+        let (queue, panics) = (self.queue.clone(), panics.clone());
+        // Whoever waits for the thread would wait for ever: it goes on after a panic. What it had taken is fenced.
+        let run = move || {
+            while panics.contain(name, || run(&queue)).is_none() {
+                std::thread::sleep(RETRY_AFTER);
+            }
+        };
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(run)?);
         Ok(())
     }
 

@@ -91,7 +91,7 @@ impl GroupCoordinator {
         let mut catch_up = tokio::time::interval(CATCH_UP);
         let mut expiry = tokio::time::interval_at(tokio::time::Instant::now() + check, check);
         loop {
-            let next_ms = self.shards().iter().filter_map(|shard| shard.tick()).min();
+            let next_ms = self.each(|shard| shard.tick()).flatten().min();
             let sleep = next_ms.map_or(FOREVER, |next_ms| {
                 Duration::from_millis(next_ms.saturating_sub(self.clock.steady_ms()).max(1).unsigned_abs())
             });
@@ -100,10 +100,14 @@ impl GroupCoordinator {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 _ = expiry.tick() => self.expire(),
-                _ = catch_up.tick() => self.shards().iter().for_each(|shard| shard.catch_up()),
+                _ = catch_up.tick() => self.each(|shard| shard.catch_up()).for_each(drop),
                 Some(notice) = noticed.recv() => {
                     if let Notice::Written(write) = notice {
-                        writes.spawn(finish(write));
+                        let watch = self.topics.panics().watch(TASK);
+                        writes.spawn(async move {
+                            let _watch = watch;
+                            finish(write).await;
+                        });
                     }
                 }
                 Some(_) = writes.join_next() => {}
@@ -182,7 +186,7 @@ impl GroupCoordinator {
         group: &str,
         callers: &[Caller<'_>],
     ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
-        Ok(self.shard(group, 1)?.leave(group, callers))
+        self.shard(group, 1)?.leave(group, callers)
     }
 
     /// Commits offsets, all or none; what is returned waits until they are on disk. `retention_ms` is how long the
@@ -267,6 +271,16 @@ impl GroupCoordinator {
         }
     }
 
+    /// Shortens the logs of the groups where they have grown. Blocks on the disk.
+    pub(crate) fn shorten(&self) {
+        for shard in self.shards() {
+            let shortened = self.topics.panics().contain(TASK, || shard.shorten());
+            if let Some(Err(error)) = shortened {
+                tracing::warn!(%error, "the log of groups stays as long as it is");
+            }
+        }
+    }
+
     /// Every group, by id.
     ///
     /// # Errors
@@ -290,7 +304,7 @@ impl GroupCoordinator {
                 let protocol_type = group.protocol_type().to_owned();
                 let listing = GroupListing { id: id.to_owned(), protocol_type, state: group.state_name() };
                 groups.insert(id.to_owned(), listing);
-            });
+            })?;
         }
         Ok(groups.into_values().collect())
     }
@@ -301,7 +315,7 @@ impl GroupCoordinator {
     /// `NotFound`, or the coordinator cannot answer now.
     pub(crate) fn describe(&self, group: &str) -> Result<GroupDescription, GroupError> {
         let shard = self.shard(group, 0)?;
-        if let Some(description) = shard.look(group, |group| group.map(GroupDescription::of)) {
+        if let Some(description) = shard.look(group, |group| group.map(GroupDescription::of))? {
             return Ok(description);
         }
         shard
@@ -365,11 +379,17 @@ impl GroupCoordinator {
     }
 
     fn expire(&self) {
-        for shard in self.shards() {
-            if let Err(error) = shard.expire(self.config.offsets_retention_ms) {
+        for expired in self.each(|shard| shard.expire(self.config.offsets_retention_ms)) {
+            if let Err(error) = expired {
                 tracing::warn!(%error, "expired offsets are kept");
             }
         }
+    }
+
+    /// Does something to each shard. One that it panics over is fenced, and the others have it done all the same.
+    fn each<R>(&self, work: impl Fn(&Arc<Shard>) -> R) -> impl Iterator<Item = R> {
+        let panics = self.topics.panics();
+        self.shards().iter().filter_map(move |shard| panics.contain(TASK, || work(shard)))
     }
 
     fn shards(&self) -> &[Arc<Shard>] {
@@ -406,6 +426,8 @@ impl GroupCoordinator {
     }
 }
 
+/// What the task is known by.
+pub(crate) const TASK: &str = "groups";
 /// How often what was committed is folded, so that no request has to catch up with much.
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// Longer than any deadline; the loop wakes for other reasons.

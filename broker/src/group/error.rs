@@ -80,6 +80,9 @@ pub(crate) enum GroupError {
     /// `__consumer_offsets` does not exist yet; finding the coordinator creates it.
     #[error("there is no coordinator yet")]
     NotAvailable,
+    /// A thread panicked over the groups of the partition, so that nothing is known of them.
+    #[error("a thread panicked over the groups: restart the broker, which reads them again")]
+    Lost,
     /// The group's record, or the batch of a commit, is larger than a partition takes.
     #[error("the records are larger than __consumer_offsets takes")]
     RecordTooLarge,

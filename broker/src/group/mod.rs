@@ -13,6 +13,7 @@ mod expiry;
 mod offsets;
 mod records;
 mod shard;
+mod shorten;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ mod view;
 mod waiting;
 
 pub(crate) use coordinator::GroupCoordinator;
-pub(crate) use coordinator::OpenGroupsError;
+pub(crate) use coordinator::{OpenGroupsError, TASK};
 pub(crate) use error::GroupError;
 pub(crate) use offsets::CommittedOffset;
 pub(crate) use state::{Caller, JoinGroup, Joined, JoinedMember, Joiner, Member, SyncGroup, Synced};

@@ -3,13 +3,14 @@
 //! Invariant: nothing changes this state but a record of the topic, so replaying the topic gives the same dump, and
 //! what is seen here is durable. Knows nothing of rebalances.
 
-use super::records::GroupRecord;
+use super::records::{self, Encoded, GroupRecord};
 use crate::partition::FoldState;
 use kappa_protocol::limits::BATCH_DECOMPRESSED_BYTES_MAX;
 use kappa_protocol::messages::GroupMetadataValue;
 use kappa_protocol::record::{Batch, BatchError, RecordError};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 /// An offset that a group committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,15 @@ impl FoldedGroup {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct OffsetsState {
     groups: BTreeMap<String, FoldedGroup>,
+    /// Whether the topic has records that are not in this state.
+    has_unread: bool,
+}
+
+/// A place in the order in which a state gives its records: each group's own record, then its offsets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StatePlace {
+    group: String,
+    offset: Option<(String, i32)>,
 }
 
 /// A batch of `__consumer_offsets` that cannot be read.
@@ -76,8 +86,14 @@ impl FoldState for OffsetsState {
             match decoded {
                 Some(Ok(decoded)) => self.apply_record(decoded),
                 // One record that makes no sense must not take every group with it.
-                Some(Err(error)) => tracing::error!(offset = record.offset, %error, "group record skipped"),
-                None => tracing::error!(offset = record.offset, "group record without a key skipped"),
+                Some(Err(error)) => {
+                    self.has_unread = true;
+                    tracing::error!(offset = record.offset, %error, "group record skipped");
+                }
+                None => {
+                    self.has_unread = true;
+                    tracing::error!(offset = record.offset, "group record without a key skipped");
+                }
             }
         }
         Ok(())
@@ -93,6 +109,43 @@ impl OffsetsState {
     /// Every group by its id, in order.
     pub(crate) fn groups(&self) -> impl Iterator<Item = (&str, &FoldedGroup)> {
         self.groups.iter().map(|(id, group)| (id.as_str(), group))
+    }
+
+    /// Whether the topic has records that this state does not hold, because they make no sense here.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread
+    }
+
+    /// The records that make this state out of none, from behind a place on, each with its own.
+    pub(crate) fn records_behind<'a>(
+        &'a self,
+        place: Option<&'a StatePlace>,
+    ) -> impl Iterator<Item = (StatePlace, Encoded)> + 'a {
+        let first = place.map_or("", |place| place.group.as_str());
+        let groups = self.groups.range::<str, _>((Bound::Included(first), Bound::Unbounded));
+        groups.flat_map(move |(id, group)| {
+            // Where in this group, if the place is in it.
+            let within = place.filter(|place| place.group == *id);
+            let metadata = group.metadata.as_ref().filter(|_| within.is_none());
+            let metadata = metadata.map(|metadata| (None, records::metadata(id, Some(metadata))));
+            let behind = within.and_then(|place| place.offset.as_ref());
+            let topic = behind.map_or("", |(topic, _)| topic.as_str());
+            let topics = group.offsets.range::<str, _>((Bound::Included(topic), Bound::Unbounded));
+            let offsets = topics.flat_map(move |(topic, partitions)| {
+                let from = match behind {
+                    Some((behind, partition)) if behind == topic => Bound::Excluded(*partition),
+                    _ => Bound::Unbounded,
+                };
+                partitions.range((from, Bound::Unbounded)).map(move |(partition, committed)| {
+                    let record = records::offset(id, topic, *partition, Some(committed));
+                    (Some((topic.clone(), *partition)), record)
+                })
+            });
+            metadata.into_iter().chain(offsets).map(move |(offset, record)| {
+                let record = record.expect("what was decoded can be encoded");
+                (StatePlace { group: id.clone(), offset }, record)
+            })
+        })
     }
 
     fn apply_record(&mut self, record: GroupRecord) {
@@ -121,7 +174,8 @@ impl OffsetsState {
                 self.drop_if_bare(&group);
             }
             GroupRecord::Other { key_type } => {
-                tracing::debug!(key_type, "group record of an unknown type skipped")
+                self.has_unread = true;
+                tracing::debug!(key_type, "group record of an unknown type skipped");
             }
         }
     }
@@ -197,12 +251,39 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_made_again_from_its_records_wherever_they_are_cut() {
+        let mut state = OffsetsState::default();
+        let value = GroupMetadataValue { generation: 3, ..Default::default() };
+        for group in ["a", "b"] {
+            let expiring = CommittedOffset { expires_at_ms: Some(9), ..committed(8) };
+            let offsets = [("t", 0, committed(1)), ("t", 7, committed(2)), ("u", 1, expiring)];
+            let offsets =
+                offsets.map(|(topic, partition, value)| offset(group, topic, partition, Some(&value)));
+            apply(&mut state, &offsets.map(Result::unwrap));
+            apply(&mut state, &[metadata(group, Some(&value)).unwrap()]);
+        }
+        apply(&mut state, &[offset("bare", "t", 0, Some(&committed(5))).unwrap()]);
+        let all: Vec<(StatePlace, Encoded)> = state.records_behind(None).collect();
+        assert_eq!(all.len(), 9);
+        assert!(all.is_sorted_by(|(a, _), (b, _)| a < b));
+        for cut in 0..all.len() {
+            let behind: Vec<_> = state.records_behind(Some(&all[cut].0)).collect();
+            assert_eq!(behind, all[cut + 1..], "behind {:?}", all[cut].0);
+        }
+        let mut again = OffsetsState::default();
+        all.iter().for_each(|(_, record)| apply(&mut again, std::slice::from_ref(record)));
+        assert_eq!(again, state);
+        assert_eq!(state.records_behind(Some(&StatePlace { group: "c".into(), offset: None })).count(), 0);
+    }
+
+    #[test]
     fn a_record_that_makes_no_sense_is_skipped() {
         let mut state = OffsetsState::default();
         let nonsense = Encoded { key: Bytes::from_static(b"\x00\x01\x7f"), value: None };
         let keep = offset("g", "t", 0, Some(&committed(1))).unwrap();
+        assert!(!state.has_unread());
         apply(&mut state, &[nonsense, keep]);
-        assert!(state.group("g").is_some());
+        assert!(state.group("g").is_some() && state.has_unread());
     }
 
     proptest! {

@@ -2,7 +2,8 @@
 //!
 //! Joins the pure machines ([`Group`]) with the log: appends what they wish to have written, and hands their answers
 //! to those who wait. One lock guards the machines, held for a step and the append that it asks for, so the log has
-//! commits and generations in the order in which they were allowed. Invariant: nothing waits under the lock.
+//! commits and generations in the order in which they were allowed. Invariants: nothing waits under the lock; machines
+//! that a thread panicked over are gone, with the partition, until the broker is started again.
 
 use super::offsets::{CommittedOffset, OffsetsError, OffsetsState};
 use super::records::{self, Encoded};
@@ -13,11 +14,13 @@ use super::view::OffsetsDeletion;
 use super::waiting::Waiting;
 use super::{GroupError, GroupId};
 use crate::clock::Clock;
-use crate::partition::{AppendError, Durable, Fold, FoldError, Partition};
+use crate::partition::{AppendError, Durable, FenceOnPanic, Fold, FoldError, Partition, RewritePolicy};
+use bytes::Bytes;
 use kappa_protocol::EncodeError;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
-use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,21 +45,58 @@ pub(super) enum Notice {
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Shard {
-    partition: Arc<Partition>,
-    fold: Fold<OffsetsState>,
+    pub(super) partition: Arc<Partition>,
+    pub(super) fold: Fold<OffsetsState>,
     live: Mutex<LiveGroups>,
     limits: GroupLimits,
     clock: Clock,
     notices: mpsc::UnboundedSender<Notice>,
+    /// While the partition's log is rewritten: the keys of what was appended since that began.
+    pub(super) rewriting: Mutex<Option<HashSet<Bytes>>>,
+    /// Held for a rewrite.
+    pub(super) policy: Mutex<RewritePolicy>,
+}
+
+/// The live groups, locked. They are lost if the thread panics over them, and the partition is fenced.
+pub(super) struct LiveGuard<'a> {
+    live: MutexGuard<'a, LiveGroups>,
+    was_panicking: bool,
+    /// Let go of after the lock.
+    _fence: FenceOnPanic<'a>,
 }
 
 #[derive(Debug, Default)]
-struct LiveGroups {
+pub(super) struct LiveGroups {
     groups: HashMap<GroupId, LiveGroup>,
     /// The next deadline of each group that has one.
     deadlines: BTreeSet<(i64, GroupId)>,
     tickets: u64,
     stopped: bool,
+    /// Whether a thread panicked over them: then they are not known any more.
+    is_lost: bool,
+}
+
+impl Deref for LiveGuard<'_> {
+    type Target = LiveGroups;
+
+    fn deref(&self) -> &LiveGroups {
+        &self.live
+    }
+}
+
+impl DerefMut for LiveGuard<'_> {
+    fn deref_mut(&mut self) -> &mut LiveGroups {
+        &mut self.live
+    }
+}
+
+impl Drop for LiveGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            // Whoever waits learns that there will be no answer.
+            *self.live = LiveGroups { is_lost: true, ..LiveGroups::default() };
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -88,7 +128,16 @@ impl Shard {
                 state.groups().filter_map(|(id, group)| Some((GroupId::from(id), group.metadata.clone()?)));
             known.collect::<Vec<_>>()
         })?;
-        let shard = Self { partition, fold, live: Mutex::default(), limits, clock, notices };
+        let shard = Self {
+            partition,
+            fold,
+            live: Mutex::default(),
+            limits,
+            clock,
+            notices,
+            rewriting: Mutex::default(),
+            policy: Mutex::default(),
+        };
         let now_ms = shard.clock.steady_ms();
         let mut live = shard.live.lock();
         for (id, metadata) in metadata {
@@ -97,6 +146,16 @@ impl Shard {
         }
         drop(live);
         Ok(shard)
+    }
+
+    /// The live groups, if they are known.
+    pub(super) fn live(&self) -> Result<LiveGuard<'_>, GroupError> {
+        let live = self.live.lock();
+        if live.is_lost {
+            return Err(GroupError::Lost);
+        }
+        let was_panicking = std::thread::panicking();
+        Ok(LiveGuard { live, was_panicking, _fence: self.partition.fence_on_panic() })
     }
 
     /// A join. Its answer may be there at once.
@@ -122,26 +181,31 @@ impl Shard {
             live.syncs.insert(ticket, answer);
             live.group.sync(sync, ticket, now_ms);
             ticket
-        });
+        })?;
         let ticket = ticket.ok_or(GroupError::UnknownMember)?;
         Ok(Waiting::new(answered, self.clone(), id, ticket))
     }
 
     pub(super) fn heartbeat(&self, id: &str, caller: Caller<'_>, generation: i32) -> Result<(), GroupError> {
-        let mut live = self.live.lock();
+        let mut live = self.live()?;
         let now_ms = self.clock.steady_ms();
         // Nothing comes of a heartbeat but a later deadline, which the earlier one finds out when it comes.
         live.groups.get_mut(id).ok_or(GroupError::UnknownMember)?.group.heartbeat(caller, generation, now_ms)
     }
 
-    pub(super) fn leave(self: &Arc<Self>, id: &str, callers: &[Caller<'_>]) -> Vec<Result<(), GroupError>> {
+    pub(super) fn leave(
+        self: &Arc<Self>,
+        id: &str,
+        callers: &[Caller<'_>],
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         let id = GroupId::from(id);
-        let answers = self.step(&id, |live, _, now_ms| live.group.leave(callers, now_ms));
-        answers.unwrap_or_else(|| callers.iter().map(|_| Err(GroupError::UnknownMember)).collect())
+        let answers = self.step(&id, |live, _, now_ms| live.group.leave(callers, now_ms))?;
+        Ok(answers.unwrap_or_else(|| callers.iter().map(|_| Err(GroupError::UnknownMember)).collect()))
     }
 
     pub(super) fn cancel(self: &Arc<Self>, id: &GroupId, ticket: Ticket) {
-        self.step(id, |live, _, now_ms| {
+        // Of groups that are lost nobody waits.
+        let _ = self.step(id, |live, _, now_ms| {
             live.joins.remove(&ticket);
             live.syncs.remove(&ticket);
             live.group.cancel(ticket, now_ms);
@@ -149,7 +213,8 @@ impl Shard {
     }
 
     pub(super) fn written(self: &Arc<Self>, id: &GroupId, write: WriteId, result: Result<(), GroupError>) {
-        self.step(id, |live, _, now_ms| live.group.written(write, result, now_ms));
+        // Groups that are lost are not written.
+        let _ = self.step(id, |live, _, now_ms| live.group.written(write, result, now_ms));
     }
 
     /// Appends offsets in one batch if the group allows it; what is returned waits for the disk.
@@ -166,10 +231,12 @@ impl Shard {
             .map(|(topic, partition, committed)| records::offset(id, topic, *partition, Some(committed)))
             .collect();
         let encoded = encoded.map_err(|_| too_long(id))?;
-        let mut live = self.live.lock();
+        let mut live = self.live()?;
         match live.groups.get_mut(id) {
             Some(live) => live.group.check_commit(caller, generation, self.clock.steady_ms())?,
             None if generation < 0 => {}
+            // It has offsets and never had a member.
+            None if self.read(|state| state.group(id).is_some())? => return Err(GroupError::UnknownMember),
             None => return Err(GroupError::IllegalGeneration { current: -1, got: generation }),
         }
         if !topics_exist() {
@@ -186,7 +253,7 @@ impl Shard {
         wanted: &[(String, i32)],
     ) -> Result<OffsetsDeletion, GroupError> {
         self.catch_up();
-        let live = self.live.lock();
+        let live = self.live()?;
         let group = live.groups.get(id).map(|live| &live.group);
         let known = self.read(|state| state.group(id).is_some())?;
         if !known && group.is_none() {
@@ -217,7 +284,7 @@ impl Shard {
     /// Removes a group that has no members, with all it committed; what is returned waits for the disk.
     pub(super) fn delete_group(&self, id: &str) -> Result<Durable, GroupError> {
         self.catch_up();
-        let mut live = self.live.lock();
+        let mut live = self.live()?;
         if live.groups.get(id).is_some_and(|live| !live.group.is_empty()) {
             return Err(GroupError::NotEmpty);
         }
@@ -237,10 +304,10 @@ impl Shard {
     /// Drops the committed offsets of topics that are gone, durably. Blocks on the disk.
     pub(super) fn drop_offsets_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), GroupError> {
         // Who found the topic before it went has appended by the time that the lock is free.
-        drop(self.live.lock());
+        drop(self.live()?);
         self.make_durable()?;
         self.catch_up();
-        let live = self.live.lock();
+        let live = self.live()?;
         let tombstones = self.read(|state| {
             let mut tombstones = Vec::new();
             for (id, folded) in state.groups() {
@@ -263,7 +330,7 @@ impl Shard {
     }
 
     /// Makes durable what was appended. Blocks on the disk.
-    fn make_durable(&self) -> Result<(), GroupError> {
+    pub(super) fn make_durable(&self) -> Result<(), GroupError> {
         let offsets = self.partition.offsets();
         if offsets.high_watermark == offsets.log_end {
             return Ok(());
@@ -278,7 +345,7 @@ impl Shard {
     pub(super) fn expire(&self, retention_ms: i64) -> Result<(), GroupError> {
         let wall_ms = self.clock.now_ms();
         self.catch_up();
-        let mut live = self.live.lock();
+        let mut live = self.live()?;
         let live = &mut *live;
         let (tombstones, gone) = self.read(|state| {
             let (mut tombstones, mut gone) = (Vec::new(), Vec::new());
@@ -311,14 +378,14 @@ impl Shard {
         let now_ms = self.clock.steady_ms();
         loop {
             let due = {
-                let live = self.live.lock();
+                let live = self.live().ok()?;
                 let (deadline_ms, id) = live.deadlines.first()?;
                 if *deadline_ms > now_ms {
                     return Some(*deadline_ms);
                 }
                 id.clone()
             };
-            self.step(&due, |live, _, _| live.group.tick(now_ms));
+            self.step(&due, |live, _, _| live.group.tick(now_ms)).ok()?;
         }
     }
 
@@ -345,15 +412,14 @@ impl Shard {
     }
 
     /// Looks at a group's present state, if it has one.
-    pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&Group>) -> R) -> R {
-        look(self.live.lock().groups.get(id).map(|live| &live.group))
+    pub(super) fn look<R>(&self, id: &str, look: impl FnOnce(Option<&Group>) -> R) -> Result<R, GroupError> {
+        Ok(look(self.live()?.groups.get(id).map(|live| &live.group)))
     }
 
     /// Looks at every group that has more than committed offsets.
-    pub(super) fn look_at_all(&self, mut look: impl FnMut(&str, &Group)) {
-        for (id, live) in &self.live.lock().groups {
-            look(id, &live.group);
-        }
+    pub(super) fn look_at_all(&self, mut look: impl FnMut(&str, &Group)) -> Result<(), GroupError> {
+        self.live()?.groups.iter().for_each(|(id, live)| look(id, &live.group));
+        Ok(())
     }
 
     fn step_or_create(
@@ -362,7 +428,7 @@ impl Shard {
         step: impl FnOnce(&mut LiveGroup, Ticket, i64),
     ) -> Result<Ticket, GroupError> {
         {
-            let mut live = self.live.lock();
+            let mut live = self.live()?;
             if live.stopped {
                 return Err(GroupError::NotAvailable);
             }
@@ -371,7 +437,7 @@ impl Shard {
         let ticket = self.step(id, |live, ticket, now_ms| {
             step(live, ticket, now_ms);
             ticket
-        });
+        })?;
         ticket.ok_or(GroupError::NotAvailable)
     }
 
@@ -380,11 +446,11 @@ impl Shard {
         self: &Arc<Self>,
         id: &GroupId,
         step: impl FnOnce(&mut LiveGroup, Ticket, i64) -> R,
-    ) -> Option<R> {
-        let mut live = self.live.lock();
+    ) -> Result<Option<R>, GroupError> {
+        let mut live = self.live()?;
         live.tickets += 1;
         let (ticket, now_ms) = (Ticket(live.tickets), self.clock.steady_ms());
-        let group = live.groups.get_mut(id)?;
+        let Some(group) = live.groups.get_mut(id) else { return Ok(None) };
         let result = step(group, ticket, now_ms);
         self.execute(id, group, now_ms);
         let earlier = live.schedule(id);
@@ -392,7 +458,7 @@ impl Shard {
         if earlier {
             let _ = self.notices.send(Notice::Earlier);
         }
-        Some(result)
+        Ok(Some(result))
     }
 
     fn execute(self: &Arc<Self>, id: &GroupId, live: &mut LiveGroup, now_ms: i64) {
@@ -430,7 +496,7 @@ impl Shard {
     }
 
     /// Appends in batches that a partition takes; the wait is for the last.
-    fn append_all(&self, records: &[Encoded]) -> Result<Durable, GroupError> {
+    pub(super) fn append_all(&self, records: &[Encoded]) -> Result<Durable, GroupError> {
         let size = |record: &Encoded| record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
         let mut rest = records;
         loop {
@@ -456,6 +522,9 @@ impl Shard {
             batch.push(now_ms, Some(key), value.as_deref(), std::iter::empty());
         }
         let appended = self.partition.append(batch.finish(0))?;
+        if let Some(keys) = &mut *self.rewriting.lock() {
+            keys.extend(records.iter().map(|record| record.key.clone()));
+        }
         Ok(self.partition.synced(appended.mark))
     }
 }
@@ -490,8 +559,8 @@ impl LiveGroups {
     }
 }
 
-/// Bytes of keys and values at which a batch of tombstones ends: far below what the partition takes.
-const BATCH_BYTES: usize = 256 * 1024;
+/// Bytes of keys and values at which a batch ends: far below what the partition takes.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 impl From<AppendError> for GroupError {
     fn from(error: AppendError) -> Self {

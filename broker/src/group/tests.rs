@@ -6,7 +6,7 @@ use super::view::GroupListing;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, Settings};
-use crate::disk::{Disk, SimulatedDisk};
+use crate::disk::{Disk, Operation, SimulatedDisk, Trap};
 use crate::flush::{FlushQueue, Flusher};
 use crate::partition::PartitionEnv;
 use crate::topic::Topics;
@@ -16,12 +16,16 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
+mod containment;
+mod shortening;
+
 const START_MS: i64 = 1_000_000;
 const SESSION_MS: i32 = 10_000;
 
 /// A coordinator with what it stands on.
 struct World {
     disk: SimulatedDisk,
+    trap: Trap,
     clock: Clock,
     runtime: Runtime,
     flusher: Flusher,
@@ -55,14 +59,15 @@ impl World {
         let (layers, flush) = (config.layers(), FlushQueue::new(clock.clone()));
         let settings = Settings::new(&layers);
         let flusher = Flusher::start(flush.clone()).unwrap();
-        let env = PartitionEnv { disk: Arc::new(disk.clone()), clock: clock.clone(), flush };
+        let trap = Trap::default();
+        let env = PartitionEnv { disk: Arc::new(trap.on(disk.clone())), clock: clock.clone(), flush };
         let (topics, catalog) =
             Topics::open(env, Path::new("/data"), false, &layers.fixed, &settings).unwrap();
         std::thread::spawn(move || catalog.run());
         let topics = Arc::new(topics);
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group, clock.clone()).unwrap());
         runtime.spawn(groups.clone().run());
-        Self { disk, clock, runtime, flusher, topics, groups, properties }
+        Self { disk, trap, clock, runtime, flusher, topics, groups, properties }
     }
 
     /// The next process, after this one and its disk ended as `end` says.
@@ -149,6 +154,18 @@ fn caller(member_id: &str) -> Caller<'_> {
 
 fn to_commit(topic: &str, partition: i32, offset: i64) -> OffsetToCommit {
     OffsetToCommit { topic: topic.into(), partition, offset, leader_epoch: 0, metadata: "note".into() }
+}
+
+#[test]
+fn a_generation_makes_no_sense_to_a_group_that_only_has_offsets() {
+    let world = World::new();
+    let unknown = Err(GroupError::IllegalGeneration { current: -1, got: 3 });
+    assert_eq!(world.commit("g", "m", 3, 7), unknown, "nobody knows the group");
+    world.commit("g", "", -1, 7).unwrap();
+    assert_eq!(world.commit("g", "m", 3, 8), Err(GroupError::UnknownMember));
+    assert_eq!(world.committed("g"), Some(7));
+    let world = world.again(SimulatedDisk::power_cut);
+    assert_eq!(world.commit("g", "m", 3, 8), Err(GroupError::UnknownMember));
 }
 
 #[test]

@@ -29,6 +29,7 @@ use crate::group::GroupCoordinator;
 use crate::jobs::Jobs;
 use crate::log::SliceError;
 use crate::metrics::Metrics;
+use crate::panics::Panics;
 use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError};
 use crate::topic::{TopicError, Topics};
 use kappa_protocol::record::BatchError;
@@ -59,6 +60,8 @@ pub(crate) struct Node {
     pub(crate) apis: &'static [Api],
     /// Where work that blocks is handed to.
     pub(crate) jobs: Jobs,
+    /// What panicked since the start.
+    pub(crate) panics: Panics,
     /// Where clients find this broker; known once it listens.
     pub(crate) advertised: OnceLock<Advertised>,
 }
@@ -162,7 +165,7 @@ impl From<TopicError> for Refusal {
             TopicError::Assignment(_) => ErrorCode::InvalidReplicaAssignment,
             TopicError::DeletionDisabled => ErrorCode::TopicDeletionDisabled,
             TopicError::Property(_) | TopicError::Config(_) => ErrorCode::InvalidConfig,
-            TopicError::Storage(_) => ErrorCode::KafkaStorageError,
+            TopicError::Storage(_) | TopicError::Fenced => ErrorCode::KafkaStorageError,
             TopicError::Busy => ErrorCode::RequestTimedOut,
             TopicError::Stopping => ErrorCode::BrokerNotAvailable,
         };

@@ -163,7 +163,7 @@ impl State {
         self.log.append(batch)
     }
 
-    fn needs_healing(&self) -> bool {
+    pub(super) fn needs_healing(&self) -> bool {
         !matches!(self.health, Health::Sound) || self.log.needs_repair()
     }
 

@@ -443,7 +443,7 @@ impl State {
         (self.is_closed || self.is_fenced()).then(|| Err(self.failure("sync")))
     }
 
-    fn failure(&self, action: &'static str) -> StorageError {
+    pub(super) fn failure(&self, action: &'static str) -> StorageError {
         match &self.health {
             Health::Broken { error, .. } | Health::Fenced { error } => error.clone(),
             Health::Sound => {

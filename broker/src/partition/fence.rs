@@ -20,7 +20,8 @@ pub(super) struct StateGuard<'a> {
 }
 
 /// Fences a partition if the thread panics before this is dropped, for work beside the lock that others wait for.
-pub(super) struct FenceOnPanic<'a> {
+#[must_use]
+pub(crate) struct FenceOnPanic<'a> {
     partition: &'a Partition,
     was_panicking: bool,
 }
@@ -75,8 +76,9 @@ impl Drop for FenceOnPanic<'_> {
 }
 
 impl Partition {
-    /// To be held during work beside the lock that must not end half done.
-    pub(super) fn fence_on_panic(&self) -> FenceOnPanic<'_> {
+    /// To be held during work beside the lock that must not end half done, be it that of whoever keeps a state by the
+    /// partition's records.
+    pub(crate) fn fence_on_panic(&self) -> FenceOnPanic<'_> {
         FenceOnPanic { partition: self, was_panicking: std::thread::panicking() }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Whoever asks for the state first applies what has become safe since, in the order of the log, under the fold's own
 //! lock. Invariants: the state shows exactly the batches below the high watermark, so nothing is seen before it is
-//! durable; the same code runs at the start and later, so dropping the state and replaying gives the same one.
+//! durable; the same code runs at the start and later, so dropping the state and replaying gives the same one; a state
+//! that lacks a batch, or that a thread panicked over, is never shown.
 //! It knows neither what the records mean nor who asks.
 
+use super::rewrite::{Rewrite, RewriteError};
 use super::{IsolationLevel, Offsets, Partition, ReadError, ReadRequest};
 use kappa_protocol::record::{Batch, BatchError};
 use parking_lot::Mutex;
@@ -21,7 +23,8 @@ pub trait FoldState {
     /// Takes in a batch, control batches included.
     ///
     /// # Errors
-    /// If it makes no sense; it is not given again then.
+    /// If it makes no sense. Nothing is shown then until it does: it is given again when somebody asks, so taking in once
+    /// more what it has of the batch must change nothing.
     fn apply(&mut self, batch: &Batch<'_>) -> Result<(), Self::Error>;
 }
 
@@ -39,6 +42,14 @@ pub enum FoldError<E: std::error::Error> {
         /// What is wrong with it.
         #[source]
         source: BatchError,
+    },
+    /// Records that were not applied yet were deleted.
+    #[error("the state was folded up to offset {next_offset}, but the log begins at {log_start}")]
+    Behind {
+        /// Offset of the next batch to apply.
+        next_offset: i64,
+        /// First offset of the log.
+        log_start: i64,
     },
     /// A batch makes no sense to the state.
     #[error("the batch before offset {next_offset} cannot be applied")]
@@ -61,14 +72,14 @@ pub struct Fold<S> {
 #[derive(Debug)]
 struct Folded<S> {
     state: S,
-    /// Offset of the next batch to apply.
-    next_offset: i64,
+    /// Offset of the next batch to apply; `None` before the first.
+    next_offset: Option<i64>,
 }
 
 impl<S: FoldState> Fold<S> {
     /// A fold that has applied nothing yet; `state` is the empty one.
     pub fn new(partition: Arc<Partition>, state: S) -> Self {
-        Self { partition, folded: Mutex::new(Folded { state, next_offset: 0 }) }
+        Self { partition, folded: Mutex::new(Folded { state, next_offset: None }) }
     }
 
     /// The partition whose log is folded.
@@ -91,19 +102,38 @@ impl<S: FoldState> Fold<S> {
     /// [`FoldError`]; the closure was not called.
     pub fn with_mut<R>(&self, look: impl FnOnce(&mut S) -> R) -> Result<R, FoldError<S::Error>> {
         let mut folded = self.folded.lock();
-        let offsets = self.partition.offsets();
-        if folded.next_offset < offsets.high_watermark {
-            folded.catch_up(&self.partition, offsets)?;
-        }
+        // Let go of after the fence, so that nobody sees what a panic left.
+        let _fence = self.partition.fence_on_panic();
+        let offsets = self.partition.sound_offsets()?;
+        folded.catch_up(&self.partition, offsets)?;
         Ok(look(&mut folded.state))
+    }
+
+    /// Ends a [`Rewrite`]: what lies before it goes once all since its begin is durable and applied. May wait for the
+    /// disk.
+    ///
+    /// # Errors
+    /// [`RewriteError`]; nothing is lost then, and what goes may go later.
+    pub fn finish_rewrite(&self, rewrite: Rewrite) -> Result<(), RewriteError<S::Error>> {
+        self.partition.keep_rewrite(rewrite)?;
+        self.with(|_| ()).map_err(RewriteError::Fold)?;
+        self.partition.drop_rewritten(rewrite)?;
+        Ok(())
     }
 }
 
 impl<S: FoldState> Folded<S> {
     fn catch_up(&mut self, partition: &Partition, offsets: Offsets) -> Result<(), FoldError<S::Error>> {
-        while self.next_offset < offsets.high_watermark {
+        let Offsets { log_start, high_watermark, .. } = offsets;
+        let mut next_offset = match self.next_offset {
+            Some(next_offset) if next_offset < log_start => {
+                return Err(FoldError::Behind { next_offset, log_start });
+            }
+            next_offset => next_offset.unwrap_or(log_start),
+        };
+        while next_offset < high_watermark {
             let request = ReadRequest {
-                offset: self.next_offset.max(offsets.log_start),
+                offset: next_offset,
                 max_bytes: READ_BYTES,
                 at_least_one: true,
                 isolation: IsolationLevel::ReadUncommitted,
@@ -112,18 +142,21 @@ impl<S: FoldState> Folded<S> {
             let mut rest = &*read.records;
             if rest.is_empty() {
                 // The last offsets have no records any more.
-                self.next_offset = offsets.high_watermark;
+                next_offset = high_watermark;
             }
             while !rest.is_empty() {
-                let offset = self.next_offset;
                 let (batch, after) =
-                    Batch::stored(rest).map_err(|source| FoldError::Batch { offset, source })?;
+                    Batch::stored(rest).map_err(|source| FoldError::Batch { offset: next_offset, source })?;
                 rest = after;
-                let next_offset = batch.next_offset();
-                self.next_offset = next_offset;
-                self.state.apply(&batch).map_err(|source| FoldError::State { next_offset, source })?;
+                let after_batch = batch.next_offset();
+                self.state
+                    .apply(&batch)
+                    .map_err(|source| FoldError::State { next_offset: after_batch, source })?;
+                next_offset = after_batch;
+                self.next_offset = Some(next_offset);
             }
         }
+        self.next_offset = Some(next_offset);
         Ok(())
     }
 }

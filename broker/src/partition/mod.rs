@@ -16,6 +16,7 @@ mod maintenance;
 mod offsets;
 mod producers;
 mod read;
+mod rewrite;
 mod snapshot;
 mod waiters;
 
@@ -36,6 +37,7 @@ use uuid::Uuid;
 use waiters::Waiters;
 
 pub(crate) use durability::{BegunCommit, Commit, SYNC_TOGETHER_MIN};
+pub(crate) use fence::FenceOnPanic;
 pub(crate) use waiters::Wakers;
 
 pub use crate::log::ReadManner;
@@ -48,6 +50,8 @@ pub use maintenance::Maintenance;
 pub use offsets::Offsets;
 pub use producers::{ProducerError, ProducerSummary};
 pub use read::{IsolationLevel, Located, ReadRequest, ReadResult, VisiblePast};
+pub(crate) use rewrite::RewritePolicy;
+pub use rewrite::{Rewrite, RewriteError};
 
 /// What all partitions of a broker share.
 #[derive(Clone, Debug)]

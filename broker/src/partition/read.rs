@@ -109,6 +109,13 @@ impl Partition {
         }
     }
 
+    /// The offsets, unless a thread panicked over the partition.
+    pub(super) fn sound_offsets(&self) -> Result<Offsets, ReadError> {
+        let state = self.state.lock();
+        state.check_fence().map_err(|error| ReadError::Slice(SliceError::Storage(error)))?;
+        Ok(state.offsets)
+    }
+
     fn plan_read(&self, offset: i64, max_bytes: usize) -> Result<Planned, ReadError> {
         let state = self.state.lock();
         state.check_readable()?;

@@ -16,7 +16,7 @@ use super::start::{House, OpenError};
 use super::state::CatalogState;
 use crate::config::{BrokerLayers, Overrides, Settings};
 use crate::log::NewDirectories;
-use crate::partition::{Fold, Partition, PartitionEnv};
+use crate::partition::{Fold, Partition, PartitionEnv, RewritePolicy};
 use arc_swap::ArcSwap;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use parking_lot::Mutex;
@@ -64,6 +64,7 @@ pub(crate) struct Catalog {
     pub(super) data_dir: PathBuf,
     pub(super) log: Arc<Partition>,
     pub(super) fold: Fold<CatalogState>,
+    pub(super) policy: Mutex<RewritePolicy>,
 }
 
 impl Catalog {
@@ -78,7 +79,7 @@ impl Catalog {
     }
 
     /// Appends records as one batch, atomically, and waits until they are on disk.
-    fn write(&self, records: &[CatalogRecord]) -> Result<(), TopicError> {
+    pub(super) fn write(&self, records: &[CatalogRecord]) -> Result<(), TopicError> {
         if records.is_empty() {
             return Ok(());
         }

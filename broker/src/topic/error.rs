@@ -80,6 +80,11 @@ pub(crate) enum TopicError {
     /// Too many changes wait already.
     #[error("too many changes of the catalog wait already: try again")]
     Busy,
+    /// A change of the catalog panicked: what it left half done is not built upon.
+    #[error(
+        "a change of the catalog panicked, no more are made: restart the broker, which reads the catalog again"
+    )]
+    Fenced,
     /// The broker stops.
     #[error("the broker is stopping")]
     Stopping,

@@ -117,11 +117,11 @@ impl Catalog {
     pub(super) fn run(&self) {
         loop {
             match self.line.try_next() {
-                Ok(change) => self.carry_out(change),
+                Ok(change) => self.carry_out_and_shorten(change),
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) if self.remove_owed() => {}
                 Err(TryRecvError::Empty) => match self.line.queue.recv() {
-                    Ok(change) => self.carry_out(change),
+                    Ok(change) => self.carry_out_and_shorten(change),
                     Err(_) => return,
                 },
             }
@@ -133,7 +133,7 @@ impl Catalog {
     pub(super) fn step(&self) -> bool {
         match self.line.try_next() {
             Ok(change) => {
-                self.carry_out(change);
+                self.carry_out_and_shorten(change);
                 true
             }
             Err(_) => self.remove_owed(),
@@ -143,6 +143,12 @@ impl Catalog {
     #[cfg(test)]
     pub(super) fn owes_nothing(&self) -> bool {
         self.line.owed.borrow().is_empty()
+    }
+
+    /// No change is under way then, so none of its records is passed over.
+    fn carry_out_and_shorten(&self, change: Change) {
+        self.carry_out(change);
+        self.shorten();
     }
 
     fn carry_out(&self, change: Change) {

@@ -1,8 +1,9 @@
 //! Topics: the catalog that says which there are, and the registry through which they are reached.
 //!
 //! The catalog is a fold of the internal topic `__kappa_catalog` (`record` has its format), changed by one worker, on
-//! which a change of many partitions lets short ones go first (`line`). Invariant: what a lookup shows is durable. This module knows nothing of
-//! requests, groups or connections.
+//! which a change of many partitions lets short ones go first (`line`). Invariants: what a lookup shows is durable; after a
+//! change that panicked there are no more until the broker is started again. This module knows nothing of requests,
+//! groups or connections.
 
 mod catalog;
 mod error;
@@ -12,6 +13,7 @@ mod name;
 mod partition_config;
 mod record;
 mod registry;
+mod shorten;
 mod start;
 mod state;
 
@@ -24,6 +26,7 @@ pub use start::OpenError;
 
 use crate::config::BrokerLayers;
 use crate::log::{Checkpointed, Checkpoints, StorageError, keep_reserve};
+use crate::panics::Panics;
 use crate::partition::{Partition, PartitionEnv};
 use arc_swap::ArcSwap;
 use line::{Change, STEP_PARTITIONS};
@@ -32,6 +35,7 @@ use registry::Registry;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -40,6 +44,9 @@ use uuid::Uuid;
 pub(crate) const CATALOG_TOPIC: &str = "__kappa_catalog";
 /// The topic of committed offsets and group metadata.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// What the catalog's worker is known by.
+pub(crate) const WORKER: &str = "catalog";
 
 /// All topics, and the way to change them.
 #[derive(Debug)]
@@ -53,6 +60,9 @@ pub(crate) struct Topics {
     data_dir: PathBuf,
     /// What the checkpoints on disk say; held while they are written, so that an older state never replaces a newer.
     checkpointed: Mutex<Vec<Checkpointed<Arc<str>>>>,
+    /// Whether a change panicked.
+    is_fenced: Arc<AtomicBool>,
+    panics: Panics,
 }
 
 /// Carries out the changes of the catalog.
@@ -77,8 +87,20 @@ impl Topics {
             env: catalog.env.clone(),
             data_dir: catalog.data_dir.clone(),
             checkpointed: Mutex::default(),
+            is_fenced: Arc::default(),
+            panics: Panics::default(),
         };
         (topics, CatalogWorker { catalog })
+    }
+
+    /// The same topics, with panics counted elsewhere.
+    pub(crate) fn reporting_to(self, panics: Panics) -> Self {
+        Self { panics, ..self }
+    }
+
+    /// Where panics are counted.
+    pub(crate) fn panics(&self) -> &Panics {
+        &self.panics
     }
 
     /// The topic of this name.
@@ -145,13 +167,31 @@ impl Topics {
         F: FnOnce(&Catalog) -> R + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
+        let contained = self.contained(change);
         let job = Box::new(move |catalog: &Catalog| {
-            let _ = answer.send(change(catalog));
+            let _ = answer.send(contained(catalog));
         });
         let queued = self.enqueue(Change { job, is_long: partitions > STEP_PARTITIONS });
         async move {
             queued?;
-            answered.await.map_err(|_| TopicError::Stopping)
+            answered.await.unwrap_or(Err(TopicError::Stopping))
+        }
+    }
+
+    /// A change that is not made once one has panicked: what that one left half done must not be built upon.
+    fn contained<R, F>(&self, change: F) -> impl FnOnce(&Catalog) -> Result<R, TopicError> + use<R, F>
+    where
+        F: FnOnce(&Catalog) -> R,
+    {
+        let (is_fenced, panics) = (self.is_fenced.clone(), self.panics.clone());
+        move |catalog| {
+            if is_fenced.load(Ordering::Acquire) {
+                return Err(TopicError::Fenced);
+            }
+            panics.contain(WORKER, || change(catalog)).ok_or_else(|| {
+                is_fenced.store(true, Ordering::Release);
+                TopicError::Fenced
+            })
         }
     }
 
@@ -194,11 +234,12 @@ impl Topics {
     /// The folded catalog as text. Waits for the changes that are in line.
     pub(crate) fn dump(&self) -> Result<String, TopicError> {
         let (answer, answered) = std::sync::mpsc::channel();
+        let contained = self.contained(Catalog::dump);
         let job = Box::new(move |catalog: &Catalog| {
-            let _ = answer.send(catalog.dump());
+            let _ = answer.send(contained(catalog));
         });
         self.enqueue(Change { job, is_long: false })?;
-        answered.recv().map_err(|_| TopicError::Stopping)?
+        answered.recv().map_err(|_| TopicError::Stopping)??
     }
 
     /// A producer id at once, if one is reserved; else ask [`Catalog::producer_id`].
@@ -239,6 +280,7 @@ impl Topics {
         self.write_checkpoints()?;
         match failed {
             Some(error) => Err(error),
+            None if self.is_fenced.load(Ordering::Acquire) => Err(TopicError::Fenced),
             None => Checkpoints::mark_clean(disk, data_dir).map_err(TopicError::storage),
         }
     }

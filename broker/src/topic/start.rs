@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// Id of the catalog's topic in every data directory.
 pub(super) const CATALOG_ID: Uuid = Uuid::from_u128(0x6b61_7070_6100_4000_8000_0000_0000_0001);
 /// Where directories go that no topic accounts for.
-const SET_ASIDE: &str = "set-aside";
+pub(super) const SET_ASIDE: &str = "set-aside";
 /// Longest part of a directory's name that it keeps there, in bytes: a number is added, and 255 are the most.
 const SET_ASIDE_NAME_BYTES: usize = 200;
 /// Partitions that are worth a thread more to open them.
@@ -171,12 +171,13 @@ impl Topics {
             data_dir: data_dir.to_path_buf(),
             log,
             fold,
+            policy: Mutex::default(),
         };
         Ok(Topics::new(catalog, changes))
     }
 }
 
-/// Every record stays until compaction exists.
+/// Retention deletes none of its records.
 fn catalog_overrides() -> Overrides {
     Overrides::from([("cleanup.policy".into(), "compact".into())])
 }

@@ -100,6 +100,24 @@ impl CatalogState {
         self.deleted.contains(&id)
     }
 
+    /// The records that make this state out of none. Of deleted topics it has those that `is_owed`: what is left of them
+    /// on the disk has to be removed yet.
+    pub(crate) fn records<'a>(
+        &'a self,
+        is_owed: impl Fn(Uuid) -> bool + 'a,
+    ) -> impl Iterator<Item = CatalogRecord> + 'a {
+        let brokers = self.brokers.iter().map(|(node, entry)| CatalogRecord::Broker(*node, entry.clone()));
+        let ids = CatalogRecord::ProducerIds(ProducerIdsEntry { next: self.producer_id_next });
+        let topics = self.topics.iter().map(|(id, entry)| CatalogRecord::Topic(*id, entry.clone()));
+        let owed = self.deleted.iter().filter(move |id| is_owed(**id));
+        brokers.chain([ids]).chain(topics).chain(owed.map(|id| CatalogRecord::TopicDeleted(*id)))
+    }
+
+    /// Forgets deleted topics of which nothing is left on the disk, as whoever replays a shortened log does.
+    pub(crate) fn forget_deleted(&mut self, is_owed: impl Fn(Uuid) -> bool) {
+        self.deleted.retain(|id| is_owed(*id));
+    }
+
     /// Partitions of all topics.
     pub(crate) fn partitions(&self) -> i64 {
         self.topics.values().map(|entry| i64::from(entry.partitions)).sum()

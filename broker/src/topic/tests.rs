@@ -113,6 +113,8 @@ impl World {
     }
 }
 
+mod shortening;
+
 fn values(partition: &Partition) -> String {
     let (mut values, mut offset) = (Vec::new(), partition.offsets().log_start);
     loop {

@@ -40,7 +40,9 @@ pub(crate) fn group_error_code(error: &GroupError) -> ErrorCode {
         GroupError::TopicDeleted => ErrorCode::UnknownTopicOrPartition,
         GroupError::RecordTooLarge => ErrorCode::UnknownServerError,
         // Clients look for the coordinator anew and try again: the disk may have healed by then.
-        GroupError::NotAvailable | GroupError::NotStored => ErrorCode::CoordinatorNotAvailable,
+        GroupError::NotAvailable | GroupError::Lost | GroupError::NotStored => {
+            ErrorCode::CoordinatorNotAvailable
+        }
     }
 }
 

@@ -139,7 +139,7 @@ fn journaled(disk: &SimulatedDisk) -> (Topics, CatalogWorker) {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let sizes = JournalConfig { misses_before_first: 0, ..JournalConfig::default() };
     let (journal, pieces) = Journal::open(disk.clone(), Path::new(DATA), sizes).unwrap();
-    let flush = FlushQueue::with_journal(clock.clone(), journal, pieces);
+    let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, usize::MAX);
     let env = PartitionEnv { disk, clock, flush };
     let opened = Topics::open(env, Path::new(DATA), false, &layers.fixed, &Settings::new(&layers)).unwrap();
     opened.0.env().flush.begin().unwrap();
