@@ -17,7 +17,7 @@ const CRATE_IMPORTS: [(&str, &[&str]); 5] = [
 ];
 /// The layers of the broker, lowest first: a module imports modules of its own layer and of lower ones.
 const BROKER_LAYERS: &[&[&str]] = &[
-    &["clock", "metrics", "panics"],
+    &["clock", "metrics", "panics", "safeguard"],
     &["jobs", "budget"],
     &["disk"],
     &["log", "journal"],

@@ -147,9 +147,7 @@ impl Assembly {
         let groups = Arc::new(GroupCoordinator::open(topics.clone(), settings.group.clone(), clock)?);
         let told = Arc::downgrade(&groups);
         topics.on_deletion(move |deleted| {
-            if let Some(groups) = told.upgrade() {
-                groups.drop_offsets_of(|name| deleted.iter().any(|topic| *topic.name == *name));
-            }
+            told.upgrade().is_none_or(|groups| groups.drop_offsets_of(|name| deleted.contains(name)))
         });
         let budget = Budget::new(settings.in_flight_bytes_max);
         let node = Arc::new(Node {

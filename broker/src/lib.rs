@@ -30,6 +30,8 @@ mod metrics;
 mod panics;
 pub mod partition;
 mod process;
+#[cfg(test)]
+mod safeguard;
 mod server;
 #[cfg(test)]
 mod simulation;

@@ -15,7 +15,7 @@ use crate::config::GroupConfig;
 use crate::partition::{Durable, FoldError, Partition};
 use crate::topic::{OFFSETS_TOPIC, Topic, TopicError, Topics};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -38,7 +38,10 @@ pub(crate) struct GroupCoordinator {
 
 /// Groups that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("the topic {OFFSETS_TOPIC} cannot be read: {0}")]
+#[error(
+    "the topic {OFFSETS_TOPIC} cannot be read: {0}; put its directory back from a backup, or move it and the file \
+     kappa-checkpoint away, which has groups start anew and every log checked"
+)]
 pub struct OpenGroupsError(#[from] FoldError<OffsetsError>);
 
 /// Longest group id in bytes: what the key of a record holds.
@@ -76,7 +79,12 @@ impl GroupCoordinator {
         if let Some(topic) = coordinator.topics.topic(OFFSETS_TOPIC) {
             coordinator.attach(&topic)?;
             // Those of topics whose deletion was recorded just before a crash.
-            coordinator.drop_offsets_of(|topic| coordinator.topics.topic(topic).is_none());
+            let is_gone = |topic: &str| coordinator.topics.topic(topic).is_none();
+            if !coordinator.drop_offsets_of(is_gone) {
+                coordinator
+                    .topics
+                    .owe(coordinator.committed_topics()?.into_iter().filter(|name| is_gone(name)));
+            }
         }
         Ok(coordinator)
     }
@@ -262,13 +270,24 @@ impl GroupCoordinator {
     }
 
     /// Drops what groups committed for topics that are gone, by name, durably. Nobody may commit for them any more, see
-    /// [`GroupCoordinator::commit`]. Blocks on the disk.
-    pub(crate) fn drop_offsets_of(&self, is_gone: impl Fn(&str) -> bool) {
-        for shard in self.shards() {
-            if let Err(error) = shard.drop_offsets_of(&is_gone) {
-                tracing::error!(%error, "committed offsets of deleted topics are kept");
+    /// [`GroupCoordinator::commit`]. Returns whether all of it is gone. Blocks on the disk.
+    pub(crate) fn drop_offsets_of(&self, is_gone: impl Fn(&str) -> bool) -> bool {
+        self.shards().iter().fold(true, |all, shard| match shard.drop_offsets_of(&is_gone) {
+            Ok(()) => all,
+            Err(error) => {
+                tracing::error!(%error, "committed offsets of deleted topics are kept for now");
+                false
             }
+        })
+    }
+
+    /// The names of topics for which something is committed.
+    fn committed_topics(&self) -> Result<BTreeSet<Arc<str>>, FoldError<OffsetsError>> {
+        let mut names = BTreeSet::new();
+        for shard in self.shards() {
+            shard.committed_topics(&mut names)?;
         }
+        Ok(names)
     }
 
     /// Shortens the logs of the groups where they have grown. Blocks on the disk.

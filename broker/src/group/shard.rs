@@ -329,6 +329,17 @@ impl Shard {
         self.make_durable()
     }
 
+    /// Adds the names of the topics for which something is committed.
+    pub(super) fn committed_topics(
+        &self,
+        names: &mut BTreeSet<Arc<str>>,
+    ) -> Result<(), FoldError<OffsetsError>> {
+        self.fold.with(|state| {
+            let topics = state.groups().flat_map(|(_, folded)| folded.offsets.keys());
+            names.extend(topics.map(|topic| Arc::from(topic.as_str())));
+        })
+    }
+
     /// Makes durable what was appended. Blocks on the disk.
     pub(super) fn make_durable(&self) -> Result<(), GroupError> {
         let offsets = self.partition.offsets();

@@ -165,7 +165,7 @@ impl From<TopicError> for Refusal {
             TopicError::Assignment(_) => ErrorCode::InvalidReplicaAssignment,
             TopicError::DeletionDisabled => ErrorCode::TopicDeletionDisabled,
             TopicError::Property(_) | TopicError::Config(_) => ErrorCode::InvalidConfig,
-            TopicError::Storage(_) | TopicError::Fenced => ErrorCode::KafkaStorageError,
+            TopicError::Storage(_) | TopicError::Owed(_) | TopicError::Fenced => ErrorCode::KafkaStorageError,
             TopicError::Busy => ErrorCode::RequestTimedOut,
             TopicError::Stopping => ErrorCode::BrokerNotAvailable,
         };

@@ -4,10 +4,10 @@
 
 use super::{StorageError, metadata, reserve};
 use crate::disk::{Disk, File};
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 /// Suffix of a segment's batches.
@@ -37,16 +37,15 @@ pub(super) struct Files {
 /// any of their logs; none may be made after that.
 #[derive(Debug, Default)]
 pub struct NewDirectories {
-    are_durable: Mutex<bool>,
+    are_durable: AtomicBool,
 }
 
 impl NewDirectories {
-    /// Makes the names durable, once.
+    /// Makes the names durable, if nobody has.
     fn sync(&self, disk: &dyn Disk, parent: &Path) -> Result<(), StorageError> {
-        let mut are_durable = self.are_durable.lock();
-        if !*are_durable {
+        if !self.are_durable.load(Ordering::Acquire) {
             disk.sync_dir(parent).map_err(StorageError::on("sync the directory", parent))?;
-            *are_durable = true;
+            self.are_durable.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -68,7 +67,7 @@ pub(super) struct Listing {
 impl Files {
     /// A directory whose name is durable.
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
-        Self { disk, dir, siblings: Arc::new(NewDirectories { are_durable: Mutex::new(true) }) }
+        Self { disk, dir, siblings: Arc::new(NewDirectories { are_durable: true.into() }) }
     }
 
     /// Makes durable that the directory is there and whose it is.

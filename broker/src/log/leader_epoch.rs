@@ -7,7 +7,9 @@
 //! 3 1250
 //! ```
 //! Invariant: epochs and offsets ascend, and the last entry is the epoch that batches are appended under. An epoch is
-//! begun anew whenever offsets that a consumer may have seen were cut off, so that it can tell. As in Kafka, the first
+//! begun anew whenever offsets that a consumer may have seen were cut off, so that it can tell, and at every start that
+//! does not know whether any were ([`super::EpochFloor`]). What is synced has its epochs in the checkpoint; what only
+//! the recovery of a log finds tells its epoch itself. As in Kafka, the first
 //! offset follows the deletion of old segments; here it is written before any of their names changes, so that a
 //! deletion that a crash interrupted, in whatever order its renames reached the disk, is finished and not repaired.
 
@@ -120,9 +122,17 @@ impl LeaderEpochs {
 
     /// Begins the next epoch at `start_offset`, which the log was just cut to.
     pub(super) fn begin_next(&mut self, start_offset: i64) {
-        let epoch = self.current() + 1;
-        self.entries.retain(|entry| entry.start_offset < start_offset);
-        self.entries.push(EpochStart { epoch, start_offset });
+        self.raise(self.current().saturating_add(1), start_offset);
+    }
+
+    /// Begins `epoch` at `start_offset`, the log's end, if the current one is older; whether it was.
+    pub(super) fn raise(&mut self, epoch: i32, start_offset: i64) -> bool {
+        let is_older = self.current() < epoch;
+        if is_older {
+            self.entries.retain(|entry| entry.start_offset < start_offset);
+            self.entries.push(EpochStart { epoch, start_offset });
+        }
+        is_older
     }
 
     /// The largest epoch that is at most `epoch`, and the offset after its last record; `None` if there is none.

@@ -11,6 +11,7 @@
 mod checkpoint;
 mod config;
 mod deletion;
+mod epoch_floor;
 mod error;
 mod files;
 mod index;
@@ -48,9 +49,11 @@ use uuid::Uuid;
 pub use checkpoint::{Checkpointed, Checkpoints, Opening, Positions};
 pub use config::LogConfig;
 pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, is_retired, retire};
+pub use epoch_floor::EpochFloor;
 pub use error::StorageError;
 pub use files::NewDirectories;
 pub use metadata::directory_topic_id;
+pub use open::is_owner;
 pub use read::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
 pub use reserve::keep_reserve;
@@ -83,6 +86,8 @@ pub struct Log {
     log_start: i64,
     next_offset: i64,
     epochs: LeaderEpochs,
+    /// Whether the checkpoint of the epochs has all of them. It must before a batch of the newest is synced.
+    are_epochs_saved: bool,
     sync: sync::SyncState,
     /// Offsets of the producer snapshots in the directory.
     snapshots: BTreeSet<i64>,
@@ -290,13 +295,35 @@ impl Log {
         self.epochs.end_of(epoch, self.next_offset)
     }
 
-    /// Begins the next leader epoch at the log's end, for offsets that were visible have been cut off.
+    /// Makes the leader epoch at least `floor`, which no log had before the broker last ended without a word: what was
+    /// seen then may be gone. An epoch that is not older is followed by the next one unless the log was closed. What is
+    /// begun holds for batches to come, and is saved with the first of them.
     ///
     /// # Errors
-    /// [`StorageError`]; the epoch is then begun but not durable.
-    pub fn begin_epoch(&mut self) -> Result<(), StorageError> {
-        self.epochs.begin_next(self.next_offset);
-        self.epochs.save(&self.files)
+    /// [`StorageError`]; the epochs are then as before.
+    pub fn raise_epoch(&mut self, floor: i32, was_closed: bool) -> Result<(), StorageError> {
+        #[cfg(test)]
+        if crate::safeguard::Safeguard::EpochFloor.is_taken_out() {
+            return Ok(());
+        }
+        if self.epochs.raise(floor, self.next_offset) {
+            self.are_epochs_saved = false;
+            Ok(())
+        } else if was_closed {
+            Ok(())
+        } else {
+            self.begin_epoch(self.next_offset)
+        }
+    }
+
+    /// Begins the next leader epoch at `offset`, durably.
+    fn begin_epoch(&mut self, offset: i64) -> Result<(), StorageError> {
+        let mut epochs = self.epochs.clone();
+        epochs.begin_next(offset);
+        self.make_root_durable()?;
+        epochs.save(&self.files)?;
+        (self.epochs, self.are_epochs_saved) = (epochs, true);
+        Ok(())
     }
 
     /// Id of the topic that the directory belongs to.

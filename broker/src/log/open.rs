@@ -65,6 +65,7 @@ impl Log {
             log_start: 0,
             next_offset: 0,
             epochs: LeaderEpochs::new(0),
+            are_epochs_saved: true,
             sync: SyncState::new(end, false),
             snapshots: BTreeSet::new(),
             spare: Spare::None,
@@ -127,7 +128,6 @@ impl Log {
         } else {
             None
         };
-        let is_closed = closed.is_some();
         let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
             Some((segments, _)) => (segments, RecoveryReport::default()),
@@ -135,8 +135,9 @@ impl Log {
         };
         report.set_aside.extend(orphans);
         let RecoveredSegments { sealed, active, next_offset } = segments;
-        // A recovery point beyond the start tells of a sync, which covered the directory.
-        let is_rooted = is_closed || opening.recovery_point > 0;
+        // A recovery point beyond the start tells of a sync, which covered the directory. That an empty log was closed
+        // tells nothing: a sync may have failed over its directory before.
+        let is_rooted = opening.recovery_point > 0;
         if !is_rooted && next_offset > 0 {
             match ending {
                 RecoveryEnd::Synced => files.sync_root(topic_id)?,
@@ -158,6 +159,7 @@ impl Log {
             log_start: opening.log_start.max(first).min(next_offset),
             next_offset,
             epochs: LeaderEpochs::new(first),
+            are_epochs_saved: true,
             sync: SyncState::new(end, is_rooted || next_offset > 0),
             snapshots: listing.snapshots,
             spare: Spare::None,
@@ -166,7 +168,7 @@ impl Log {
             is_as_closed,
             has_indexes,
         };
-        log.open_epochs(epochs, first, !report.set_aside.is_empty())?;
+        log.open_epochs(epochs, (first, opening.recovery_point), !report.set_aside.is_empty())?;
         // Beyond the end a snapshot is of batches that were lost; one below it was saved when all before it was synced.
         let beyond = log.snapshots.split_off(&(next_offset + 1));
         for offset in &beyond {
@@ -178,43 +180,71 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Takes the epochs that are stored, or has the batches say them; begins a new one if records that someone may
-    /// have seen are gone. `first` is the offset of the first segment.
-    fn open_epochs(&mut self, stored: Stored, first: i64, was_cut: bool) -> Result<(), StorageError> {
-        let is_whole = match stored {
-            Stored::Epochs(epochs) => {
-                self.epochs = epochs;
-                true
+    /// Takes the epochs that are stored and those of the batches past the recovery point, or has all batches say them;
+    /// begins a new one if records that someone may have seen are gone. `first` is the offset of the first segment.
+    fn open_epochs(
+        &mut self,
+        stored: Stored,
+        (first, recovery_point): (i64, i64),
+        was_cut: bool,
+    ) -> Result<(), StorageError> {
+        let whole = match stored {
+            Stored::Epochs(epochs) => Some(epochs),
+            // There are none while epoch 0 lasts, and then the last batch that was synced is of it.
+            Stored::Missing if self.epoch_before(recovery_point)?.unwrap_or(0) == 0 => {
+                Some(LeaderEpochs::new(first))
             }
-            // There are none while epoch 0 lasts, and then the last batch is of it.
-            Stored::Missing => self.next_offset == first || self.last_batch_epoch()? == Some(0),
-            Stored::Damaged => false,
+            Stored::Missing | Stored::Damaged => None,
+        };
+        let is_whole = whole.is_some();
+        self.epochs = match whole {
+            Some(epochs) => epochs,
+            None => LeaderEpochs::of_batches(first, self.batch_epochs(first)?),
         };
         if !is_whole {
-            let mut starts = Vec::new();
-            self.replay(first, |batch| {
-                starts.push(EpochStart { epoch: batch.leader_epoch(), start_offset: batch.base_offset() });
-                starts.dedup_by_key(|start| start.epoch);
-            })?;
-            self.epochs = LeaderEpochs::of_batches(first, starts);
             tracing::warn!(
                 directory = %self.files.dir.display(),
                 epoch = self.epochs.current(),
                 "the leader epochs were made anew from the batches, since their checkpoint is missing or damaged"
             );
         }
+        let mut has_more = false;
+        for EpochStart { epoch, start_offset } in self.batch_epochs(recovery_point)? {
+            has_more |= self.epochs.raise(epoch, start_offset);
+        }
         // An epoch that begins beyond the end tells of records that are gone without a trace, and one that no batch
         // was written under yet is known to the checkpoint only.
         if was_cut || !is_whole || self.epochs.begins_after(self.next_offset) {
-            self.epochs.begin_next(self.next_offset);
-            self.epochs.save(&self.files)?;
+            self.begin_epoch(self.next_offset)
+        } else if has_more {
+            self.epochs.save(&self.files)
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
-    fn last_batch_epoch(&self) -> Result<Option<i32>, StorageError> {
-        let mut epoch = None;
-        self.replay(self.next_offset - 1, |batch| epoch = Some(batch.leader_epoch()))?;
+    /// The epochs of the batches from `offset` on, each with the first of them.
+    fn batch_epochs(&self, offset: i64) -> Result<Vec<EpochStart>, StorageError> {
+        let mut starts = Vec::new();
+        if offset < self.next_offset {
+            self.replay(offset, |batch| {
+                starts.push(EpochStart { epoch: batch.leader_epoch(), start_offset: batch.base_offset() });
+                starts.dedup_by_key(|start| start.epoch);
+            })?;
+        }
+        Ok(starts)
+    }
+
+    /// The epoch of the last batch before `offset`, if there is one.
+    fn epoch_before(&self, offset: i64) -> Result<Option<i32>, StorageError> {
+        let (mut epoch, offset) = (None, offset.min(self.next_offset));
+        if offset > 0 {
+            self.replay(offset - 1, |batch| {
+                if batch.base_offset() < offset {
+                    epoch = Some(batch.leader_epoch());
+                }
+            })?;
+        }
         Ok(epoch)
     }
 }
@@ -222,13 +252,22 @@ impl Log {
 /// Refuses a directory that is not one of `topic_id`.
 pub(super) fn check_owner(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> Result<(), StorageError> {
     let found = metadata::directory_topic_id(disk, dir)?;
-    if found == Some(topic_id) {
+    if found.is_some_and(|found| is_owner(found, topic_id)) {
         return Ok(());
     }
     let found = found.map_or_else(|| "no topic".to_owned(), |id| format!("topic {id}"));
     let cause =
         io::Error::new(io::ErrorKind::InvalidData, format!("it belongs to {found}, not to {topic_id}"));
     Err(StorageError::on("open the directory", dir)(cause))
+}
+
+/// Whether a directory that carries the id `found` is one of `topic_id`.
+pub fn is_owner(found: Uuid, topic_id: Uuid) -> bool {
+    #[cfg(test)]
+    if crate::safeguard::Safeguard::IdCheck.is_taken_out() {
+        return true;
+    }
+    found == topic_id
 }
 
 /// Removes what a deletion up to `start` left behind when it was interrupted.

@@ -4,6 +4,8 @@
 //! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside. Before
 //! it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
 //! it is. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
+//! What is past the recovery point is written again before it is synced: where a sync failed before the process ended,
+//! the kernel may hold bytes for clean that the device never got, and a sync alone would not give them to it.
 //! Invariant: what survives is synced before anyone can see it, here or by whoever asked to do that for many logs at once,
 //! and nothing is ever deleted.
 
@@ -15,8 +17,12 @@ use super::{LogConfig, LogPosition, StorageError, set_aside};
 use crate::disk::File;
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Bytes written again at once.
+const WRITE_BYTES: usize = 1024 * 1024;
 
 /// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +88,8 @@ struct Scanned {
     next_offset: i64,
     index: IndexBuilder,
     first_timestamp: Option<i64>,
+    /// Where the first batch begins that is not known to be durable.
+    unsynced_from: u64,
     /// Whether bytes follow that end the log.
     ends_log: bool,
 }
@@ -159,7 +167,7 @@ impl Recovery<'_> {
         let mut index = IndexBuilder::new(base_offset, self.config.index_interval_bytes);
         let mut scan = Scan::new(&*file, Check::Checksums, 0, file_size);
         let (mut size, mut next_offset, mut first_timestamp) = (0, base_offset, None);
-        let mut ends_log = false;
+        let (mut unsynced_from, mut ends_log) = (None, false);
         while next_base != Some(next_offset) {
             let invalid_at = match scan.next().map_err(on_read)? {
                 Step::End => break,
@@ -170,6 +178,9 @@ impl Recovery<'_> {
                     }
                     index.add(position, Indexed::from(&batch));
                     next_offset = batch.next_offset();
+                    if next_offset > self.recovery_point {
+                        unsynced_from.get_or_insert(position);
+                    }
                     size = position + batch.size() as u64;
                     continue;
                 }
@@ -194,7 +205,8 @@ impl Recovery<'_> {
             self.report.damage.push(missing);
             next_offset = self.recovery_point;
         }
-        Ok(Scanned { base_offset, file, size, next_offset, index, first_timestamp, ends_log })
+        let unsynced_from = unsynced_from.unwrap_or(size);
+        Ok(Scanned { base_offset, file, size, next_offset, index, first_timestamp, unsynced_from, ends_log })
     }
 
     /// Whether a batch may come where `next_offset` is expected. Only what is before the recovery point may have gaps.
@@ -209,11 +221,12 @@ impl Recovery<'_> {
 
     /// Makes a scanned segment durable, indexes included.
     fn seal(&mut self, scanned: Scanned) -> Result<Arc<SealedSegment>, StorageError> {
-        let Scanned { base_offset, file, size, next_offset, index, .. } = scanned;
+        let Scanned { base_offset, file, size, next_offset, index, unsynced_from, .. } = scanned;
         if file.size().map_err(StorageError::on("measure", &self.files.path(base_offset, LOG)))? > size {
             let end = LogPosition { offset: next_offset, segment: base_offset, position: size };
             self.report.set_aside.push(set_aside::tail(self.files, &*file, end)?);
         }
+        self.write_again(base_offset, &*file, unsynced_from..size)?;
         self.sync(base_offset, &*file)?;
         let segment = SealedSegment::built(base_offset, next_offset, size, file, index);
         segment.save_indexes(self.files, self.config.index_interval_bytes)?;
@@ -222,11 +235,13 @@ impl Recovery<'_> {
 
     /// Cuts a scanned segment at its last valid batch and makes it durable.
     fn activate(&mut self, scanned: Scanned) -> Result<ActiveSegment, StorageError> {
-        let Scanned { base_offset, file, size, next_offset, index, first_timestamp, ends_log } = scanned;
+        let Scanned { base_offset, file, size, next_offset, index, first_timestamp, unsynced_from, ends_log } =
+            scanned;
         if ends_log {
             let end = LogPosition { offset: next_offset, segment: base_offset, position: size };
             self.report.set_aside.push(set_aside::tail(self.files, &*file, end)?);
         }
+        self.write_again(base_offset, &*file, unsynced_from..size)?;
         if self.ending == RecoveryEnd::Synced {
             self.sync(base_offset, &*file)?;
         }
@@ -239,6 +254,34 @@ impl Recovery<'_> {
             created_ms: self.now_ms,
             was_cut: false,
         })
+    }
+
+    /// Writes a range of a segment again, so that a sync gives it to the device, whatever the kernel holds of it.
+    fn write_again(
+        &self,
+        base_offset: i64,
+        file: &dyn File,
+        unsynced: Range<u64>,
+    ) -> Result<(), StorageError> {
+        let path = || self.files.path(base_offset, LOG);
+        let (mut buffer, mut position) = (Vec::new(), unsynced.start);
+        #[cfg(test)]
+        if crate::safeguard::Safeguard::SecondWrite.is_taken_out() {
+            position = unsynced.end;
+        }
+        while position < unsynced.end {
+            buffer.clear();
+            let len = WRITE_BYTES.min(usize::try_from(unsynced.end - position).unwrap_or(WRITE_BYTES));
+            let read = file.read_at(position, len, &mut buffer);
+            let read = read.map_err(|source| StorageError::on("read", &path())(source))?;
+            if read == 0 {
+                break;
+            }
+            let written = file.write_at(position, [&buffer, &[]]);
+            written.map_err(|source| StorageError::on("write to", &path())(source))?;
+            position += read as u64;
+        }
+        Ok(())
     }
 
     fn sync(&self, base_offset: i64, file: &dyn File) -> Result<(), StorageError> {

@@ -7,6 +7,7 @@
 //! position, but stays before segments whose indexes and snapshot are not durable yet.
 
 use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
+use super::leader_epoch::LeaderEpochs;
 use super::segment::SealedSegment;
 use super::{Log, LogPosition, StorageError, metadata, spare};
 use crate::disk::File;
@@ -52,6 +53,8 @@ pub struct SyncJob {
     root: Option<Uuid>,
     names: Option<u64>,
     unnamed: Option<i64>,
+    /// Those that the checkpoint lacks: a batch that is synced must not be the only one to tell of its epoch.
+    epochs: Option<LeaderEpochs>,
     data: Vec<(i64, Arc<dyn File>)>,
     cuts: u64,
     up_to: LogPosition,
@@ -181,8 +184,9 @@ impl Log {
         }
         let names = (self.sync.names_synced < self.sync.names_changed).then_some(self.sync.names_changed);
         let root = (!self.sync.is_rooted).then_some(self.topic_id);
+        let epochs = (!self.are_epochs_saved).then(|| self.epochs.clone());
         let (files, unnamed) = (self.files.clone(), self.sync.unnamed);
-        Some(SyncJob { files, root, names, unnamed, data, cuts: self.sync.cuts, up_to: self.end() })
+        Some(SyncJob { files, root, names, unnamed, epochs, data, cuts: self.sync.cuts, up_to: self.end() })
     }
 
     /// Makes durable that the directory is there and whose it is; the first sync would, too.
@@ -208,6 +212,7 @@ impl Log {
         self.sync.names_synced = self.sync.names_synced.max(job.names.unwrap_or(0));
         self.sync.is_rooted |= job.root.is_some();
         self.sync.named(job.unnamed);
+        self.are_epochs_saved |= job.epochs.is_some();
         self.sync.synced = job.up_to;
         if self.sync.durable.offset < job.up_to.offset {
             self.sync.durable = job.up_to;
@@ -323,6 +328,7 @@ impl SyncJob {
         } else if self.names.is_some() {
             self.files.sync_names()?;
         }
+        self.save_epochs()?;
         for (base_offset, file) in &self.data {
             file.sync_data()
                 .map_err(|source| StorageError::on("sync", &self.files.path(*base_offset, LOG))(source))?;
@@ -336,7 +342,12 @@ impl SyncJob {
     /// [`StorageError`], as [`SyncJob::run`].
     pub fn prepare(&self) -> Result<(), StorageError> {
         self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
+        self.save_epochs()?;
         self.root.map_or(Ok(()), |topic_id| metadata::write_again(&self.files, topic_id).map(drop))
+    }
+
+    fn save_epochs(&self) -> Result<(), StorageError> {
+        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))
     }
 }
 

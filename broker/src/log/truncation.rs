@@ -79,6 +79,22 @@ impl Log {
         Ok(())
     }
 
+    /// The same for offsets that someone may have seen: what comes in their place is of a new leader epoch, which is
+    /// durable before anything goes.
+    ///
+    /// # Errors
+    /// [`StorageError`] as [`Log::truncate_to`], or if the epoch cannot be saved; the log is then as before.
+    pub fn truncate_seen_to(&mut self, offset: i64, now_ms: i64) -> Result<(), StorageError> {
+        let mut epochs = self.epochs.clone();
+        epochs.begin_next(offset);
+        // What is in a directory that is not durable is not either.
+        self.make_root_durable()?;
+        epochs.save(&self.files)?;
+        self.truncate_to(offset, now_ms)?;
+        (self.epochs, self.are_epochs_saved) = (epochs, true);
+        Ok(())
+    }
+
     /// Whether [`Log::repair`] must succeed before the next append.
     pub fn needs_repair(&self) -> bool {
         !self.repairs.is_empty()

@@ -413,14 +413,15 @@ impl State {
             return Err(error.clone());
         }
         let durable = self.log.durable().offset;
-        self.log.truncate_to(durable, now_ms)?;
+        if self.offsets.high_watermark > durable {
+            // Consumers may have seen what goes; the epoch lets them notice.
+            self.log.truncate_seen_to(durable, now_ms)?;
+        } else {
+            self.log.truncate_to(durable, now_ms)?;
+        }
         // A cut that could not be synced may have lost what was not synced before.
         self.must_write_again |= self.log.needs_repair() && self.log.synced().offset < durable;
         self.producers = load_producers(&self.log, now_ms)?;
-        if self.offsets.high_watermark > durable {
-            // Consumers may have seen what is gone; the epoch lets them notice.
-            self.log.begin_epoch()?;
-        }
         self.offsets.advance(Advance::Cut { log_end: durable });
         if self.high_watermark.offset >= durable {
             self.high_watermark = self.log.end();

@@ -62,6 +62,9 @@ impl World {
             self.adopt(&topic)?;
             for (index, partition) in (0..).zip(topic.partitions().iter()) {
                 let (epoch, high_watermark) = (partition.leader_epoch(), partition.offsets().high_watermark);
+                self.note(|| {
+                    format!("{}-{index} up to {high_watermark} in epoch {epoch}", short(&topic.name))
+                });
                 self.model.seen(topic.id, index, high_watermark, epoch);
             }
         }
@@ -79,9 +82,15 @@ impl World {
                 at_least_one: true,
                 isolation: IsolationLevel::ReadUncommitted,
             };
-            let read = partition.read(request);
-            let bytes = read.map_err(|error| format!("{}-{index}: {error}", short(&topic.name)))?.records;
-            let found = clients::records(&bytes)?;
+            let read = partition.read(request).map_err(|error| error.to_string());
+            let found = read.and_then(|read| clients::records(&read.records));
+            if found.is_err()
+                && self.spoiled.as_ref().is_some_and(|of| *of == format!("{}-{index}", topic.name))
+            {
+                // A damaged batch is refused here or by the client.
+                return Ok(());
+            }
+            let found = found.map_err(|wrong| format!("{}-{index}: {wrong}", short(&topic.name)))?;
             let Some(last) = found.last() else { break };
             from = last.offset + 1;
             records.extend(found);

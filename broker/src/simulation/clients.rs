@@ -1,6 +1,5 @@
 //! What clients ask, and what they learn from the answers.
 
-use super::Rule;
 use super::model::{Found, Kind};
 use bytes::Bytes;
 use kappa_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -25,12 +24,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use uuid::Uuid;
 
-/// Names of topics: few, so that they come again; one as long as a name may be. `deletions` were asked for before.
-pub(super) fn name(number: u64, deletions: u64) -> String {
-    let suffix = if Rule::NamesAgain.is_checked() { String::new() } else { deletions.to_string() };
-    let len = if Rule::LongNames.is_checked() { 249 } else { 150 };
-    let long = "l".repeat(len - suffix.len());
-    format!("{}{suffix}", ["a", "b", &long][number as usize])
+/// Names of topics: few, so that they come again; one as long as a name may be.
+pub(super) fn name(number: u64) -> String {
+    match number {
+        0 => "a".to_owned(),
+        1 => "b".to_owned(),
+        _ => "l".repeat(249),
+    }
 }
 
 /// One batch of a produce request.

@@ -3,7 +3,6 @@
 //! Invariant: an outcome that nobody was told is possible, never certain. It knows answers and what is found, and
 //! nothing of how the broker works.
 
-use super::Rule;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -13,7 +12,7 @@ pub(super) type Wrong = String;
 /// Group, topic's name, partition.
 pub(super) type Committed = (String, String, i32);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     /// Every topic that there ever was, for certain, by id.
     topics: BTreeMap<Uuid, Topic>,
@@ -53,7 +52,7 @@ pub(super) struct Kind {
     pub(super) is_retained: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Topic {
     name: String,
     kind: Kind,
@@ -64,7 +63,7 @@ struct Topic {
     logs: BTreeMap<i32, Log>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Log {
     /// Tokens that were ever sent here.
     sent: BTreeSet<u64>,
@@ -254,8 +253,17 @@ impl Model {
         for topic in self.topics.values_mut().filter(|topic| !topic.kind.is_commit) {
             for log in topic.logs.values_mut() {
                 log.promised.clear();
-                if !Rule::EpochAfterLoss.is_checked() {
-                    (log.high_watermark, log.seen) = ((0, 0), BTreeMap::new());
+            }
+        }
+    }
+
+    /// Nothing is promised any more of the partition in this directory, but that it shows nothing wrong.
+    pub(super) fn spoil(&mut self, directory: &str) {
+        for topic in self.topics.values_mut() {
+            for (index, log) in &mut topic.logs {
+                if directory == format!("{}-{index}", topic.name) {
+                    let sent = std::mem::take(&mut log.sent);
+                    *log = Log { sent, deletable: i64::MAX, ..Log::default() };
                 }
             }
         }
@@ -263,9 +271,7 @@ impl Model {
 
     /// Consumers could see so much of a partition.
     pub(super) fn seen(&mut self, id: Uuid, index: i32, high_watermark: i64, epoch: i32) {
-        let is_held = self.kind(id).is_some_and(|kind| kind.is_commit || Rule::EpochAfterLoss.is_checked());
-        if let Some(log) = self.log(id, index).filter(|log| is_held && high_watermark > log.high_watermark.0)
-        {
+        if let Some(log) = self.log(id, index).filter(|log| high_watermark > log.high_watermark.0) {
             log.high_watermark = (high_watermark, epoch);
         }
     }
@@ -315,11 +321,7 @@ impl Model {
             Some(stale) if stale.topic != topic => {
                 let is_gone =
                     self.topics.get(&stale.topic).is_none_or(|old| old.existence == Existence::Gone);
-                if is_gone && Rule::OffsetsOfDeleted.is_checked() {
-                    Err(format!("{}, which is of a deleted topic", what()))
-                } else {
-                    Ok(())
-                }
+                if is_gone { Err(format!("{}, which is of a deleted topic", what())) } else { Ok(()) }
             }
             Some(_) => Ok(()),
         }
@@ -333,7 +335,7 @@ impl Log {
 
     fn check(&mut self, observed: &Observed, is_commit: bool, is_retained: bool) -> Result<(), Wrong> {
         let Observed { from, is_late, log_start, high_watermark, epoch, records } = observed;
-        if !is_late && *log_start < self.deleted && Rule::DeletedRecords.is_checked() {
+        if !is_late && *log_start < self.deleted {
             return Err(format!(
                 "records before {} were deleted, the log starts at {log_start}",
                 self.deleted

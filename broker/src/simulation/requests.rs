@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 impl World {
     pub(super) fn create(&mut self, random: &mut Random) -> Result<(), Wrong> {
-        let name = clients::name(random.below(3), self.deletions);
+        let name = clients::name(random.below(3));
         let kind = Kind { is_commit: !random.one_in(4), is_retained: random.one_in(5) };
         let request = clients::create(&name, kind, 1 + random.below(2) as i32);
         self.ask(7, request, Asked::Create { name, kind })
@@ -21,7 +21,6 @@ impl World {
         let Some((topic, _)) = pick(&self.node(), random) else { return Ok(()) };
         self.adopt(&topic)?;
         self.model.deleting(topic.id);
-        self.deletions += 1;
         self.ask(6, clients::delete(topic.id), Asked::Delete { id: topic.id })
     }
 
@@ -102,10 +101,12 @@ impl World {
             let bytes = clients::batch(self.clock.now_ms(), &tokens, Some(stamp));
             stream.unacknowledged.push_back((tokens, bytes, false));
         }
+        // A client that waited too long for answers sends everything again.
+        let sends_all = random.one_in(6);
         let unsent: Vec<(Vec<u64>, Bytes)> = stream
             .unacknowledged
             .iter_mut()
-            .filter(|(.., is_sent)| !*is_sent)
+            .filter(|(.., is_sent)| sends_all || !*is_sent)
             .map(|(tokens, bytes, is_sent)| {
                 *is_sent = true;
                 (tokens.clone(), bytes.clone())

@@ -6,7 +6,6 @@
 use super::clients::{self, Asked, Part, context};
 use super::model::{Kind, Model, Wrong};
 use super::random::Random;
-use super::{Ignored, Rule};
 use crate::background;
 use crate::broker::Assembly;
 use crate::clock::Clock;
@@ -17,6 +16,7 @@ use crate::dispatch;
 use crate::handler::Node;
 use crate::jobs::{Job, Jobs};
 use crate::journal::JournalConfig;
+use crate::safeguard::Safeguard;
 use crate::topic::{CatalogWorker, Topic};
 use bytes::Bytes;
 use kappa_protocol::messages::FindCoordinatorRequest;
@@ -38,6 +38,9 @@ pub(super) const GROUPS: [&str; 2] = ["g", "h"];
 /// Small enough to be full now and then.
 const JOURNAL: JournalConfig =
     JournalConfig { file_bytes: 32 * 1024, files_max: 2, piece_bytes_max: 4096, misses_before_first: 0 };
+
+/// Bytes on the disk of most machines: too few for a reserve, which costs more than all else that they do.
+const ROOM: u64 = 3 << 20;
 
 /// What half of the steps of a schedule are taken from, by its seed: anything; topics that come and go; records that do;
 /// groups.
@@ -83,7 +86,7 @@ pub(super) struct Stream {
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     Kill,
     PowerCut,
     Stop,
@@ -92,15 +95,15 @@ enum End {
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) disk: SimulatedDisk,
-    pub(super) ignored: Ignored,
+    pub(super) without: Option<Safeguard>,
+    /// The directory of a partition whose file was damaged.
+    pub(super) spoiled: Option<String>,
     pub(super) clock: Clock,
     pub(super) runtime: Runtime,
     pub(super) model: Model,
     pub(super) streams: Vec<Stream>,
     pub(super) producer_ids: Vec<i64>,
     pub(super) members: BTreeMap<String, (String, i32)>,
-    /// Deletions of topics that were asked for.
-    pub(super) deletions: u64,
     pub(super) life: Option<Life>,
     /// Faults may be waiting to happen.
     pub(super) faulty: bool,
@@ -176,7 +179,7 @@ impl Life {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, ignored: Ignored) -> Self {
+    pub(super) fn new(seed: u64, without: Option<Safeguard>) -> Self {
         let interrupts = Interrupts {
             node: None,
             random: Random(seed),
@@ -188,7 +191,8 @@ impl World {
         Self {
             seed,
             disk: SimulatedDisk::new(seed),
-            ignored,
+            without,
+            spoiled: None,
             clock: Clock::manual(START_MS),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_time()
@@ -199,7 +203,6 @@ impl World {
             streams: Vec::new(),
             producer_ids: Vec::new(),
             members: BTreeMap::new(),
-            deletions: 0,
             life: None,
             faulty: false,
             armed: false,
@@ -246,32 +249,42 @@ impl World {
 
     /// Starts a broker, which is refused only if the disk is at fault, and shows everything else.
     pub(super) fn start(&mut self, random: &mut Random) -> Result<(), Wrong> {
-        self.disk.set_ignore_syncs(self.ignored == Ignored::Syncs);
-        self.disk.set_ignore_dir_syncs(self.ignored != Ignored::Nothing);
-        let is_faulty = random.one_in(5) && Rule::StartUnderFaults.is_checked();
+        self.disk.set_ignore_syncs(self.without == Some(Safeguard::Syncs));
+        self.disk.set_capacity(self.room());
+        if self.without == Some(Safeguard::SyncsOfDirectories) {
+            self.disk.set_ignore_dir_syncs(true);
+        }
+        let is_faulty = random.one_in(5);
         if is_faulty {
-            let operations = [Operation::Open, Operation::Create, Operation::Read, Operation::SyncDir];
-            let fault = |operation, after| Fault {
-                operation,
-                path_contains: String::new(),
-                after,
-                times: 1000,
-                error: io::ErrorKind::Other,
-            };
             let after = random.below(40) as u32;
-            match random.below(5) {
+            match random.below(9) {
+                0 => self.inject(Operation::Open, after, 1000),
+                1 => self.inject(Operation::Create, after, 1000),
+                2 => self.inject(Operation::Read, after, 1000),
+                3 => self.inject(Operation::SyncDir, after, 1000),
+                4 => self.inject(Operation::Rename, after / 8, 1000),
+                5 => self.inject(Operation::SyncData, after / 4, 1000),
+                6 => self.inject(Operation::Write, after / 4, 1000),
+                7 => self.disk.set_read_only(true),
                 // No descriptors are left.
-                4 => [Operation::Open, Operation::Create].map(|op| self.disk.inject(fault(op, after))).len(),
-                which => [operations[which as usize]].map(|op| self.disk.inject(fault(op, after))).len(),
-            };
+                _ => [Operation::Open, Operation::Create].iter().for_each(|op| self.inject(*op, after, 1000)),
+            }
         }
         let mut opened = self.open();
         self.disk.clear_faults();
+        self.disk.set_read_only(false);
         if let (true, Err(refused)) = (is_faulty, &opened) {
             self.note(|| format!("refused: {refused}"));
             opened = self.open();
         }
-        let (assembly, jobs) = opened.map_err(|error| format!("the start is refused: {error}"))?;
+        self.live(opened.map_err(|error| format!("the start is refused: {error}"))?);
+        self.check_all()?;
+        self.model.all_found();
+        Ok(())
+    }
+
+    /// Has what was opened be the present life.
+    pub(super) fn live(&mut self, (assembly, jobs): (Assembly, Waiting)) {
         let Assembly { node, catalog, data_dir } = assembly;
         let coordinator = {
             let _entered = self.runtime.enter();
@@ -286,9 +299,11 @@ impl World {
         });
         self.life = Some(Life { node, catalog, _data_dir: data_dir, jobs, pending: Vec::new(), coordinator });
         self.settle();
-        self.check_all()?;
-        self.model.all_found();
-        Ok(())
+    }
+
+    /// Bytes on the disk while it is not full.
+    fn room(&self) -> Option<u64> {
+        (!self.seed.is_multiple_of(8)).then_some(ROOM)
     }
 
     /// Lets the tasks of the runtime run; no time passes.
@@ -300,7 +315,7 @@ impl World {
         });
     }
 
-    fn end(&mut self, end: End, random: &mut Random) -> Result<(), Wrong> {
+    pub(super) fn end(&mut self, end: End, random: &mut Random) -> Result<(), Wrong> {
         self.drain_interrupts()?;
         let armed = self.armed;
         self.note(|| format!("{end:?}, power goes: {armed}"));
@@ -311,7 +326,7 @@ impl World {
             self.model.lose_unsynced();
         }
         self.disk = disk;
-        self.disk.set_capacity(None);
+        self.disk.set_capacity(self.room());
         self.disk.set_read_only(false);
         (self.faulty, self.armed) = (false, false);
         self.interrupts.lock().node = None;
@@ -329,11 +344,20 @@ impl World {
         Ok(())
     }
 
+    /// Carries out all that waits, and takes in the answers.
+    pub(super) fn finish(&mut self) -> Result<(), Wrong> {
+        for _ in 0..3 {
+            while self.life.as_ref().is_some_and(|life| life.catalog.step()) {}
+            self.settle();
+            self.job(&mut Random(0));
+            self.node().topics.env().flush.run_due();
+            self.answers(1, &mut Random(0))?;
+        }
+        Ok(())
+    }
+
     /// A clean stop as the broker does it; whether it came to its end.
     pub(super) fn stop(&mut self) -> Result<bool, Wrong> {
-        if !Rule::ChangeUnderFaults.is_checked() {
-            self.mend_disk();
-        }
         let node = self.node();
         node.groups.stop();
         self.settle();
@@ -389,9 +413,7 @@ impl World {
             )?,
             60..68 => self.job(random),
             68..78 => {
-                if let Some(life) = &self.life
-                    && (!self.faulty || Rule::ChangeUnderFaults.is_checked())
-                {
+                if let Some(life) = &self.life {
                     life.catalog.step();
                 }
             }
@@ -424,6 +446,9 @@ impl World {
 
     fn end_and_start(&mut self, end: End, random: &mut Random) -> Result<(), Wrong> {
         self.end(end, random)?;
+        if random.one_in(4) {
+            self.flip_bit(random)?;
+        }
         self.start(random)
     }
 
@@ -450,31 +475,38 @@ impl World {
     pub(super) fn break_disk(&mut self, random: &mut Random) {
         self.faulty = true;
         self.model.lose_unsynced();
-        let which = random.below(9);
+        let which = random.below(13);
         self.note(|| format!("disk fault {which}"));
-        let operation = match which {
-            0 => Operation::Open,
-            1 => Operation::Create,
-            2 => Operation::Rename,
-            3 => Operation::SyncDir,
-            4 | 5 => Operation::SyncData,
-            6 => Operation::Write,
-            7 if Rule::FailedSyncThenKill.is_checked() => return self.disk.set_read_only(true),
+        let (operation, times) = match which {
+            0 => (Operation::Open, 3),
+            1 => (Operation::Create, 3),
+            2 => (Operation::Rename, 3),
+            3 => (Operation::SyncDir, 3),
+            4 | 5 => (Operation::SyncData, 3),
+            6 => (Operation::Write, 3),
+            7 => return self.disk.set_read_only(true),
+            8 => (Operation::SyncFileSystem, 2),
+            9 => (Operation::Remove, 3),
+            // No descriptors are left.
+            10 => {
+                self.inject(Operation::Open, 0, 50);
+                (Operation::Create, 50)
+            }
             _ => return self.disk.set_capacity(Some(self.disk.used_bytes() + random.below(3000))),
         };
-        self.disk.inject(Fault {
-            operation,
-            path_contains: String::new(),
-            after: random.below(4) as u32,
-            times: 1 + random.below(3) as u32,
-            error: io::ErrorKind::Other,
-        });
+        let (after, times) = (random.below(4) as u32, 1 + random.below(times) as u32);
+        self.inject(operation, after, times);
+    }
+
+    fn inject(&self, operation: Operation, after: u32, times: u32) {
+        let error = io::ErrorKind::Other;
+        self.disk.inject(Fault { operation, path_contains: String::new(), after, times, error });
     }
 
     pub(super) fn mend_disk(&mut self) {
         self.disk.clear_faults();
         self.disk.set_read_only(false);
-        self.disk.set_capacity(None);
+        self.disk.set_capacity(self.room());
         self.model.lose_unsynced();
         self.faulty = false;
     }

@@ -151,6 +151,9 @@ impl Catalog {
                     }
                     None => {}
                 }
+                if !self.registry.is_free(&topic.name) {
+                    return Err(TopicError::Owed(name.shared()));
+                }
                 let count = topic.partitions.unwrap_or(self.settings.partitions_default);
                 self.check_partitions(count, count, partitions)?;
                 let mut configs = Overrides::new();

@@ -77,6 +77,12 @@ pub(crate) enum TopicError {
     /// The disk failed; nothing was changed.
     #[error("the catalog cannot be written: {0}")]
     Storage(Arc<str>),
+    /// What groups committed for an earlier topic of this name cannot be removed yet.
+    #[error(
+        "topic {0} was deleted, but the offsets that groups committed for it are still there, since the disk failed: \
+         try again"
+    )]
+    Owed(Arc<str>),
     /// Too many changes wait already.
     #[error("too many changes of the catalog wait already: try again")]
     Busy,

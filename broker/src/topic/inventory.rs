@@ -7,7 +7,7 @@
 use super::CATALOG_TOPIC;
 use super::start::CATALOG_ID;
 use super::state::CatalogState;
-use crate::log::{Checkpoints, Opening, StorageError, is_retired};
+use crate::log::{Checkpoints, Opening, StorageError, is_owner, is_retired};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -138,7 +138,7 @@ pub(super) fn plan(state: &CatalogState, found: &Directories, checkpoints: &Chec
             let opening = checkpoints.of(topic_id, &entry.name, index);
             let here = left.remove(directory.as_str());
             let what = match here.map(|here| &here.owner) {
-                Some(Ok(Some(owner))) if *owner == topic_id => {
+                Some(Ok(Some(owner))) if is_owner(*owner, topic_id) => {
                     actions.push(Action::Open(Place { topic_id, index, directory }, opening));
                     continue;
                 }

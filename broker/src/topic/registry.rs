@@ -8,8 +8,8 @@ use super::{CATALOG_TOPIC, OFFSETS_TOPIC};
 use crate::config::Overrides;
 use crate::partition::Partition;
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
-use std::collections::{BTreeMap, HashMap};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
@@ -80,14 +80,17 @@ struct Index {
     by_id: HashMap<Uuid, Arc<Topic>>,
 }
 
-/// Told of topics that are gone, before their names are free. It may wait for the disk.
-type DeletionListener = Box<dyn Fn(&[Arc<Topic>]) + Send + Sync>;
+/// Told the names of topics that are gone, before the names are free. It may wait for the disk. Returns whether nothing
+/// is left of them; it is told again otherwise.
+type DeletionListener = Box<dyn Fn(&BTreeSet<Arc<str>>) -> bool + Send + Sync>;
 
 /// All topics.
 #[derive(Default)]
 pub(crate) struct Registry {
     index: RwLock<Index>,
     on_deletion: OnceLock<DeletionListener>,
+    /// Names of topics that are gone and of which something is left. The catalog's worker alone waits for this.
+    owed: Mutex<BTreeSet<Arc<str>>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -135,8 +138,31 @@ impl Registry {
 
     /// Tells of topics that were removed.
     pub(super) fn deleted(&self, topics: &[Arc<Topic>]) {
-        if let Some(listener) = self.on_deletion.get().filter(|_| !topics.is_empty()) {
-            listener(topics);
+        self.owe(topics.iter().map(|topic| topic.name.clone()));
+        self.settle();
+    }
+
+    /// Something is left of topics that had these names.
+    pub(super) fn owe(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        self.owed.lock().extend(names);
+    }
+
+    /// Whether a new topic of this name would have nothing that belonged to an old one. May wait for the disk.
+    pub(super) fn is_free(&self, name: &str) -> bool {
+        #[cfg(test)]
+        if crate::safeguard::Safeguard::OwedOffsets.is_taken_out() {
+            return true;
+        }
+        if self.owed.lock().contains(name) {
+            self.settle();
+        }
+        !self.owed.lock().contains(name)
+    }
+
+    fn settle(&self) {
+        let mut owed = self.owed.lock();
+        if self.on_deletion.get().is_none_or(|listener| owed.is_empty() || listener(&owed)) {
+            owed.clear();
         }
     }
 

@@ -14,8 +14,8 @@ use crate::config::{BrokerLayers, Overrides, Settings};
 use crate::disk::Disk;
 use crate::journal::PartitionKey;
 use crate::log::{
-    Checkpoints, NewDirectories, Opening, RecoveryEnd, StorageError, directory_topic_id, is_retired,
-    keep_reserve, retire,
+    Checkpoints, EpochFloor, NewDirectories, Opening, RecoveryEnd, StorageError, directory_topic_id,
+    is_retired, keep_reserve, retire,
 };
 use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv, SYNC_TOGETHER_MIN};
 use arc_swap::ArcSwap;
@@ -111,8 +111,12 @@ impl Topics {
     ) -> Result<(Self, CatalogWorker), OpenError> {
         let disk = &*env.disk;
         let checkpoints = Checkpoints::read(disk, data_dir, is_layout_1)?;
-        let house = House::new(&env, data_dir);
+        let mut house = House::new(&env, data_dir);
         let mut found = house.look()?;
+        // Where there is no directory yet, nobody was shown anything.
+        let nothing_is_gone = checkpoints.clean() || found.is_empty();
+        let mut floor = EpochFloor::read(disk, data_dir, nothing_is_gone)?;
+        house.epoch_floor = floor.epoch;
 
         let catalog_directory = format!("{CATALOG_TOPIC}-0");
         if !found.get(&catalog_directory).is_some_and(|found| matches!(found.owner, Ok(Some(CATALOG_ID)))) {
@@ -136,6 +140,7 @@ impl Topics {
             .collect();
         house.measure(&mut found, |name, owner| owner.is_none() || expected.get(name).copied() != owner)?;
         let actions = agreed(inventory::plan(&state, &found, &checkpoints))?;
+        floor.make_durable(disk, data_dir)?;
         checkpoints.take_marker(disk, data_dir)?;
 
         let layers = state.layers(fixed, settings.node_id);
@@ -198,6 +203,8 @@ fn agreed(actions: Vec<Action>) -> Result<Vec<Action>, OpenError> {
 pub(super) struct House<'a> {
     env: &'a PartitionEnv,
     data_dir: &'a Path,
+    /// The leader epoch that every partition that is opened or made here has at least.
+    epoch_floor: i32,
     /// Directories that are durably nobody's and are to be removed.
     doomed: Mutex<Vec<PathBuf>>,
 }
@@ -210,7 +217,7 @@ enum Job {
 
 impl<'a> House<'a> {
     pub(super) fn new(env: &'a PartitionEnv, data_dir: &'a Path) -> Self {
-        Self { env, data_dir, doomed: Mutex::default() }
+        Self { env, data_dir, epoch_floor: 0, doomed: Mutex::default() }
     }
 
     /// The directories that are left to remove.
@@ -352,6 +359,12 @@ impl<'a> House<'a> {
                 })
             }
         };
+        // One that is made has the first epoch, which is older than any floor but that of a clean start.
+        let was_closed = !matches!(job, Job::Open(_, Opening { clean: false, .. }));
+        let opened = opened.and_then(|(partition, is_unsynced)| {
+            partition.raise_epoch(self.epoch_floor, was_closed)?;
+            Ok((partition, is_unsynced))
+        });
         opened.map_err(|source| OpenError::Partition { directory: directory.clone(), source })
     }
 
@@ -429,11 +442,12 @@ fn in_parallel<T: Sync, R: Send, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
-    let threads = cores.min(items.len() / PARTITIONS_PER_THREAD);
-    if threads < 2 {
+    let wanted = items.len() / PARTITIONS_PER_THREAD;
+    if wanted < 2 {
         return items.iter().map(work).collect();
     }
+    let threads =
+        wanted.min(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX));
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let take = || {
         let mut done = Vec::new();

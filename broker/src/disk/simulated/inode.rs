@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 /// Bytes that are written or lost together.
 const SECTOR: usize = 512;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
@@ -52,6 +52,15 @@ impl Inode {
         self.durable.resize(self.current.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
             copy_sector(&self.current, &mut self.durable, sector);
+        }
+    }
+
+    /// Flips a bit, in memory and on the platter.
+    pub(super) fn flip(&mut self, byte: usize, bit: u8) {
+        for bytes in [&mut self.current, &mut self.durable] {
+            if let Some(byte) = bytes.get_mut(byte) {
+                *byte ^= 1 << bit;
+            }
         }
     }
 

@@ -168,9 +168,10 @@ impl SimulatedDisk {
         let mut random = Random(state.random.next());
         let changes = std::mem::take(&mut state.changes);
         let names = state.durable_names.after_power_cut(changes, &mut random);
+        let linked: BTreeSet<u64> = names.files().map(|(inode, _)| inode).collect();
         let inodes = std::mem::take(&mut state.inodes)
             .into_iter()
-            .filter(|(number, _)| names.has_file(*number))
+            .filter(|(number, _)| linked.contains(number))
             .map(|(number, inode)| (number, inode.after_power_cut(&mut random)))
             .collect();
         Self::with(random, names, inodes, state.inodes_created)
@@ -199,6 +200,29 @@ impl SimulatedDisk {
         after.ignore_dir_syncs = state.ignore_dir_syncs;
         drop(after);
         killed
+    }
+
+    /// Another disk with the same content, as a copy that was made of this one would have it: all of it is durable.
+    #[must_use]
+    pub fn copy(&self, seed: u64) -> Self {
+        let state = self.state.lock();
+        let mut inodes = state.inodes.clone();
+        inodes.values_mut().for_each(Inode::sync);
+        Self::with(Random(seed), state.names.clone(), inodes, state.inodes_created)
+    }
+
+    /// Flips a bit of a file that has content, as chance has it, among those that `matters` picks. Returns which.
+    pub fn flip_bit(&self, matters: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+        let mut state = self.state.lock();
+        let State { random, names, inodes, .. } = &mut *state;
+        let has_content = |inode: u64| inodes.get(&inode).is_some_and(|inode| inode.len() > 0);
+        let files: Vec<_> =
+            names.files().filter(|(inode, path)| has_content(*inode) && matters(path)).collect();
+        let (inode, path) = files.get(random.up_to(files.len().checked_sub(1)?))?;
+        let inode = inodes.get_mut(inode)?;
+        let byte = random.up_to(usize::try_from(inode.len()).ok()? - 1);
+        inode.flip(byte, random.up_to(7) as u8);
+        Some(path.to_path_buf())
     }
 
     /// Has `callback` called at the begin and at the end of every sync of a file or a directory, while the disk can be
@@ -324,8 +348,7 @@ impl State {
     }
 
     fn used_bytes(&self) -> u64 {
-        let linked = self.inodes.iter().filter(|(number, _)| self.names.has_file(**number));
-        linked.map(|(_, inode)| inode.len()).sum()
+        self.names.files().filter_map(|(number, _)| self.inodes.get(&number)).map(Inode::len).sum()
     }
 }
 

@@ -5,7 +5,9 @@
 
 use super::{Entry, Random};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Longest name of a file in bytes, as with the file systems of Linux.
@@ -58,31 +60,31 @@ impl Change {
 
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    nodes: BTreeMap<PathBuf, Node>,
+    /// By path, as text: its order costs less than that of the components.
+    nodes: BTreeMap<OsString, Node>,
 }
 
 impl Names {
     pub(super) fn root() -> Self {
-        Self { nodes: BTreeMap::from([(PathBuf::from("/"), Node::Dir)]) }
+        Self { nodes: BTreeMap::from([("/".into(), Node::Dir)]) }
     }
 
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::Link(path, node) => {
-                self.nodes.insert(path.clone(), *node);
+                self.nodes.insert(path.as_os_str().to_owned(), *node);
             }
             Change::Unlink(path) => {
-                self.nodes.remove(path);
+                self.nodes.remove(path.as_os_str());
             }
             Change::Move(from, to) => {
-                let moved: Vec<_> =
-                    self.nodes.keys().filter(|path| path.starts_with(from)).cloned().collect();
-                for path in moved {
-                    let below = path.strip_prefix(from).unwrap_or(Path::new("")).to_path_buf();
-                    let target = if below.as_os_str().is_empty() { to.clone() } else { to.join(below) };
-                    if let Some(node) = self.nodes.remove(&path) {
-                        self.nodes.insert(target, node);
-                    }
+                let below: Vec<_> = self.nodes.extract_if(below(from), |_, _| true).collect();
+                if let Some(node) = self.nodes.remove(from.as_os_str()) {
+                    self.nodes.insert(to.into(), node);
+                }
+                for (path, node) in below {
+                    let rest = Path::new(&path).strip_prefix(from).unwrap_or(Path::new(""));
+                    self.nodes.insert(to.join(rest).into(), node);
                 }
             }
         }
@@ -101,18 +103,22 @@ impl Names {
                 names.apply(&change);
             }
         }
-        let reachable =
-            |path: &PathBuf| path.ancestors().skip(1).all(|above| names.nodes.get(above) == Some(&Node::Dir));
+        let is_dir = |path: &Path| names.nodes.get(path.as_os_str()) == Some(&Node::Dir);
+        let reachable = |path: &OsString| Path::new(path).ancestors().skip(1).all(is_dir);
         let nodes = names.nodes.iter().filter(|(path, _)| reachable(path));
         Self { nodes: nodes.map(|(path, node)| (path.clone(), *node)).collect() }
     }
 
-    pub(super) fn has_file(&self, inode: u64) -> bool {
-        self.nodes.values().any(|node| *node == Node::File(inode))
+    /// The inodes of all files, and their paths.
+    pub(super) fn files(&self) -> impl Iterator<Item = (u64, &Path)> {
+        self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::File(inode) => Some((*inode, Path::new(path))),
+            Node::Dir => None,
+        })
     }
 
     pub(super) fn file(&self, path: &Path) -> io::Result<u64> {
-        match self.nodes.get(path) {
+        match self.nodes.get(path.as_os_str()) {
             Some(Node::File(inode)) => Ok(*inode),
             Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
@@ -120,11 +126,11 @@ impl Names {
     }
 
     pub(super) fn is_dir(&self, path: &Path) -> bool {
-        self.nodes.get(path) == Some(&Node::Dir)
+        self.nodes.get(path.as_os_str()) == Some(&Node::Dir)
     }
 
     pub(super) fn check_there(&self, path: &Path) -> io::Result<()> {
-        if self.nodes.contains_key(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        if self.nodes.contains_key(path.as_os_str()) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     pub(super) fn check_parent(&self, path: &Path) -> io::Result<()> {
@@ -140,11 +146,20 @@ impl Names {
         if !self.is_dir(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let inside = self.nodes.iter().filter(|(path, _)| path.parent() == Some(dir));
-        let entry = |(path, node): (&PathBuf, &Node)| {
-            let name = path.file_name()?.to_str()?.to_owned();
-            Some(Entry { name, is_dir: *node == Node::Dir })
+        let entry = |(path, node): (&OsString, &Node)| {
+            let (parent, name) = path.to_str()?.rsplit_once('/')?;
+            let is_inside =
+                Path::new(if parent.is_empty() { "/" } else { parent }) == dir && !name.is_empty();
+            is_inside.then(|| Entry { name: name.to_owned(), is_dir: *node == Node::Dir })
         };
-        Ok(inside.filter_map(entry).collect())
+        Ok(self.nodes.range(below(dir)).filter_map(entry).collect())
     }
+}
+
+/// Where all that lies below a directory is, among all paths.
+fn below(dir: &Path) -> Range<OsString> {
+    let text = dir.as_os_str().to_string_lossy();
+    let text = text.trim_end_matches('/');
+    // The character after the one that ends a component.
+    format!("{text}/").into()..format!("{text}0").into()
 }

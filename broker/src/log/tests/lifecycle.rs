@@ -85,7 +85,7 @@ fn the_first_sync_makes_the_directory_durable_and_a_blank_log_costs_none() {
 fn with_epochs(disk: &Arc<dyn Disk>, dir: &Path) -> (Log, Opening) {
     let (mut log, _) = filled(disk, dir, 12);
     for _ in 0..2 {
-        log.begin_epoch().unwrap();
+        log.begin_epoch(log.next_offset).unwrap();
         append(&mut log, &batch(2, 200, 1000)).unwrap();
     }
     let epochs = log.epochs.clone();
