@@ -42,7 +42,7 @@ fn compare(rate: f64, total: usize) {
             if name.starts_with("kappa") {
                 Driver::connect(server.address).create_topic();
             }
-            let times = end_to_end(server.address, &batch, rate, total);
+            let times = end_to_end(server.address, &batch, rate, 0, total);
             for ((_, share), figure) in percentiles.iter().zip(&mut figures) {
                 figure.add(name, times.quantile(*share));
             }

@@ -23,9 +23,15 @@ impl Times {
     }
 }
 
-/// Sends `total` requests of one batch of one record with acks=all and follows them with a long poll. The topic is there
-/// and empty.
-pub(crate) fn end_to_end(address: SocketAddr, batch: &Bytes, rate: f64, total: usize) -> Times {
+/// Sends `total` requests of one batch of one record with acks=all and follows them with a long poll; the first `warm_up` of
+/// them do not count. The topic is there and empty.
+pub(crate) fn end_to_end(
+    address: SocketAddr,
+    batch: &Bytes,
+    rate: f64,
+    warm_up: usize,
+    total: usize,
+) -> Times {
     let sent: Arc<Vec<OnceLock<Instant>>> = Arc::new((0..total).map(|_| OnceLock::new()).collect());
     let (producer, mut consumer) = (Driver::connect(address), Driver::connect(address));
     let times = Arc::clone(&sent);
@@ -33,7 +39,9 @@ pub(crate) fn end_to_end(address: SocketAddr, batch: &Bytes, rate: f64, total: u
         let mut micros = Vec::with_capacity(total);
         consumer.follow(total as i64, |offset| {
             let sent = times.get(offset).and_then(OnceLock::get).expect("it was sent");
-            micros.push(sent.elapsed().as_secs_f64() * 1e6);
+            if offset >= warm_up {
+                micros.push(sent.elapsed().as_secs_f64() * 1e6);
+            }
         });
         micros
     });

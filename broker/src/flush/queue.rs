@@ -319,7 +319,8 @@ impl Waiting {
         !self.now.is_empty()
     }
 
-    /// Takes out the first partition that is due for a sync and that no thread is syncing.
+    /// Takes out the first partition that is due for a sync and that no thread is syncing, however often it is there: a
+    /// sync that begins now covers everything that it was put there for.
     pub(super) fn take_sync(&mut self, now_ms: i64) -> Option<Arc<Partition>> {
         let horizon = if self.is_stopping { i64::MAX } else { now_ms };
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= horizon) {
@@ -329,6 +330,7 @@ impl Waiting {
             |partition: &&Arc<Partition>| self.taken.iter().any(|taken| Arc::ptr_eq(taken, partition));
         let at = self.direct.iter().position(|partition| !is_taken(&partition))?;
         let partition = self.direct.remove(at)?;
+        self.direct.retain(|other| !Arc::ptr_eq(other, &partition));
         self.taken.push(partition.clone());
         Some(partition)
     }

@@ -308,3 +308,15 @@ fn what_is_gathered_goes_into_one_round() {
     }
     flusher.stop();
 }
+
+#[test]
+fn a_partition_that_was_handed_on_several_times_is_synced_once() {
+    let house = lax_house(2, DIRTY_BYTES_MAX);
+    for partition in &house.partitions {
+        partition.append(batch(1)).unwrap();
+        house.env.flush.push_direct([partition.clone(), partition.clone()]);
+    }
+    house.env.flush.push_direct([house.partitions[0].clone()]);
+    assert_eq!(house.env.flush.run_due(), 2);
+    assert!(house.partitions.iter().all(|partition| !partition.needs_sync()));
+}
