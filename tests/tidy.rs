@@ -44,6 +44,7 @@ const STREAMS_LAYERS: &[&[&str]] = &[
     &["instance"],
     &["query"],
     &["runtime", "test_driver"],
+    &["simulation"],
 ];
 const WORDS_BANNED: [&str; 8] = ["topition", "ntp", "seqno", "leo", "rehydrate", "Helper", "Impl", "Manager"];
 const MODULES_BANNED: [&str; 7] = ["util", "common", "helpers", "types", "misc", "manager", "impl"];

@@ -46,6 +46,8 @@ mod processor;
 mod query;
 mod record;
 mod runtime;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod task;
 mod test_driver;

@@ -10,7 +10,7 @@ enum Change {
     #[default]
     None,
     /// Where the inputs of these begin has been asked.
-    Adopting { lookup: u64, tasks: BTreeSet<TaskId> },
+    Adopting { lookup: u64, tasks: BTreeSet<TaskId>, uncommitted: usize },
     /// These are committed before they go, for so long.
     Leaving { places: Vec<Place>, tasks: BTreeSet<TaskId>, until: i64 },
 }
@@ -43,9 +43,13 @@ impl Moves {
 }
 
 impl Instance {
-    /// Asks where the inputs of tasks begin whose partitions are all here.
     pub(super) fn assigned(&mut self, places: Vec<Place>, out: &mut Vec<Action>) {
         self.moves.assigned.extend(places);
+        self.adopt(0, out);
+    }
+
+    /// Asks where the inputs of tasks begin whose partitions are all here.
+    fn adopt(&mut self, uncommitted: usize, out: &mut Vec<Action>) {
         let setup = &self.setup;
         let ids: BTreeSet<TaskId> =
             self.moves.assigned.iter().filter_map(|place| setup.task_of(*place)).collect();
@@ -53,20 +57,22 @@ impl Instance {
         let new = ids.into_iter().filter(|id| !self.tasks.contains_key(id)).filter(whole);
         let tasks: BTreeSet<TaskId> = new.collect();
         if tasks.is_empty() || self.moves.is_closing() {
-            out.push(Action::Settled { uncommitted: 0 });
+            out.push(Action::Settled { uncommitted });
             return;
         }
         self.moves.lookups += 1;
         let lookup = self.moves.lookups;
         let places = tasks.iter().flat_map(|id| setup.inputs(*id)).collect();
-        self.moves.change = Change::Adopting { lookup, tasks };
+        self.moves.change = Change::Adopting { lookup, tasks, uncommitted };
         out.push(Action::LookUp { lookup, places });
     }
 
     /// Makes the tasks; they hold others from now on and run once they are restored.
     pub(super) fn found(&mut self, found: u64, starts: &[Start], out: &mut Vec<Action>) {
-        let tasks = match &mut self.moves.change {
-            Change::Adopting { lookup, tasks } if *lookup == found => std::mem::take(tasks),
+        let (tasks, uncommitted) = match &mut self.moves.change {
+            Change::Adopting { lookup, tasks, uncommitted } if *lookup == found => {
+                (std::mem::take(tasks), *uncommitted)
+            }
             _ => return,
         };
         self.moves.change = Change::None;
@@ -95,7 +101,7 @@ impl Instance {
             self.ready.insert(id);
             self.regulate(id, out);
         }
-        out.push(Action::Settled { uncommitted: 0 });
+        out.push(Action::Settled { uncommitted });
     }
 
     /// Lets tasks go once they are committed.
@@ -108,13 +114,19 @@ impl Instance {
 
     /// Forgets tasks that somebody else may have, with all that was to be written for them.
     pub(super) fn lost(&mut self, out: &mut Vec<Action>) {
-        let places: Vec<Place> = std::mem::take(&mut self.moves.assigned).into_iter().collect();
-        self.give_up(&places, &self.tasks.keys().copied().collect());
+        self.moves.assigned.clear();
+        self.discard(out);
+        self.moves.change = Change::None;
+        out.push(Action::Settled { uncommitted: 0 });
+    }
+
+    /// Forgets all tasks, and whatever was handed over for any of them.
+    fn discard(&mut self, out: &mut Vec<Action>) {
+        self.give_up(&self.tasks.keys().copied().collect());
+        self.paused.retain(|place| self.moves.assigned.contains(place));
         self.commits.forget_the_one_under_way();
         self.unsent = 0;
-        self.moves.change = Change::None;
         out.push(Action::Discard);
-        out.push(Action::Settled { uncommitted: 0 });
     }
 
     fn tasks_of(&self, places: &[Place]) -> BTreeSet<TaskId> {
@@ -122,11 +134,7 @@ impl Instance {
         ids.filter(|id| self.tasks.contains_key(id)).collect()
     }
 
-    fn give_up(&mut self, places: &[Place], ids: &BTreeSet<TaskId>) {
-        for place in places {
-            self.moves.assigned.remove(place);
-            self.paused.remove(place);
-        }
+    fn give_up(&mut self, ids: &BTreeSet<TaskId>) {
         for id in ids {
             if let Some(task) = self.tasks.remove(id) {
                 self.gone.add(&task.counters());
@@ -142,13 +150,8 @@ impl Instance {
     pub(super) fn end_moves(&mut self, out: &mut Vec<Action>) {
         if let Change::Leaving { tasks, until, .. } = &self.moves.change {
             let open = self.commits.open(tasks.iter().copied());
-            let given_up = self.standing == Standing::Lost || self.moment.ms >= *until;
-            if open == 0 || given_up {
-                let Change::Leaving { places, tasks, .. } = std::mem::take(&mut self.moves.change) else {
-                    return;
-                };
-                self.give_up(&places, &tasks);
-                out.push(Action::Settled { uncommitted: open });
+            if open == 0 || self.standing == Standing::Lost || self.moment.ms >= *until {
+                self.leave(open, out);
             }
         }
         if let Some(until) = self.moves.closing.filter(|_| !self.moves.closed) {
@@ -157,6 +160,24 @@ impl Instance {
                 self.moves.closed = true;
                 out.push(Action::Closed { uncommitted: open });
             }
+        }
+    }
+
+    /// Lets revoked tasks go, of which so many are not committed.
+    fn leave(&mut self, open: usize, out: &mut Vec<Action>) {
+        let Change::Leaving { places, tasks, .. } = std::mem::take(&mut self.moves.change) else { return };
+        for place in &places {
+            self.moves.assigned.remove(place);
+            self.paused.remove(place);
+        }
+        if open == 0 {
+            self.give_up(&tasks);
+            out.push(Action::Settled { uncommitted: 0 });
+        } else {
+            // What was handed over for them must not be written once the group is heard of again, and cannot be told
+            // from that of the others; so these go back to what is committed as well.
+            self.discard(out);
+            self.adopt(open, out);
         }
     }
 }

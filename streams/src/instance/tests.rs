@@ -244,6 +244,27 @@ fn who_hears_nothing_of_the_group_for_a_lease_writes_nothing_and_lets_go_in_the_
 }
 
 #[test]
+fn what_is_handed_over_for_a_task_that_goes_uncommitted_is_never_written() {
+    let mut world = World::new();
+    world.assign(0);
+    world.assign(1);
+    world.fetch(0, 0, 5);
+    world.fetch(1, 0, 5);
+    world.pass(100);
+    assert_eq!(world.commit().unwrap().2, [5, 5]);
+    world.tell(Event::Revoked(vec![(INPUT, 0)]));
+    world.pass_in_silence(SESSION_MS);
+    let actions = world.take();
+    assert_eq!(settled(&actions), None, "the task that stays begins again");
+    assert!(actions.iter().any(|action| matches!(action, Action::Discard)));
+    world.actions = actions;
+    let lookup = world.lookup();
+    world.tell(found(lookup, 1));
+    assert_eq!(settled(&world.take()), Some(1));
+    assert_eq!(world.instance.tasks().keys().map(|id| id.partition).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
 fn tasks_that_are_lost_are_forgotten_with_all_that_was_to_be_written() {
     let mut world = World::new();
     let before = world.assign(0);

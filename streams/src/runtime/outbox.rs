@@ -92,14 +92,13 @@ impl Outbox {
     }
 
     /// Does what is left and ends, or gives up after a time.
-    pub(super) async fn close(self, patience: Duration) -> Result<(), AppError> {
+    pub(super) async fn close(self, patience: Duration) {
         let Outbox { jobs, discards, mut writer } = self;
         drop(jobs);
         if timeout(patience, &mut writer).await.is_err() {
             writer.abort();
         }
         drop(discards);
-        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@
 //! ```
 
 mod handles;
-mod topics;
+pub(crate) mod topics;
 
 pub use handles::{InputTopic, OutputTopic};
 

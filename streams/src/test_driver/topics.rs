@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 const BATCH_RECORDS_MAX: usize = 4096;
 
 #[derive(Debug, Clone)]
-pub(super) struct Logged {
-    pub(super) timestamp: i64,
-    pub(super) key: Option<Bytes>,
-    pub(super) value: Option<Bytes>,
-    pub(super) headers: Headers,
+pub(crate) struct Logged {
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) headers: Headers,
 }
 
 #[derive(Debug, Default)]
@@ -31,28 +31,28 @@ struct Log {
 
 /// All partitions of all topics.
 #[derive(Debug, Default)]
-pub(super) struct Topics(BTreeMap<(TopicId, i32), Log>);
+pub(crate) struct Topics(BTreeMap<(TopicId, i32), Log>);
 
 impl Topics {
-    pub(super) fn append(&mut self, topic: TopicId, partition: i32, record: Logged) {
+    pub(crate) fn append(&mut self, topic: TopicId, partition: i32, record: Logged) {
         self.0.entry((topic, partition)).or_default().records.push(record);
     }
 
-    pub(super) fn write(&mut self, output: Output) {
+    pub(crate) fn write(&mut self, output: Output) {
         let Output { topic, partition, timestamp, key, value, headers, .. } = output;
         self.append(topic, partition, Logged { timestamp, key, value, headers });
     }
 
-    pub(super) fn end(&self, topic: TopicId, partition: i32) -> i64 {
+    pub(crate) fn end(&self, topic: TopicId, partition: i32) -> i64 {
         self.0.get(&(topic, partition)).map_or(0, |log| log.records.len() as i64)
     }
 
-    pub(super) fn stall(&mut self, topic: TopicId, partition: i32, stalled: bool) {
+    pub(crate) fn stall(&mut self, topic: TopicId, partition: i32, stalled: bool) {
         self.0.entry((topic, partition)).or_default().stalled = stalled;
     }
 
     /// A fetch from `offset`, below `end`; `None` if nothing is there or the partition is stalled.
-    pub(super) fn fetch(&self, topic: TopicId, partition: i32, offset: i64, end: i64) -> Option<InputBatch> {
+    pub(crate) fn fetch(&self, topic: TopicId, partition: i32, offset: i64, end: i64) -> Option<InputBatch> {
         let log = self.0.get(&(topic, partition)).filter(|log| !log.stalled)?;
         let (from, end) = (usize::try_from(offset).ok()?, usize::try_from(end).ok()?.min(log.records.len()));
         let end = end.min(from.saturating_add(BATCH_RECORDS_MAX));
@@ -70,7 +70,7 @@ impl Topics {
     }
 
     /// Records of a topic not yet read, by partition.
-    pub(super) fn drain(&mut self, topic: TopicId) -> Vec<(i32, Logged)> {
+    pub(crate) fn drain(&mut self, topic: TopicId) -> Vec<(i32, Logged)> {
         let mut records = Vec::new();
         for ((_, partition), log) in self.0.range_mut((topic, i32::MIN)..=(topic, i32::MAX)) {
             let fresh = log.records.get(log.read..).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Topics {
         records
     }
 
-    pub(super) fn clear(&mut self, topic: TopicId) {
+    pub(crate) fn clear(&mut self, topic: TopicId) {
         self.0.retain(|(of, _), _| *of != topic);
     }
 }

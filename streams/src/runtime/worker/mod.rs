@@ -356,7 +356,8 @@ impl Worker {
         self.shared.reported.send_replace(());
     }
 
-    /// Leaves the group and ends. What is not committed must not be written either: the producer ends with its records.
+    /// Leaves the group and ends. What is not committed must not be written either, so the writer ends with it; and since
+    /// what it has sent may still arrive, the group then waits for the session to end before it gives the tasks to others.
     async fn close(mut self, ran: bool) -> Result<(), AppError> {
         self.report();
         let uncommitted = self.closed.unwrap_or(0);
@@ -364,18 +365,20 @@ impl Worker {
         if !clean {
             self.outbox.abandon();
         }
+        let may_leave = clean || self.instance.tasks().is_empty();
         drop(self.instance);
         self.jobs.shutdown().await;
         // Nothing answers any more; a change that is announced now is not waited for.
         drop(self.inbox);
         let patience = self.shared.config.session_timeout;
-        let left = timeout(patience, self.consumer.close_with(&mut ())).await;
-        let flushed = if clean { self.outbox.close(patience).await } else { Ok(()) };
-        if let Ok(left) = left {
+        if may_leave && let Ok(left) = timeout(patience, self.consumer.close_with(&mut ())).await {
             left?;
         }
+        if clean {
+            self.outbox.close(patience).await;
+        }
         match uncommitted {
-            0 => flushed,
+            0 => Ok(()),
             tasks => {
                 Err(AppError::Uncommitted { worker: self.number, tasks, waited: patience - patience / 4 })
             }

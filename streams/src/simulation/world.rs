@@ -1,0 +1,459 @@
+//! What happens in a schedule, and what must be true in the end.
+
+use super::{
+    Ignored, Random,
+    applications::{Application, Input},
+    cluster::{Cluster, Heartbeat, SESSION_MS},
+    process::{Content, Process},
+};
+use crate::{
+    Dump, TestDriver,
+    instance::{Event, InstanceConfig, Pacing, Place, Setup},
+    record::Headers,
+    task::{ProgressTable, TaskConfig, TaskId},
+    test_driver::topics::Logged,
+    topology::{Globals, Plan, TopicId, Topology},
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+
+const PARTITIONS: i32 = 3;
+/// Longest time in the network; less than the margin between lease and session.
+const NETWORK_MS: i64 = 1500;
+const HEARTBEAT_MS: i64 = 500;
+const STEPS: u64 = 2000;
+
+/// Something on its way from a process to the cluster.
+struct Message {
+    from: u64,
+    due: i64,
+    content: Content,
+}
+
+impl Message {
+    /// Messages that stay in order have the same.
+    fn place(&self) -> Option<Place> {
+        match &self.content {
+            Content::Record(_, output) => Some((output.topic, output.partition)),
+            Content::Offsets { .. } => None,
+        }
+    }
+}
+
+pub(super) struct World {
+    random: Random,
+    ignored: Ignored,
+    application: Application,
+    topology: Topology,
+    plan: Plan,
+    config: InstanceConfig,
+    cluster: Cluster,
+    processes: Vec<Process>,
+    members: u64,
+    network: Vec<Message>,
+    now: i64,
+    broker_down_until: i64,
+    /// Records that are still to be written to the input.
+    to_write: Vec<Input>,
+    written: Vec<Input>,
+    /// Whether anything may be processed twice.
+    rough: bool,
+    /// What has been seen that must not be.
+    wrong: Option<String>,
+    traced: bool,
+    pub(super) trace: Vec<String>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, ignored: Ignored, traced: bool) -> World {
+        let mut random = Random(seed);
+        let application = Application::chosen(&mut random);
+        let topology = application.topology();
+        let plan = topology.plan(|_| Some(PARTITIONS)).unwrap();
+        let tasks = plan.sub_topologies.iter().enumerate().flat_map(|(sub_topology, part)| {
+            (0..part.tasks).map(move |partition| TaskId { sub_topology, partition })
+        });
+        let rough = random.one_in(2);
+        let records = 50 + random.below(200) as i64;
+        let mut to_write: Vec<Input> =
+            (0..records).map(|id| application.record(id, PARTITIONS, &mut random)).collect();
+        to_write.reverse();
+        let task = TaskConfig {
+            skew_bound_ms: random.one_in(2).then_some(20),
+            idle_timeout_ms: 100,
+            skip_undecodable: true,
+            acknowledge_progress: random.one_in(2),
+            buffer_records: 1 + random.index(20),
+        };
+        let pacing = Pacing::Interval { ms: 20 + random.below(2000) as i64 };
+        World {
+            ignored,
+            application,
+            cluster: Cluster::new(tasks),
+            topology,
+            plan,
+            config: InstanceConfig { task, pacing, purge_ms: None },
+            processes: Vec::new(),
+            members: 0,
+            network: Vec::new(),
+            now: 1000,
+            broker_down_until: 0,
+            to_write,
+            written: Vec::new(),
+            rough,
+            wrong: None,
+            random,
+            traced,
+            trace: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, what: impl Fn(&World) -> String) {
+        if self.traced {
+            self.trace.push(format!("{} {}", self.now, what(self)));
+        }
+    }
+
+    fn start(&mut self) {
+        self.members += 1;
+        let member = self.members;
+        let setup = Setup {
+            topology: self.topology.clone(),
+            plan: self.plan.clone(),
+            globals: Globals::new(&self.topology),
+            progress: Arc::new(ProgressTable::new(&self.topology)),
+            config: self.config,
+        };
+        let slowness = if self.rough && self.random.one_in(3) { 10 } else { 1 };
+        let mut process = Process::new(member, setup, self.ignored, slowness);
+        process.heard = Some((self.now, None));
+        self.cluster.join(member, self.now);
+        self.processes.push(process);
+        self.tell(|_| format!("{member} starts"));
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        for _ in 0..1 + self.random.below(3) {
+            self.start();
+        }
+        for _ in 0..STEPS {
+            self.step();
+            self.wrong.take().map_or(Ok(()), Err)?;
+        }
+        self.settle()?;
+        let exact = !self.rough;
+        let expected = self.application.comparable(self.undisturbed(), exact);
+        self.compare("the running instances", &expected, exact)?;
+        self.end_all()?;
+        self.start();
+        self.settle()?;
+        self.compare("who restores it all", &expected, exact)
+    }
+
+    fn compare(
+        &self,
+        who: &str,
+        expected: &BTreeMap<String, Vec<String>>,
+        exact: bool,
+    ) -> Result<(), String> {
+        let mut dump = Dump::new();
+        for process in &self.processes {
+            for (id, task) in process.instance.tasks() {
+                dump.extend(task.dump().unwrap().into_iter().map(|(store, rows)| ((store, *id), rows)));
+            }
+        }
+        let found = self.application.comparable(dump, exact);
+        if found == *expected {
+            return Ok(());
+        }
+        let rows = |of: &BTreeMap<String, Vec<String>>| {
+            let rows = of.iter().flat_map(|(at, rows)| rows.iter().map(move |row| format!("{at} {row}")));
+            rows.collect::<std::collections::BTreeSet<String>>()
+        };
+        let (found, expected) = (rows(&found), rows(expected));
+        let kind = if exact { "exactly" } else { "at least once" };
+        Err(format!(
+            "{:?} {kind}: {who} has {:?} instead of {:?}",
+            self.application,
+            found.difference(&expected).take(4).collect::<Vec<_>>(),
+            expected.difference(&found).take(4).collect::<Vec<_>>()
+        ))
+    }
+
+    /// The views of one instance to which nothing happens.
+    fn undisturbed(&self) -> Dump {
+        let driver = TestDriver::new(&self.topology).partitions(PARTITIONS).skip_undecodable();
+        let mut driver = driver.start().unwrap();
+        for Input { partition, key, value, timestamp } in &self.written {
+            let bytes = (key.as_deref(), value.as_deref());
+            driver.append("in", Some(*partition), bytes, *timestamp, Headers::NONE).unwrap();
+        }
+        driver.run().unwrap();
+        driver.dump().unwrap()
+    }
+
+    fn step(&mut self) {
+        match self.random.below(10_000) {
+            0..20 if self.processes.len() < 4 => self.start(),
+            20..40 if self.processes.len() > 1 => {
+                let (now, at) = (self.now, self.random.index(self.processes.len()));
+                self.processes[at].tell(now, Event::Close);
+                self.tell(|world| format!("{} closes", world.processes[at].member));
+            }
+            40..50 => self.restart_broker(),
+            50..58 if self.rough => {
+                let at = self.random.index(self.processes.len());
+                let process = self.processes.remove(at);
+                self.drop_some_of(process.member);
+                self.tell(|_| format!("{} crashes", process.member));
+                if self.processes.is_empty() {
+                    self.start();
+                }
+            }
+            58..110 if self.rough => {
+                let until =
+                    self.now + self.random.below(2) as i64 * SESSION_MS + self.random.below(8000) as i64;
+                let at = self.random.index(self.processes.len());
+                self.processes[at].stopped_until = until;
+                // It may work before it hears of the group again.
+                self.processes[at].last_heartbeat = until;
+                self.tell(|world| format!("{} stands still until {until}", world.processes[at].member));
+            }
+            110..130 if self.rough => {
+                let until = self.now + self.random.below(20_000) as i64;
+                let at = self.random.index(self.processes.len());
+                self.processes[at].cut_until = until;
+                self.tell(|world| format!("{} is cut off until {until}", world.processes[at].member));
+            }
+            130..700 => self.write_input(),
+            700..2500 => {
+                let by = self.random.below(if self.rough { 300 } else { 50 }) as i64;
+                self.pass(by);
+            }
+            2500..4500 => self.deliver_one(),
+            _ => self.let_one_work(),
+        }
+    }
+
+    fn write_input(&mut self) {
+        for _ in 0..self.random.below(4) {
+            let Some(input) = self.to_write.pop() else { return };
+            let Input { partition, key, value, timestamp } = input.clone();
+            let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
+            let input_topic = TopicId(0);
+            let record = Logged { timestamp, key, value, headers: Headers::NONE };
+            self.cluster.topics.append(input_topic, partition, record);
+            self.written.push(input);
+        }
+    }
+
+    /// What a process has sent last goes with it, if it has not left the machine.
+    fn drop_some_of(&mut self, member: u64) {
+        let sent = self.network.iter().filter(|message| message.from == member).count();
+        let mut kept = self.random.index(sent + 1);
+        self.network.retain(|message| {
+            message.from != member || {
+                kept = kept.saturating_sub(1);
+                kept > 0
+            }
+        });
+    }
+
+    fn restart_broker(&mut self) {
+        let network = std::mem::take(&mut self.network);
+        let mut held = Vec::new();
+        for message in network {
+            // What had arrived is there; a client sends the rest again, behind its fence.
+            if self.random.one_in(2) && held.iter().all(|other: &Message| other.from != message.from) {
+                self.arrive(message);
+            } else {
+                held.push(message);
+            }
+        }
+        self.network = held;
+        self.broker_down_until = self.now + self.random.below(1500) as i64;
+        let until = self.broker_down_until;
+        self.tell(|_| format!("the broker restarts and is back at {until}"));
+    }
+
+    /// Passes time: what is due arrives, members are heard of, silent ones are dropped.
+    fn pass(&mut self, by: i64) {
+        self.now += by;
+        let now = self.now;
+        if self.broker_down_until > now {
+            return;
+        }
+        if self.broker_down_until > 0 {
+            self.broker_down_until = 0;
+            self.cluster.begin_again(now);
+        }
+        while let Some(at) = self.network.iter().position(|message| message.due <= now) {
+            self.deliver(at);
+        }
+        self.heartbeats();
+        self.cluster.expire(now);
+    }
+
+    fn heartbeats(&mut self) {
+        let now = self.now;
+        for process in &mut self.processes {
+            let silent = process.stopped_until > now || process.cut_until > now;
+            let due = now - process.last_heartbeat >= HEARTBEAT_MS;
+            if silent || !due && !self.random.one_in(6) {
+                continue;
+            }
+            process.last_heartbeat = now;
+            if process.change.is_none() && !process.released.is_empty() {
+                self.cluster.released(process.member, &std::mem::take(&mut process.released));
+            }
+            let settled = process.change.is_none();
+            match self.cluster.heartbeat(process.member, now, settled) {
+                Heartbeat::Fine => {
+                    if let Some((at, _)) = &mut process.heard {
+                        *at = now;
+                    }
+                }
+                Heartbeat::Generation { generation, revoked, assigned } => {
+                    if self.traced {
+                        self.trace.push(format!(
+                            "{now} {} generation {generation} -{revoked:?} +{assigned:?}",
+                            process.member
+                        ));
+                    }
+                    process.heard = Some((now, Some(generation)));
+                    process.rebalanced(now, revoked, assigned);
+                }
+                Heartbeat::Unknown if process.heard.is_some() => {
+                    if self.traced {
+                        self.trace.push(format!("{now} {} lost", process.member));
+                    }
+                    process.lost(now)
+                }
+                Heartbeat::Unknown => {
+                    self.members += 1;
+                    process.member = self.members;
+                    process.heard = Some((now, None));
+                    self.cluster.join(process.member, now);
+                }
+            }
+        }
+    }
+
+    fn deliver_one(&mut self) {
+        if !self.network.is_empty() && self.broker_down_until == 0 {
+            let at = self.random.index(self.network.len());
+            self.deliver(at);
+        }
+    }
+
+    /// Brings a message to the cluster, or one before it that must come first.
+    fn deliver(&mut self, at: usize) {
+        let (from, place) = (self.network[at].from, self.network[at].place());
+        let mut messages = self.network.iter();
+        let first = messages.position(|message| message.from == from && message.place() == place);
+        let message = self.network.remove(first.unwrap_or(at));
+        self.arrive(message);
+    }
+
+    fn arrive(&mut self, message: Message) {
+        let process = self.processes.iter_mut().find(|process| process.member == message.from);
+        match message.content {
+            Content::Record(task, output) => {
+                if !self.cluster.owns(message.from, task) {
+                    self.wrong
+                        .get_or_insert(format!("{} writes for {task} and does not have it", message.from));
+                }
+                self.cluster.topics.write(output);
+                process.into_iter().for_each(Process::acknowledged);
+            }
+            Content::Offsets { commit, generation, offsets } => {
+                let taken = self.cluster.takes(message.from, generation);
+                for offset in offsets.into_iter().filter(|_| taken) {
+                    let place = (offset.position.topic, offset.position.partition);
+                    self.cluster.committed.insert(place, (offset.position.offset, offset.metadata));
+                }
+                process.into_iter().for_each(|process| process.answered(commit, taken));
+                self.tell(|_| format!("offsets of {} in {generation:?} taken: {taken}", message.from));
+            }
+        }
+    }
+
+    fn let_one_work(&mut self) {
+        let at = self.random.index(self.processes.len());
+        let Process { stopped_until, slowness, .. } = self.processes[at];
+        if stopped_until > self.now || !self.random.one_in(slowness) {
+            return;
+        }
+        let sent = self.processes[at].step(self.now, &self.cluster, &mut self.random);
+        self.send(at, sent);
+        self.end_closed();
+    }
+
+    fn send(&mut self, at: usize, sent: Vec<Content>) {
+        let from = self.processes[at].member;
+        for content in sent {
+            let due = self.now + self.random.below(NETWORK_MS as u64) as i64;
+            self.network.push(Message { from, due, content });
+        }
+    }
+
+    /// Processes that are through leave the group.
+    fn end_closed(&mut self) {
+        while let Some(at) = self.processes.iter().position(|process| process.closed.is_some()) {
+            let process = self.processes.remove(at);
+            let open = process.closed.unwrap_or(0);
+            if open == 0 {
+                self.cluster.leave(process.member);
+            }
+            let open = open + process.uncommitted;
+            assert!(open == 0 || self.rough, "{open} tasks were given up uncommitted without a reason");
+            self.tell(|_| format!("{} has left with {open} uncommitted", process.member));
+        }
+        if self.processes.is_empty() {
+            self.start();
+        }
+    }
+
+    /// Lets everything come to rest, with all of the input written.
+    fn settle(&mut self) -> Result<(), String> {
+        while !self.to_write.is_empty() {
+            self.write_input();
+        }
+        for process in &mut self.processes {
+            (process.stopped_until, process.cut_until) = (0, 0);
+        }
+        for _ in 0..1000 {
+            self.pass(100);
+            for at in 0..self.processes.len() {
+                let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
+                self.send(at, sent);
+            }
+            while !self.network.is_empty() && self.broker_down_until == 0 {
+                self.deliver(0);
+            }
+            self.end_closed();
+            let rests = self.processes.iter().all(Process::rests);
+            let living = self.cluster.consists_of(self.processes.iter().map(|process| process.member));
+            if rests && living && self.network.is_empty() && self.cluster.is_stable() {
+                return Ok(());
+            }
+        }
+        Err(format!("{:?}: it does not come to rest", self.application))
+    }
+
+    fn end_all(&mut self) -> Result<(), String> {
+        let members: Vec<u64> = self.processes.iter().map(|process| process.member).collect();
+        for process in &mut self.processes {
+            process.tell(self.now, Event::Close);
+        }
+        for member in members {
+            let closed = self.processes.iter().find(|process| process.member == member);
+            if closed.is_none_or(|process| process.closed.is_none()) {
+                return Err("a process at rest does not close".into());
+            }
+            self.cluster.leave(member);
+        }
+        self.processes.clear();
+        Ok(())
+    }
+}
