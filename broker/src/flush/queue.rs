@@ -309,6 +309,14 @@ impl Drop for Gathering {
     }
 }
 
+#[cfg(test)]
+impl FlushQueue {
+    /// Lets go of all that waits: partitions have the queue, which has them.
+    pub(crate) fn forget_all(&self) {
+        *self.waiting.lock() = Waiting::default();
+    }
+}
+
 impl Waiting {
     /// Takes everything that is to be committed.
     pub(super) fn take_now(&mut self) -> Vec<Arc<Partition>> {

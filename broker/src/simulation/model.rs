@@ -67,6 +67,8 @@ struct Topic {
 struct Log {
     /// Tokens that were ever sent here.
     sent: BTreeSet<u64>,
+    /// Those that were sent once, by one of two who each wait for the call before the next and not for its answer.
+    ordered: BTreeSet<u64>,
     /// By offset, what must be there.
     promised: BTreeMap<i64, u64>,
     /// By offset, what a consumer saw and in which epoch.
@@ -197,6 +199,14 @@ impl Model {
     pub(super) fn sent(&mut self, id: Uuid, index: i32, tokens: &[u64]) {
         if let Some(log) = self.log(id, index) {
             log.sent.extend(tokens);
+        }
+    }
+
+    /// The same for what is sent once, each time after all that was sent so before.
+    pub(super) fn sent_in_order(&mut self, id: Uuid, index: i32, tokens: &[u64]) {
+        self.sent(id, index, tokens);
+        if let Some(log) = self.log(id, index) {
+            log.ordered.extend(tokens);
         }
     }
 
@@ -358,12 +368,19 @@ impl Log {
         }
         let mut by_offset = BTreeMap::new();
         let mut tokens = BTreeSet::new();
+        let mut last = BTreeMap::new();
         for record in records {
             if !self.sent.contains(&record.token) {
                 return Err(format!("{record:?} was never sent here"));
             }
             if !tokens.insert(record.token) {
                 return Err(format!("{record:?} is there twice"));
+            }
+            if self.ordered.contains(&record.token)
+                && let Some(before) = last.insert(record.token >> 32, record.token)
+                && before > record.token
+            {
+                return Err(format!("{record:?} was sent before {before} and is behind it"));
             }
             by_offset.insert(record.offset, *record);
             if let Some((token, epoch)) = self.seen.get(&record.offset)

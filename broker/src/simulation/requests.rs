@@ -51,7 +51,7 @@ impl World {
             }
             let tokens: Vec<u64> = (0..=random.below(3)).map(|_| self.model.token()).collect();
             self.adopt(&topic)?;
-            self.model.sent(topic.id, index, &tokens);
+            self.model.sent_in_order(topic.id, index, &tokens);
             let bytes = clients::batch(self.clock.now_ms(), &tokens, None);
             parts.push(Part { topic: topic.id, index, tokens, stream: None, bytes });
         }

@@ -174,7 +174,7 @@ impl Life {
         self.coordinator.abort();
         // These have the node, or a partition, that has them.
         self.jobs.lock().clear();
-        self.node.topics.env().flush.run_due();
+        self.node.topics.env().flush.forget_all();
     }
 }
 
@@ -475,7 +475,7 @@ impl World {
     pub(super) fn break_disk(&mut self, random: &mut Random) {
         self.faulty = true;
         self.model.lose_unsynced();
-        let which = random.below(13);
+        let which = random.below(16);
         self.note(|| format!("disk fault {which}"));
         let (operation, times) = match which {
             0 => (Operation::Open, 3),
@@ -487,8 +487,11 @@ impl World {
             7 => return self.disk.set_read_only(true),
             8 => (Operation::SyncFileSystem, 2),
             9 => (Operation::Remove, 3),
+            10 => (Operation::Read, 3),
+            11 => (Operation::Len, 3),
+            12 => (Operation::List, 3),
             // No descriptors are left.
-            10 => {
+            13 => {
                 self.inject(Operation::Open, 0, 50);
                 (Operation::Create, 50)
             }
@@ -543,7 +546,7 @@ impl World {
         for (topic, asked, reply) in issued {
             self.adopt(&topic)?;
             if let Asked::Produce { parts, .. } = &asked {
-                parts.iter().for_each(|part| self.model.sent(part.topic, part.index, &part.tokens));
+                parts.iter().for_each(|part| self.model.sent_in_order(part.topic, part.index, &part.tokens));
             }
             self.replied(asked, reply)?;
         }
