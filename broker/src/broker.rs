@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::panics::Panics;
 use crate::partition::PartitionEnv;
 use crate::server;
-use crate::topic::{CatalogWorker, OpenError, Topics};
+use crate::topic::{CatalogWorker, OpenError, REPAIR, Topics};
 use kappa_protocol::{Context, Reply, Request, Service};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -43,7 +43,7 @@ pub enum StartError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The journal cannot be read or written.
-    #[error("the journal cannot be used: {0}")]
+    #[error("the journal cannot be used: {0}; {REPAIR}")]
     Journal(#[from] StorageError),
     /// The topics cannot be opened.
     #[error(transparent)]

@@ -113,6 +113,27 @@ impl DataDir {
     }
 }
 
+/// Keeps brokers out of a directory that is ours, and changes nothing of it, for as long as what is returned lives.
+pub(crate) fn hold(disk: &dyn Disk, path: &Path) -> Result<Lock, DataDirError> {
+    match check(disk, path, i32::MIN) {
+        Ok(None) => {
+            return Err(DataDirError::Foreign { path: path.into(), found: "nothing".into() });
+        }
+        // Whichever node's it is.
+        Ok(Some(_)) | Err(DataDirError::NodeId { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    disk.lock(&path.join(LOCK_FILE)).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => DataDirError::InUse { path: path.into() },
+        _ => DataDirError::Disk { path: path.into(), source },
+    })
+}
+
+/// Gives a copy of a directory the identity of the original, durably: from here on it is a data directory.
+pub(crate) fn copy_identity(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    disk.replace(&to.join(META_FILE), &disk.read(&from.join(META_FILE))?)
+}
+
 /// What a directory of ours says of itself.
 struct Identity {
     cluster_id: String,

@@ -30,6 +30,7 @@ mod metrics;
 mod panics;
 pub mod partition;
 mod process;
+mod repair;
 #[cfg(test)]
 mod safeguard;
 mod server;
@@ -43,4 +44,5 @@ pub use config::{BrokerConfig, configuration_markdown};
 pub use data_dir::DataDirError;
 pub use dispatch::protocol_markdown;
 pub use process::{log_to_stderr, run};
+pub use repair::{Finding, Kept, RepairError, Repaired, repair};
 pub use topic::{OpenError as OpenTopicsError, Refusal as OpenTopicsRefusal};

@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::clock::Clock;
 use crate::config::GroupConfig;
 use crate::partition::{Durable, FoldError, Partition};
-use crate::topic::{OFFSETS_TOPIC, Topic, TopicError, Topics};
+use crate::topic::{OFFSETS_TOPIC, REPAIR, Topic, TopicError, Topics};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -38,10 +38,7 @@ pub(crate) struct GroupCoordinator {
 
 /// Groups that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the topic {OFFSETS_TOPIC} cannot be read: {0}; put its directory back from a backup, or move it and the file \
-     kappa-checkpoint away, which has groups start anew and every log checked"
-)]
+#[error("the topic {OFFSETS_TOPIC} cannot be read: {0}; {REPAIR}")]
 pub struct OpenGroupsError(#[from] FoldError<OffsetsError>);
 
 /// Longest group id in bytes: what the key of a record holds.

@@ -93,7 +93,8 @@ impl Checkpoints {
                 StorageError::damaged(
                     &path,
                     "its checksum is wrong; without it every log is checked from its start, and records that \
-                     DeleteRecords took from the middle of a segment are back: restore the file or move it away",
+                     DeleteRecords took from the middle of a segment are back: restore the file or move it away \
+                     (`kappa log repair` does so in a copy)",
                 )
             })?;
             return Ok(Self { clean, by_id, by_name: HashMap::new() });

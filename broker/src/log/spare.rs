@@ -14,7 +14,7 @@ use crate::disk::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const FILE_NAME: &str = "next-segment";
+pub(super) const FILE_NAME: &str = "next-segment";
 
 /// Parts of a segment, of which so many are written when the next one's file is made.
 const FULL_PARTS: (u64, u64) = (3, 4);
@@ -95,30 +95,39 @@ pub(super) fn path(files: &Files) -> PathBuf {
     files.dir.join(FILE_NAME)
 }
 
-/// Gives its name to a segment that a killed process wrote to before a sync did. Returns its base offset, or where the
-/// file went if it does not begin with a batch. `last` is the base offset of the last segment that has a name.
+/// The base offset of the batches that a killed process wrote to the file before a sync gave it its name; `None` if there
+/// are none, or they do not follow the segment at `last`, the last one that has a name.
+pub(super) fn unnamed(files: &Files, last: Option<i64>) -> Result<Option<i64>, StorageError> {
+    let path = path(files);
+    let on_read = |source| StorageError::on("read", &path)(source);
+    let len = files.disk.len_if_there(&path).map_err(StorageError::on("measure", &path))?;
+    if len.unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    let file = files.open(&path)?;
+    let size = file.size().map_err(on_read)?;
+    let mut scan = Scan::new(&*file, Check::Checksums, 0, size);
+    Ok(match scan.next().map_err(on_read)? {
+        Step::Batch { batch, .. } => {
+            Some(batch.base_offset()).filter(|base_offset| last.is_none_or(|last| last < *base_offset))
+        }
+        Step::Invalid { .. } | Step::End => None,
+    })
+}
+
+/// Gives its name to such a segment. Returns its base offset, or where the file went if it holds something else.
 pub(super) fn adopt(
     files: &Files,
     last: Option<i64>,
 ) -> Result<(Option<i64>, Option<SetAside>), StorageError> {
     let path = path(files);
-    let on_read = |source| StorageError::on("read", &path)(source);
+    if let Some(base_offset) = unnamed(files, last)? {
+        give_name(files, base_offset)?;
+        return Ok((Some(base_offset), None));
+    }
     let len = files.disk.len_if_there(&path).map_err(StorageError::on("measure", &path))?;
     if len.unwrap_or(0) == 0 {
         return Ok((None, None));
     }
-    let file = files.open(&path)?;
-    let size = file.size().map_err(on_read)?;
-    let mut scan = Scan::new(&*file, Check::Checksums, 0, size);
-    let base_offset = match scan.next().map_err(on_read)? {
-        Step::Batch { batch, .. } => Some(batch.base_offset()),
-        Step::Invalid { .. } | Step::End => None,
-    };
-    match base_offset.filter(|base_offset| last.is_none_or(|last| last < *base_offset)) {
-        Some(base_offset) => {
-            give_name(files, base_offset)?;
-            Ok((Some(base_offset), None))
-        }
-        None => Ok((None, Some(set_aside::whole(files, &path, FILE_NAME, last.unwrap_or(0))?))),
-    }
+    Ok((None, Some(set_aside::whole(files, &path, FILE_NAME, last.unwrap_or(0))?)))
 }

@@ -13,6 +13,7 @@ mod name;
 mod partition_config;
 mod record;
 mod registry;
+mod repair;
 mod shorten;
 mod start;
 mod state;
@@ -22,7 +23,10 @@ pub(crate) use error::TopicError;
 pub use inventory::Refusal;
 pub(crate) use name::TopicName;
 pub(crate) use registry::{Topic, is_internal};
+pub(crate) use repair::repair;
+pub use repair::{Finding, Kept, Repaired};
 pub use start::OpenError;
+pub(crate) use start::REPAIR;
 
 use crate::config::BrokerLayers;
 use crate::log::{Checkpointed, Checkpoints, StorageError, keep_reserve};

@@ -41,6 +41,10 @@ const THREADS_MAX: usize = 8;
 /// Refusals that are told one by one.
 const REFUSALS_TOLD: usize = 5;
 
+/// The cure of last resort, in words.
+pub(crate) const REPAIR: &str =
+    "`kappa log repair DATA_DIR` says what could be kept, and with --to makes a copy that starts";
+
 /// Why the topics of a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -61,10 +65,10 @@ pub enum OpenError {
         source: StorageError,
     },
     /// The catalog's topic cannot be read.
-    #[error("the catalog {CATALOG_TOPIC}-0 cannot be read: {0}")]
+    #[error("the catalog {CATALOG_TOPIC}-0 cannot be read: {0}; {REPAIR}")]
     Catalog(Box<dyn std::error::Error + Send + Sync>),
     /// What was found may not be served as it is; nothing was moved, made or removed.
-    #[error("nothing was changed: {}", told(.0))]
+    #[error("nothing was changed: {}; {REPAIR}", told(.0))]
     Refused(Vec<Refusal>),
 }
 
@@ -226,7 +230,7 @@ impl<'a> House<'a> {
     }
 
     /// Every directory that may be a partition's, and whose it is.
-    fn look(&self) -> Result<Directories, StorageError> {
+    pub(super) fn look(&self) -> Result<Directories, StorageError> {
         let listed = self.env.disk.list(self.data_dir).map_err(StorageError::on("list", self.data_dir))?;
         let names = listed.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name);
         let names: Vec<String> = names.filter(|name| name != SET_ASIDE && name != "lost+found").collect();

@@ -15,5 +15,6 @@ mod lanes;
 mod order;
 mod process;
 mod produce_fetch;
+mod repair;
 mod restart;
 mod sessions;

@@ -105,3 +105,38 @@ fn a_directory_without_partitions_is_not_found() {
     );
     assert_eq!(run(kappa().args(["log", "verify", "/no/such/directory"]), b"").code, 4);
 }
+
+#[test]
+fn a_damaged_directory_is_repaired_in_a_copy() {
+    let broker = stopped_broker();
+    let mut bytes = fs::read(segment(&broker)).unwrap();
+    bytes[70] ^= 1;
+    fs::write(segment(&broker), &bytes).unwrap();
+    let repair = |more: &[&std::ffi::OsStr]| {
+        run(kappa().args(["log", "repair"]).arg(broker.data_dir()).args(more), b"")
+    };
+    let planned = repair(&[]).ok();
+    for part in ["t-0/00000000000000000000.log", "offsets 0 to 0", "nothing was written", "__kappa_catalog-0"]
+    {
+        assert!(planned.contains(part), "{planned}");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let copy = home.path().join("copy");
+    let done = repair(&["--output".as_ref(), "json".as_ref(), "--to".as_ref(), copy.as_ref()]).json();
+    assert_eq!(done["findings"][0]["lost"], "offsets 0 to 0");
+    let kept = done["kept"].as_array().unwrap().iter().find(|kept| kept["topic"] == "t").unwrap();
+    assert_eq!((&kept["start_offset"], &kept["end_offset"]), (&1.into(), &5.into()));
+    assert_eq!(fs::read(segment(&broker)).unwrap(), bytes, "the original stays");
+    run(kappa().args(["log", "verify"]).arg(&copy), b"").ok();
+    repair(&["--to".as_ref(), copy.as_ref()])
+        .failed(1, &format!("kappa: {} is there already: name a directory that is not", copy.display()));
+    assert_eq!(run(kappa().args(["log", "repair", "/no/such/directory"]), b"").code, 4);
+}
+
+#[test]
+fn a_directory_that_a_broker_uses_is_not_repaired() {
+    let broker = Broker::start();
+    let ran = run(kappa().args(["log", "repair"]).arg(broker.data_dir()), b"");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("another broker is using"), "{}", ran.stderr);
+}

@@ -1,6 +1,7 @@
 //! `kappa log`: reads a data directory offline, with no broker.
 
 mod dump;
+mod repair;
 mod segment;
 mod verify;
 
@@ -23,7 +24,20 @@ pub(crate) enum LogCommand {
     /// torn end, so stop it for a sure answer.
     #[command(after_long_help = VERIFY_EXAMPLES)]
     Verify(Verify),
+    /// Make a copy of a data directory that a broker starts on, and say what is lost
+    ///
+    /// For a directory that a broker refuses, or that `log verify` finds damage in. Without --to nothing is written: it says
+    /// what is wrong, what the copy would have instead and which offsets would be lost. The original is never changed. The
+    /// broker must be stopped. The copy takes as much room as the original.
+    #[command(after_long_help = REPAIR_EXAMPLES)]
+    Repair(repair::Repair),
 }
+
+const REPAIR_EXAMPLES: &str = "\
+Examples:
+  kappa log repair ./kappa-data
+  kappa log repair ./kappa-data --to ./kappa-data-repaired
+  kappa broker --data-dir ./kappa-data-repaired";
 
 const DUMP_EXAMPLES: &str = "\
 Examples:
@@ -79,6 +93,7 @@ impl LogCommand {
                 dump.which.partitions()?.iter().try_for_each(|dir| dump::partition(dir, wanted))
             }
             LogCommand::Verify(verify) => verify.run(output),
+            LogCommand::Repair(repair) => repair.run(output),
         }
     }
 }
@@ -120,7 +135,10 @@ impl Verify {
         }
         let plural = if problems.len() == 1 { "problem" } else { "problems" };
         Err(Failure::new(Exit::Unsound, format!("{} {plural} found", problems.len()))
-            .cure("a broker that starts on this directory sets the damaged part aside and reports it"))
+            .cure(
+                "a broker that starts on this directory passes over it or refuses to start; `kappa log repair` makes a \
+                 copy without it",
+            ))
     }
 }
 

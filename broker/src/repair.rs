@@ -1,0 +1,90 @@
+//! Repairing a data directory: a copy of it that a broker starts on, made offline, with what is lost told.
+//!
+//! Invariant: the original is only read, and locked so that no broker changes it meanwhile; the copy gets its identity
+//! last, so that one that is not whole is nobody's data directory.
+
+use crate::clock::Clock;
+use crate::data_dir::{DataDirError, copy_identity, hold};
+use crate::disk::RealDisk;
+use crate::flush::FlushQueue;
+use crate::journal::{Journal, JournalConfig};
+use crate::log::EpochFloor;
+use crate::partition::PartitionEnv;
+use crate::topic::{self, OpenError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use crate::topic::{Finding, Kept, Repaired};
+
+/// Why a data directory was not repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// It is no data directory of ours, or a broker runs on it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The place of the copy is taken.
+    #[error("{} is there already: name a directory that is not", .0.display())]
+    Occupied(PathBuf),
+    /// The disk failed.
+    #[error("{}: {source}", path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// What was found cannot be put in order.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Looks at a data directory and says what is wrong with it and what a repair would leave; with `to` it also makes the
+/// repaired copy there. Blocks on the disk.
+///
+/// # Errors
+/// [`RepairError`]. The original is as it was; what there is of a copy is no data directory.
+pub fn repair(data_dir: &Path, to: Option<&Path>) -> Result<Repaired, RepairError> {
+    let disk = RealDisk::shared();
+    let _lock = hold(&*disk, data_dir)?;
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| RepairError::Disk { path, source }
+    };
+    if let Some(to) = to {
+        if disk.list_if_there(to).map_err(failed(to))?.is_some() {
+            return Err(RepairError::Occupied(to.into()));
+        }
+        disk.create_dir(to).map_err(failed(to))?;
+    }
+    // A journal that cannot be read as a whole is read file by file: it is part of what is found.
+    let (journal, unreadable) = match Journal::open(disk.clone(), data_dir, JournalConfig::default()) {
+        Ok(opened) => (Some(opened), None),
+        Err(error) => (None, Some(format!("{error}: {}", error.source))),
+    };
+    let flush = match journal {
+        Some((journal, pieces)) => FlushQueue::with_journal(Clock::System, journal, pieces, usize::MAX),
+        None => FlushQueue::new(Clock::System),
+    };
+    let env = PartitionEnv { disk: disk.clone(), clock: Clock::System, flush };
+    let mut repaired = topic::repair(&env, data_dir, to)?;
+    repaired.findings.extend(unreadable.map(|error| Finding {
+        path: "journal".into(),
+        found: error,
+        done: "left out".into(),
+        lost: "what was acknowledged just before the end and had not reached the segments' files".into(),
+    }));
+    match EpochFloor::read(&*disk, data_dir, false) {
+        Ok(mut floor) => to.map_or(Ok(()), |to| floor.make_durable(&*disk, to)).map_err(OpenError::from)?,
+        Err(error) => repaired.findings.push(Finding {
+            path: "kappa-leader-epoch".into(),
+            found: format!("{error}: {}", error.source),
+            done: "left out: each log goes on from its own leader epoch".into(),
+            lost: "consumers may not notice that records which were never synced are gone".into(),
+        }),
+    }
+    if let Some(to) = to {
+        disk.sync_file_system(to).map_err(failed(to))?;
+        copy_identity(&*disk, data_dir, to).map_err(failed(to))?;
+    }
+    Ok(repaired)
+}

@@ -1,0 +1,300 @@
+//! Data directories that a broker refuses or that are damaged, repaired in a copy: it starts, serves all that can be read,
+//! and what is lost was told.
+
+use crate::client::Running;
+use kappa_broker::{Broker, BrokerConfig, RepairError, Repaired, repair};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::{TempDir, tempdir};
+
+/// A stopped broker's directory with two topics: `a` of two partitions, `b` of one, three records in each.
+fn stopped() -> TempDir {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("a", 2);
+    client.create_topic("b", 1);
+    for (topic, partition) in [("a", 0), ("a", 1), ("b", 0)] {
+        for value in ["one", "two", "three"] {
+            client.produce(topic, partition, &[value]);
+        }
+    }
+    running.stop();
+    dir
+}
+
+fn refusal(dir: &Path) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    match runtime.block_on(Broker::start(BrokerConfig::new(dir))) {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Every file and its bytes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+/// Says what is wrong, twice the same, makes the copy, and leaves the original as it is.
+fn repaired(dir: &Path) -> (Repaired, TempDir) {
+    let before = contents(dir);
+    let planned = repair(dir, None).unwrap();
+    let home = tempdir().unwrap();
+    let done = repair(dir, Some(&home.path().join("copy"))).unwrap();
+    assert_eq!(planned.findings, done.findings);
+    assert_eq!(planned.kept, done.kept);
+    assert_eq!(contents(dir), before);
+    (done, home)
+}
+
+fn told(repaired: &Repaired) -> String {
+    repaired.findings.iter().map(|f| format!("{}: {}; {}; {}\n", f.path, f.found, f.done, f.lost)).collect()
+}
+
+/// What the copy serves, from each partition's first offset; it also takes another record, and starts once more.
+fn served(home: &TempDir) -> BTreeMap<(&'static str, i32), Vec<String>> {
+    let copy = home.path().join("copy");
+    let running = Running::start(&copy);
+    let mut client = running.client();
+    let places = [("a", 0), ("a", 1), ("b", 0)];
+    let mut served = BTreeMap::new();
+    for (topic, partition) in places {
+        served.insert((topic, partition), values(&mut client, topic, partition));
+    }
+    for (topic, partition) in places {
+        client.produce(topic, partition, &["more"]);
+    }
+    running.stop();
+    let running = Running::start(&copy);
+    let mut client = running.client();
+    for (topic, partition) in places {
+        assert_eq!(values(&mut client, topic, partition).last().unwrap(), "more");
+    }
+    running.stop();
+    served
+}
+
+/// All values, wherever the log begins.
+fn values(client: &mut crate::client::Client, topic: &str, partition: i32) -> Vec<String> {
+    use kappa_protocol::messages::ListOffsetsRequest;
+    use kappa_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+    let wanted = ListOffsetsPartition { partition_index: partition, timestamp: -2, ..Default::default() };
+    let topics = vec![ListOffsetsTopic { name: topic.into(), partitions: vec![wanted] }];
+    let listed = client.call(7, ListOffsetsRequest { replica_id: -1, topics, ..Default::default() });
+    client.values(topic, partition, listed.topics[0].partitions[0].offset)
+}
+
+const ALL: [&str; 3] = ["one", "two", "three"];
+
+fn check_all(served: &BTreeMap<(&'static str, i32), Vec<String>>) {
+    assert_eq!(served.len(), 3);
+    served.iter().for_each(|(place, values)| assert_eq!(values, &ALL, "{place:?}"));
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_sound_directory_is_copied_and_nothing_is_wrong() {
+    let dir = stopped();
+    let (repaired, home) = repaired(dir.path());
+    assert_eq!(told(&repaired), "");
+    assert_eq!(repaired.kept.len(), 4);
+    check_all(&served(&home));
+}
+
+#[test]
+fn files_that_say_what_is_where_are_made_again() {
+    for file in ["a-1/partition.metadata", "__kappa_catalog-0/partition.metadata", "kappa-checkpoint"] {
+        let dir = stopped();
+        flip(&dir.path().join(file), 5);
+        let refused = refusal(dir.path());
+        assert!(refused.contains("kappa log repair"), "{refused}");
+        let (repaired, home) = repaired(dir.path());
+        let name = file.split('/').next().unwrap();
+        assert!(repaired.findings.iter().any(|finding| finding.path == name), "{}", told(&repaired));
+        check_all(&served(&home));
+    }
+}
+
+#[test]
+fn a_directory_that_is_gone_is_empty_and_its_offsets_are_not_given_again() {
+    let dir = stopped();
+    fs::remove_dir_all(dir.path().join("a-1")).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("a-1") && refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(
+        told(&repaired).contains("a-1: missing; empty, it goes on at offset 3; offsets 0 to 2"),
+        "{}",
+        told(&repaired)
+    );
+    let served = served(&home);
+    assert_eq!(served[&("a", 1)], [] as [&str; 0]);
+    assert_eq!(
+        (&served[&("a", 0)][..], &served[&("b", 0)][..]),
+        (&ALL.map(String::from)[..], &ALL.map(String::from)[..])
+    );
+    let running = Running::start(&home.path().join("copy"));
+    assert_eq!(running.client().produce("a", 1, &["x"]), 4);
+    running.stop();
+}
+
+#[test]
+fn without_a_catalog_topics_are_found_by_their_directories() {
+    let dir = stopped();
+    fs::remove_dir_all(dir.path().join("__kappa_catalog-0")).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(told(&repaired).contains("topic a is recorded with 2 partitions"), "{}", told(&repaired));
+    check_all(&served(&home));
+}
+
+#[test]
+fn a_flipped_byte_in_the_catalog_loses_a_record_and_no_topic() {
+    let dir = stopped();
+    let log = dir.path().join("__kappa_catalog-0/00000000000000000000.log");
+    // In the first batch, which records topic a.
+    flip(&log, 80);
+    let refused = refusal(dir.path());
+    assert!(refused.contains("__kappa_catalog-0") && refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    let told = told(&repaired);
+    assert!(
+        told.contains("offsets 0 to 0") && told.contains("topic a is recorded with 2 partitions"),
+        "{told}"
+    );
+    check_all(&served(&home));
+}
+
+#[test]
+fn a_record_of_another_version_in_the_catalog_is_left_out() {
+    use kappa_protocol::record::{Batch, BatchBuilder, BatchOptions, patched_prefix};
+    use std::io::Write;
+    let dir = stopped();
+    let log = dir.path().join("__kappa_catalog-0/00000000000000000000.log");
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(1, Some(b"future/thing"), Some(b"{}"), std::iter::empty());
+    let bytes = builder.finish(0);
+    let prefix = patched_prefix(Batch::produced(&bytes).unwrap().bytes(), 2, 0);
+    let mut file = fs::OpenOptions::new().append(true).open(log).unwrap();
+    file.write_all(&[&prefix[..], &bytes[prefix.len()..]].concat()).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("future/thing") || refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(told(&repaired).contains("future/thing"), "{}", told(&repaired));
+    check_all(&served(&home));
+}
+
+#[test]
+fn damage_in_the_middle_of_a_segment_is_left_out_and_told_by_its_offsets() {
+    let dir = stopped();
+    let log = dir.path().join("a-0/00000000000000000000.log");
+    let third = fs::metadata(&log).unwrap().len() as usize / 3;
+    flip(&log, third + 70);
+    let (repaired, home) = repaired(dir.path());
+    let told = told(&repaired);
+    assert!(told.contains("a-0/00000000000000000000.log") && told.contains("offsets 1 to 1"), "{told}");
+    let served = served(&home);
+    assert_eq!(served[&("a", 0)], ["one", "three"]);
+    assert_eq!(served[&("b", 0)], ALL);
+}
+
+#[test]
+fn directories_that_swapped_names_get_them_back() {
+    let dir = stopped();
+    let at = |name: &str| dir.path().join(name);
+    fs::rename(at("a-0"), at("away")).unwrap();
+    fs::rename(at("b-0"), at("a-0")).unwrap();
+    fs::rename(at("away"), at("b-0")).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("a-0") && refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(told(&repaired).contains("copied as a-0"), "{}", told(&repaired));
+    check_all(&served(&home));
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_left_out() {
+    let dir = stopped();
+    // A directory where a file should be: opened, it cannot be read.
+    let journal = dir.path().join("journal-7.kappa");
+    fs::write(&journal, b"").unwrap();
+    fs::remove_file(&journal).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("a-0"), &journal).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("journal") && refused.contains("kappa log repair"), "{refused}");
+    let planned = repair(dir.path(), None).unwrap();
+    assert!(told(&planned).contains("journal"), "{}", told(&planned));
+    let home = tempdir().unwrap();
+    repair(dir.path(), Some(&home.path().join("copy"))).unwrap();
+    check_all(&served(&home));
+}
+
+#[test]
+fn what_only_the_journal_has_is_in_the_copy() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("a", 2);
+    client.create_topic("b", 1);
+    for (topic, partition) in [("a", 0), ("a", 1), ("b", 0)] {
+        for value in ALL {
+            client.produce(topic, partition, &[value]);
+        }
+    }
+    // As a power cut may leave it: the journal has what was acknowledged, the segments have not.
+    let home = tempdir().unwrap();
+    let cut = home.path().join("cut");
+    copy_dir(dir.path(), &cut);
+    running.stop();
+    let has_journal = cut.join("journal-0.kappa").exists();
+    if has_journal {
+        fs::write(cut.join("a-0/00000000000000000000.log"), b"").unwrap();
+    }
+    repair(&cut, Some(&home.path().join("copy"))).unwrap();
+    let served = served(&home);
+    assert_eq!(served[&("a", 1)], ALL);
+    if has_journal {
+        assert_eq!(served[&("a", 0)].last().map(String::as_str), Some("three"));
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_runs_and_a_place_that_is_taken_are_refused() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    assert!(matches!(repair(dir.path(), None), Err(RepairError::DataDir(_))));
+    running.stop();
+    let taken = tempdir().unwrap();
+    assert!(matches!(repair(dir.path(), Some(taken.path())), Err(RepairError::Occupied(_))));
+    assert!(matches!(repair(taken.path(), None), Err(RepairError::DataDir(_))));
+    assert!(matches!(repair(&taken.path().join("none"), None), Err(RepairError::DataDir(_))));
+    assert_eq!(fs::read_dir(taken.path()).unwrap().count(), 0, "nothing was made");
+}
