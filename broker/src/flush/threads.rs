@@ -5,7 +5,7 @@ use super::commit::RETRY_AFTER;
 use crate::panics::Panics;
 use crate::partition::Partition;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,8 +40,9 @@ impl FlushQueue {
             }
             // Those that were panicked over are fenced; the others are synced instead.
             let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&due)));
-            if committed.is_err() {
+            if let Err(panic) = committed {
                 self.push_direct(due);
+                resume_unwind(panic);
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use super::GroupError;
 use super::offsets::{CommittedOffset, OffsetsError, TopicOffsets};
-use super::shard::{Notice, PendingWrite, Shard};
+use super::shard::{Notices, PendingWrite, Shard};
 use super::state::{Caller, GroupLimits, JoinGroup, Joined, Joiner, SyncGroup, Synced};
 use super::view::{GroupDescription, GroupLag, GroupListing, OffsetToCommit, OffsetsDeletion};
 use super::waiting::Waiting;
@@ -30,9 +30,9 @@ pub(crate) struct GroupCoordinator {
     clock: Clock,
     shards: OnceLock<Vec<Arc<Shard>>>,
     opening: Mutex<()>,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: Notices,
     /// Taken by the task.
-    noticed: Mutex<Option<mpsc::UnboundedReceiver<Notice>>>,
+    written: Mutex<Option<mpsc::UnboundedReceiver<PendingWrite>>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -62,15 +62,15 @@ impl GroupCoordinator {
         config: GroupConfig,
         clock: Clock,
     ) -> Result<Self, OpenGroupsError> {
-        let (notices, noticed) = mpsc::unbounded_channel();
+        let (writes, written) = mpsc::unbounded_channel();
         let coordinator = Self {
             topics,
             config,
             clock,
             shards: OnceLock::new(),
             opening: Mutex::new(()),
-            notices,
-            noticed: Mutex::new(Some(noticed)),
+            notices: Notices { writes, earlier: Arc::default() },
+            written: Mutex::new(Some(written)),
             stopping: watch::Sender::new(false),
         };
         if let Some(topic) = coordinator.topics.topic(OFFSETS_TOPIC) {
@@ -88,7 +88,7 @@ impl GroupCoordinator {
 
     /// Moves groups on with time and with the disk, until [`GroupCoordinator::stop`]. To be spawned once.
     pub(crate) async fn run(self: Arc<Self>) {
-        let Some(mut noticed) = self.noticed.lock().take() else { return };
+        let Some(mut written) = self.written.lock().take() else { return };
         let mut stopping = self.stopping.subscribe();
         let mut writes: JoinSet<()> = JoinSet::new();
         let check =
@@ -106,15 +106,14 @@ impl GroupCoordinator {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 _ = expiry.tick() => self.expire(),
                 _ = catch_up.tick() => self.each(|shard| shard.catch_up()).for_each(drop),
-                Some(notice) = noticed.recv() => {
-                    if let Notice::Written(write) = notice {
-                        let watch = self.topics.panics().watch(TASK);
-                        writes.spawn(async move {
-                            let _watch = watch;
-                            finish(write).await;
-                        });
-                    }
+                Some(write) = written.recv() => {
+                    let watch = self.topics.panics().watch(TASK);
+                    writes.spawn(async move {
+                        let _watch = watch;
+                        finish(write).await;
+                    });
                 }
+                () = self.notices.earlier.notified() => {}
                 Some(_) = writes.join_next() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -390,7 +389,7 @@ impl GroupCoordinator {
         };
         let shards = topic.partitions().iter().map(open).collect::<Result<Vec<_>, _>>()?;
         self.shards.get_or_init(|| shards);
-        let _ = self.notices.send(Notice::Earlier);
+        self.notices.earlier.notify_one();
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// A write of a group that is in the log and not yet on disk.
 #[derive(Debug)]
@@ -33,13 +33,13 @@ pub(super) struct PendingWrite {
     pub(super) durable: Durable,
 }
 
-/// What a shard tells the coordinator's task.
-#[derive(Debug)]
-pub(super) enum Notice {
-    /// A write to be waited for. A group has few at a time: one for its generation and one per takeover.
-    Written(PendingWrite),
-    /// A deadline is now earlier than any before.
-    Earlier,
+/// How shards reach the coordinator's task.
+#[derive(Clone, Debug)]
+pub(super) struct Notices {
+    /// Writes to be waited for. A group has few at a time: one for its generation and one per takeover.
+    pub(super) writes: mpsc::UnboundedSender<PendingWrite>,
+    /// A deadline is now earlier than any before. However often that is said, it is heard once.
+    pub(super) earlier: Arc<Notify>,
 }
 
 /// See the module's description.
@@ -50,7 +50,7 @@ pub(super) struct Shard {
     live: Mutex<LiveGroups>,
     limits: GroupLimits,
     clock: Clock,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: Notices,
     /// While the partition's log is rewritten: the keys of what was appended since that began.
     pub(super) rewriting: Mutex<Option<HashSet<Bytes>>>,
     /// Held for a rewrite.
@@ -93,8 +93,7 @@ impl DerefMut for LiveGuard<'_> {
 impl Drop for LiveGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.was_panicking {
-            // Whoever waits learns that there will be no answer.
-            *self.live = LiveGroups { is_lost: true, ..LiveGroups::default() };
+            self.live.lose();
         }
     }
 }
@@ -119,7 +118,7 @@ impl Shard {
         partition: Arc<Partition>,
         limits: GroupLimits,
         clock: Clock,
-        notices: mpsc::UnboundedSender<Notice>,
+        notices: Notices,
     ) -> Result<Self, FoldError<OffsetsError>> {
         let fold = Fold::new(partition.clone(), OffsetsState::default());
         fold.with(|_| ())?;
@@ -150,7 +149,10 @@ impl Shard {
 
     /// The live groups, if they are known.
     pub(super) fn live(&self) -> Result<LiveGuard<'_>, GroupError> {
-        let live = self.live.lock();
+        let mut live = self.live.lock();
+        if !live.is_lost && self.partition.is_fenced() {
+            live.lose();
+        }
         if live.is_lost {
             return Err(GroupError::Lost);
         }
@@ -467,7 +469,7 @@ impl Shard {
         let earlier = live.schedule(id);
         drop(live);
         if earlier {
-            let _ = self.notices.send(Notice::Earlier);
+            self.notices.earlier.notify_one();
         }
         Ok(Some(result))
     }
@@ -503,7 +505,7 @@ impl Shard {
         let record = records::metadata(id, Some(&metadata)).map_err(|_| too_long(id))?;
         let durable = self.append(&[record])?;
         let pending = PendingWrite { shard: self.clone(), group: id.clone(), write, durable };
-        self.notices.send(Notice::Written(pending)).map_err(|_| GroupError::NotAvailable)
+        self.notices.writes.send(pending).map_err(|_| GroupError::NotAvailable)
     }
 
     /// Appends in batches that a partition takes; the wait is for the last.
@@ -541,6 +543,11 @@ impl Shard {
 }
 
 impl LiveGroups {
+    /// Forgets every group. Whoever waits learns that there will be no answer.
+    fn lose(&mut self) {
+        *self = Self { is_lost: true, ..Self::default() };
+    }
+
     /// Notes a group's next deadline; whether it is now the earliest of all. A group of which nothing is left to
     /// remember is forgotten.
     fn schedule(&mut self, id: &GroupId) -> bool {

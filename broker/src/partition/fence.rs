@@ -76,6 +76,11 @@ impl Drop for FenceOnPanic<'_> {
 }
 
 impl Partition {
+    /// Whether a thread panicked over the partition.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.state.lock().is_fenced()
+    }
+
     /// To be held during work beside the lock that must not end half done, be it that of whoever keeps a state by the
     /// partition's records.
     pub(crate) fn fence_on_panic(&self) -> FenceOnPanic<'_> {

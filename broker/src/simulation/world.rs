@@ -419,7 +419,10 @@ impl World {
             }
             78..88 => drop(node.topics.env().flush.run_due()),
             88..92 => self.pass(random),
-            92..94 => background::maintain(&node),
+            92..94 => {
+                background::maintain(&node);
+                background::shorten(&node);
+            }
             94..96 => background::checkpoint(&node),
             96..99 => self.break_disk(random),
             99..102 => self.mend_disk(),
