@@ -298,3 +298,25 @@ fn a_broker_that_runs_and_a_place_that_is_taken_are_refused() {
     assert!(matches!(repair(&taken.path().join("none"), None), Err(RepairError::DataDir(_))));
     assert_eq!(fs::read_dir(taken.path()).unwrap().count(), 0, "nothing was made");
 }
+
+#[test]
+fn leader_epochs_go_on_in_the_copy() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let home = tempdir().unwrap();
+    let killed = home.path().join("killed");
+    copy_dir(dir.path(), &killed);
+    running.stop();
+    Running::start(&killed).stop();
+    let epochs = |dir: &Path| fs::read_to_string(dir.join("kappa-leader-epoch")).unwrap();
+    assert!(epochs(&killed).contains("\n1\n"), "{}", epochs(&killed));
+    repair(&killed, Some(&home.path().join("copy"))).unwrap();
+    assert!(epochs(&home.path().join("copy")).contains("\n2\n"), "what the copy lost is lost in a newer one");
+
+    fs::write(killed.join("kappa-leader-epoch"), "nonsense").unwrap();
+    let refused = refusal(&killed);
+    assert!(refused.contains("kappa-leader-epoch"), "{refused}");
+    let found = repair(&killed, Some(&home.path().join("other"))).unwrap();
+    assert!(told(&found).contains("kappa-leader-epoch"), "{}", told(&found));
+    Running::start(&home.path().join("other")).stop();
+}

@@ -185,3 +185,19 @@ fn a_deletion_names_the_segment_that_the_log_goes_on_in() {
     let (log, _) = open(&disk, &dir, Opening::default());
     assert_eq!((log.log_start(), log.next_offset()), (end, end));
 }
+
+#[test]
+fn a_repair_finds_a_segment_without_a_name() {
+    let (killed, disk, dir) = simulated(1);
+    let log = rolled(&disk, &dir, 3);
+    disk.sync_dir(Path::new("/")).unwrap();
+    let (topic_id, end) = (log.topic_id(), log.next_offset());
+    drop(log);
+    let disk: Arc<dyn Disk> = Arc::new(killed.process_kill());
+    assert_eq!(survey(disk.clone(), &dir, |_| ()).unwrap().end, end);
+    let copy = Path::new("/copy");
+    copy_log(&disk, &dir, copy, topic_id).unwrap();
+    assert_eq!(drop_damage(disk.clone(), copy).unwrap().end, end);
+    let (log, _) = open(&disk, copy, Opening::default());
+    assert_eq!(log.next_offset(), end);
+}
