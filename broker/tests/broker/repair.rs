@@ -3,6 +3,10 @@
 
 use crate::client::Running;
 use kappa_broker::{Broker, BrokerConfig, RepairError, Repaired, repair};
+use kappa_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kappa_protocol::messages::{FindCoordinatorRequest, OffsetCommitRequest};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -212,6 +216,47 @@ fn damage_in_the_middle_of_a_segment_is_left_out_and_told_by_its_offsets() {
     let served = served(&home);
     assert_eq!(served[&("a", 0)], ["one", "three"]);
     assert_eq!(served[&("b", 0)], ALL);
+}
+
+fn committing(group: &str, offset: i64) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+    let partitions = vec![partition];
+    OffsetCommitRequest {
+        group_id: group.into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![OffsetCommitRequestTopic { name: "a".into(), partitions, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_damaged_commit_refuses_the_start_and_its_group_begins_where_it_was_before() {
+    let dir = stopped();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    let found = client.call(3, FindCoordinatorRequest { key: "g".into(), ..Default::default() });
+    assert_eq!(found.error_code, 0);
+    for (group, offset) in [("g", 1), ("h", 2), ("g", 3)] {
+        let committed = client.call(7, committing(group, offset));
+        assert_eq!(committed.topics[0].partitions[0].error_code, 0);
+    }
+    running.stop();
+    let log = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let len = fs::metadata(&log).unwrap().len() as usize;
+    flip(&log, len - 1);
+    let refused = refusal(dir.path());
+    assert!(refused.contains("__consumer_offsets") && refused.contains("kappa log repair"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(told(&repaired).contains("offsets 2 to 2"), "{}", told(&repaired));
+    let running = Running::start(&home.path().join("copy"));
+    let dump = running.broker.group_dump().unwrap();
+    running.stop();
+    let commits: Vec<&str> = dump.lines().filter(|line| line.starts_with("offset")).collect();
+    assert!(
+        commits.len() == 2 && commits[0].contains("offset: 1,") && commits[1].contains("offset: 2,"),
+        "{dump}"
+    );
+    check_all(&served(&home));
 }
 
 #[test]
