@@ -2,12 +2,13 @@
 //!
 //! `cargo bench -p kappa-tests --bench scale [-- 1000|10000]`. Each round runs the daemon itself over a fresh directory
 //! on the disk (`KAPPA_BENCH_DIR`, default `/tmp`); the figure is the median of three rounds. Beside the figures of 10,000
-//! partitions stand the limits they are meant to keep. `KAPPA_BENCH_BASELINE` may name another build of the daemon, which
-//! then runs in turn with this one. The file belongs to the package `kappa-tests`, which has the daemon.
+//! partitions stand the limits they are meant to keep. `KAPPA_BENCH_BASELINE` may name an earlier commit, whose daemon is
+//! built and then runs in turn with this one. The directories stay until the end: for a minute after many files were
+//! removed, ext4 takes ten times as long to create others near them. The file belongs to the package `kappa-tests`, which has the daemon.
 
 mod harness;
 
-use harness::{Comparison, is_quick, is_wanted};
+use harness::{Comparison, baseline, is_quick, is_wanted};
 use kappa_protocol::messages::create_topics_request::CreatableTopic;
 use kappa_protocol::messages::delete_topics_request::DeleteTopicState;
 use kappa_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -18,7 +19,7 @@ use kappa_protocol::record::Compression;
 use kappa_protocol::{ApiKey, Records, Request, Response, frame};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,8 @@ const FIGURES: [(&str, &str, Option<f64>); 14] = [
     ("stopped, untouched", "s", Some(2.0)),
     ("started, untouched", "s", Some(1.0)),
     ("one record to each of all, per record", "us", None),
-    ("memory, written", "MiB", Some(64.0)),
     ("/metrics", "ms", Some(100.0)),
+    ("memory, written and scraped", "MiB", Some(64.0)),
     ("stopped, written", "s", Some(2.0)),
     ("started, written", "s", Some(1.0)),
     ("started after SIGKILL", "s", Some(2.0)),
@@ -47,16 +48,22 @@ const FIGURES: [(&str, &str, Option<f64>); 14] = [
 ];
 
 fn main() {
-    let baseline = std::env::var("KAPPA_BENCH_BASELINE").ok();
-    let mut daemons = vec![("this", env!("CARGO_BIN_EXE_kappa-broker-under-test"))];
-    daemons.extend(baseline.as_deref().map(|path| ("baseline", path)));
+    let mut daemons = vec![("this", PathBuf::from(env!("CARGO_BIN_EXE_kappa-broker-under-test")))];
+    if let Ok(commit) = std::env::var("KAPPA_BENCH_BASELINE") {
+        daemons.push(("baseline", baseline::build(&commit)));
+    }
     for partitions in [1000, 10_000].into_iter().filter(|count| is_wanted(&count.to_string())) {
         let partitions = if is_quick() { partitions / 20 } else { partitions };
         let mut figures =
             FIGURES.map(|(name, unit, _)| Comparison::new(format!("{partitions} partitions: {name}"), unit));
+        let mut directories = Vec::new();
         for _ in 0..if is_quick() { 1 } else { 3 } {
             for (name, daemon) in &daemons {
-                for (figure, value) in figures.iter_mut().zip(run(daemon, partitions)) {
+                let directory = tempfile::tempdir_in(harness::directory()).expect("a directory for the data");
+                let values = run(daemon, partitions, &directory.path().join("data"));
+                directories.push(directory);
+                println!("{partitions} partitions, {name}: {values:.2?}");
+                for (figure, value) in figures.iter_mut().zip(values) {
                     figure.add(name, value);
                 }
             }
@@ -71,13 +78,8 @@ fn main() {
     }
 }
 
-fn run(daemon: &str, partitions: i32) -> [f64; FIGURES.len()] {
-    let directory =
-        tempfile::tempdir_in(std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into()));
-    let directory = directory.expect("a directory for the data");
-    let data = directory.path().join("data");
-
-    let (broker, _) = Daemon::start(daemon, &data);
+fn run(daemon: &Path, partitions: i32, data: &Path) -> [f64; FIGURES.len()] {
+    let (broker, _) = Daemon::start(daemon, data);
     let mut client = Client::connect(broker.address);
     let mut other = Client::connect(broker.address);
     let start = Instant::now();
@@ -89,19 +91,19 @@ fn run(daemon: &str, partitions: i32) -> [f64; FIGURES.len()] {
     let memory_created = broker.rss_mib();
     let stopped_untouched = broker.stop();
 
-    let (broker, started_untouched) = Daemon::start(daemon, &data);
+    let (broker, started_untouched) = Daemon::start(daemon, data);
     let mut client = Client::connect(broker.address);
     let start = Instant::now();
     (0..WRITES).for_each(|_| client.write_to_all(partitions));
     let written = start.elapsed().as_secs_f64() * 1e6 / (WRITES as f64 * f64::from(partitions));
-    let memory_written = broker.rss_mib();
     let metrics = ms(|| scrape(broker.http, partitions));
+    let memory_written = broker.rss_mib();
     let stopped_written = broker.stop();
 
-    let (broker, started_written) = Daemon::start(daemon, &data);
+    let (broker, started_written) = Daemon::start(daemon, data);
     Client::connect(broker.address).write_to_all(partitions);
     broker.kill();
-    let (broker, started_killed) = Daemon::start(daemon, &data);
+    let (broker, started_killed) = Daemon::start(daemon, data);
 
     let mut client = Client::connect(broker.address);
     let deleted = ms(|| client.call(&delete(TOPIC))) / 1e3;
@@ -115,8 +117,8 @@ fn run(daemon: &str, partitions: i32) -> [f64; FIGURES.len()] {
         stopped_untouched,
         started_untouched,
         written,
-        memory_written,
         metrics,
+        memory_written,
         stopped_written,
         started_written,
         started_killed,
@@ -140,7 +142,7 @@ struct Daemon {
 
 impl Daemon {
     /// Starts it. Returns it with the seconds until it said that it is ready.
-    fn start(binary: &str, data: &Path) -> (Daemon, f64) {
+    fn start(binary: &Path, data: &Path) -> (Daemon, f64) {
         let start = Instant::now();
         let mut child = Command::new(binary)
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
