@@ -168,8 +168,18 @@ fn a_closed_log_needs_closing_again_only_if_it_changed_or_its_indexes_did() {
     assert!(log.needs_closing());
 }
 
-/// A closed log of one segment with so many batches, what opens it, its indexes' paths, and their bytes.
-fn closed_with(count: usize) -> (Arc<dyn Disk>, PathBuf, Opening, [PathBuf; 2], (Vec<u8>, Vec<u8>)) {
+/// A log of one segment, closed.
+struct Closed {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    opening: Opening,
+    /// Where its indexes are, or would be.
+    indexes: [PathBuf; 2],
+    /// The bytes of its indexes.
+    built: (Vec<u8>, Vec<u8>),
+}
+
+fn closed_with(count: usize) -> Closed {
     let (_, disk, dir) = simulated(1);
     let mut log = create(&disk, &dir, config());
     for _ in 0..count {
@@ -177,13 +187,13 @@ fn closed_with(count: usize) -> (Arc<dyn Disk>, PathBuf, Opening, [PathBuf; 2], 
     }
     let indexes = [files::OFFSET_INDEX, files::TIME_INDEX].map(|suffix| log.files.path(0, suffix));
     let built = log.active.index.clone().finish();
-    (disk, dir, close(log), indexes, built)
+    Closed { disk, dir, opening: close(log), indexes, built }
 }
 
 #[test]
 fn a_short_segment_is_closed_without_indexes_and_opened_as_if_it_had_them() {
     for (count, has_indexes) in [(3, false), (10, true)] {
-        let (disk, dir, opening, indexes, built) = closed_with(count);
+        let Closed { disk, dir, opening, indexes, built } = closed_with(count);
         assert!(indexes.iter().all(|path| disk.len_if_there(path).unwrap().is_some() == has_indexes));
         let (log, report) = open(&disk, &dir, opening);
         assert_eq!(report, RecoveryReport::default(), "it is not scanned as after a crash");
@@ -194,7 +204,7 @@ fn a_short_segment_is_closed_without_indexes_and_opened_as_if_it_had_them() {
 
 #[test]
 fn indexes_of_an_earlier_end_are_taken_away_when_a_short_segment_is_closed() {
-    let (disk, dir, opening, indexes, _) = closed_with(3);
+    let Closed { disk, dir, opening, indexes, .. } = closed_with(3);
     indexes.iter().for_each(|path| drop(disk.create(path).unwrap()));
     let (mut log, _) = open(&disk, &dir, opening);
     append(&mut log, &batch(1, 1, 1000)).unwrap();
