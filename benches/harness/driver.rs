@@ -101,6 +101,17 @@ impl Driver {
         bytes
     }
 
+    /// Sends a fetch whose answer somebody may read.
+    pub(crate) fn send_fetch(&mut self, offset: i64, max_bytes: i32) {
+        self.send(&encoded(2, FETCH_VERSION, &fetch_request(offset, max_bytes)));
+    }
+
+    /// Reads the next answer, whatever it says.
+    pub(crate) fn read_answer(&mut self) -> usize {
+        self.read_frame();
+        self.frame.len()
+    }
+
     /// Sends one produce request a tick, `total` of them at `rate` per second, and says when each was sent; the answers
     /// are read as they come.
     pub(crate) fn produce_at_rate(self, batch: &Bytes, rate: f64, total: usize, sent: &[OnceLock<Instant>]) {

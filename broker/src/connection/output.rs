@@ -19,10 +19,8 @@ use tokio::net::TcpStream;
 
 /// Pieces of one vectored write.
 const WRITE_PIECES_MAX: usize = 64;
-/// Bytes of a region that are sent at once.
-const SEND_BYTES: usize = 256 * 1024;
-/// Bytes of a region that the pool reads ahead at once.
-const WARM_BYTES: usize = 1024 * 1024;
+/// Bytes of a region that are sent, or read ahead by the pool, at once: every call wakes the receiver.
+const SEND_BYTES: usize = 1024 * 1024;
 /// Bytes after which a connection lets others have a turn.
 const TURN_BYTES: usize = 2 * 1024 * 1024;
 /// What a region is counted as: the memory of its place in line.
@@ -140,7 +138,7 @@ impl Output {
             if self.warm == 0 {
                 let len = region.len.min(SEND_BYTES);
                 if !file.is_cached(region.position, len) {
-                    self.warm = region.len.min(WARM_BYTES);
+                    self.warm = region.len.min(SEND_BYTES);
                     self.warming = Some(warm(jobs, file, region.position, self.warm));
                     continue;
                 }
@@ -189,4 +187,114 @@ fn warm(jobs: &Jobs, file: &Arc<dyn File>, position: u64, len: usize) -> Warming
     let file = file.clone();
     let read = jobs.run(move || file.read_at(position, len, &mut Vec::new()).map(drop));
     Box::pin(async move { read.await.unwrap_or_else(|error| Err(io::Error::other(error))) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, Mapping, SimulatedDisk};
+    use std::os::fd::BorrowedFd;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    /// A file of which so many bytes from the start are in the page cache.
+    #[derive(Debug)]
+    struct Cold {
+        file: Arc<dyn File>,
+        cached: AtomicUsize,
+    }
+
+    impl File for Cold {
+        fn size(&self) -> io::Result<u64> {
+            self.file.size()
+        }
+
+        fn read_at(&self, position: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+            self.cached.fetch_max(position as usize + len, Ordering::Relaxed);
+            self.file.read_at(position, len, into)
+        }
+
+        fn is_cached(&self, position: u64, len: usize) -> bool {
+            position as usize + len <= self.cached.load(Ordering::Relaxed)
+        }
+
+        fn send_at(&self, position: u64, len: usize, socket: BorrowedFd<'_>) -> io::Result<usize> {
+            assert!(self.is_cached(position, len), "the thread that serves everybody waits for the disk");
+            self.file.send_at(position, len, socket)
+        }
+
+        fn write_at(&self, position: u64, parts: [&[u8]; 2]) -> io::Result<()> {
+            self.file.write_at(position, parts)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn map(&self) -> io::Result<Mapping> {
+            self.file.map()
+        }
+    }
+
+    fn file() -> Arc<dyn File> {
+        let disk = SimulatedDisk::new(1);
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk.create(Path::new("/data/log")).unwrap()
+    }
+
+    /// Sends pieces and says what came at the other end.
+    async fn sent(pieces: Vec<Piece>) -> (io::Result<()>, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut receiver = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let receiving = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            receiver.read_to_end(&mut bytes).await.unwrap();
+            bytes
+        });
+        let jobs = Jobs::on(tokio::runtime::Handle::current());
+        let mut output = Output::default();
+        output.push(pieces);
+        let outcome = std::future::poll_fn(|cx| output.poll_send(cx, &mut stream, &jobs, |_| ())).await;
+        assert!(outcome.is_err() || output.is_empty() && output.bytes() == 0);
+        drop(stream);
+        (outcome, receiving.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_not_cached_is_read_ahead_elsewhere_and_pieces_keep_their_order() {
+        let content: Vec<u8> = (0..5_000_000u32).map(|n| (n % 251) as u8).collect();
+        let file = file();
+        file.write_at(0, [&content, &[]]).unwrap();
+        let file = Arc::new(OpenFile(Arc::new(Cold { file, cached: AtomicUsize::new(100_000) })));
+        let region = |position, len| Piece::Region(Region { file: file.clone(), position, len });
+        let pieces = vec![
+            Piece::Bytes("head".into()),
+            region(50_000, 20_000),
+            Piece::Bytes("between".into()),
+            region(0, 4_500_000),
+            region(7, 1),
+        ];
+        let expected =
+            [b"head", &content[50_000..70_000], b"between", &content[..4_500_000], &content[7..8]].concat();
+        let (outcome, came) = sent(pieces).await;
+        outcome.unwrap();
+        assert!(came == expected, "{} of {} bytes", came.len(), expected.len());
+    }
+
+    #[tokio::test]
+    async fn a_region_that_was_cut_off_ends_the_connection() {
+        let file = file();
+        file.write_at(0, [&[7; 1000], &[]]).unwrap();
+        let region = Region { file: Arc::new(OpenFile(file)), position: 500, len: 1000 };
+        let (outcome, came) = sent(vec![Piece::Region(region), Piece::Bytes("behind".into())]).await;
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(came, [7; 500]);
+    }
 }

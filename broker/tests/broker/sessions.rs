@@ -2,9 +2,12 @@
 
 use crate::client::{Client, Running, batch, fetch, fetched, produce};
 use kappa_broker::BrokerConfig;
+use kappa_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kappa_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
-use kappa_protocol::messages::{DeleteTopicsRequest, FetchRequest, FetchResponse, MetadataRequest};
+use kappa_protocol::messages::{
+    DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, MetadataRequest,
+};
 use kappa_protocol::{Context, Principal, Records, Reply, Service};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -308,5 +311,58 @@ fn a_session_of_idle_partitions_costs_next_to_nothing_a_fetch() {
     assert!(many < few * 4 + Duration::from_millis(50), "10 partitions {few:?}, 2000 partitions {many:?}");
     client.produce("lines", 1999, &["x"]);
     assert!(fetched(&client.call(11, fetch("lines", 1999, 0, 0))) > 0);
+    running.stop();
+}
+
+#[test]
+fn a_log_start_that_moved_is_told_of_though_nothing_was_written() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 2);
+    client.produce("lines", 1, &["a", "b"]);
+    let (mut session, _) = Session::open(&mut client, 12, Uuid::nil(), &[(0, 0), (1, 2)]);
+    assert_eq!(indexes(&session.call(&mut client, &[])), NOTHING);
+    let records = DeleteRecordsPartition { partition_index: 1, offset: 1 };
+    let topic = DeleteRecordsTopic { name: "lines".into(), partitions: vec![records] };
+    client.call(2, DeleteRecordsRequest { topics: vec![topic], timeout_ms: 5000 });
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let told = session.call(&mut client, &[]);
+        if let Some(topic) = told.responses.first() {
+            assert_eq!((topic.partitions.len(), topic.partitions[0].log_start_offset), (1, 1));
+            break;
+        }
+        assert!(Instant::now() < deadline, "nobody told");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(indexes(&session.call(&mut client, &[])), NOTHING);
+    running.stop();
+}
+
+#[test]
+fn an_answer_on_its_way_outlives_its_topic() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 1);
+    let value = "x".repeat(100_000);
+    for _ in 0..40 {
+        client.call(9, produce("lines", 0, -1, batch(&[value.as_str(); 9])));
+    }
+    let mut slow = running.client();
+    let mut request = fetch("lines", 0, 0, 0);
+    request.topics[0].partitions[0].partition_max_bytes = 50 << 20;
+    slow.send(11, request);
+    // The first bytes are there, and more than sockets hold is not.
+    let mut first = [0; 1];
+    slow.stream.peek(&mut first).unwrap();
+    let delete = DeleteTopicsRequest { topic_names: vec!["lines".into()], ..Default::default() };
+    assert_eq!(client.call(5, delete).responses[0].error_code, 0);
+    client.create_topic("lines", 1);
+    let (_, answer) = slow.receive::<FetchRequest>(11);
+    let records = answer.responses[0].partitions[0].records.clone().unwrap().to_bytes();
+    assert!(records.len() > 30_000_000);
+    assert_eq!(crate::client::decode(&records, 0).0, vec![value; 360]);
     running.stop();
 }
