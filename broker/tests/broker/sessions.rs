@@ -300,15 +300,19 @@ fn a_session_of_idle_partitions_costs_next_to_nothing_a_fetch() {
         let offsets: Vec<(i32, i64)> = (0..partitions).map(|index| (index, 0)).collect();
         let (mut session, first) = Session::open(client, 12, Uuid::nil(), &offsets);
         assert_eq!(indexes(&first).len(), offsets.len());
-        let started = Instant::now();
+        let mut took = Vec::new();
         for _ in 0..500 {
+            let started = Instant::now();
             assert_eq!(session.call(client, &[]).responses.len(), 0);
+            took.push(started.elapsed());
         }
-        started.elapsed()
+        // What else the machine does is in the slow ones.
+        took.sort_unstable();
+        took[50]
     };
     let few = cost(&mut client, 10);
     let many = cost(&mut client, 2000);
-    assert!(many < few * 4 + Duration::from_millis(50), "10 partitions {few:?}, 2000 partitions {many:?}");
+    assert!(many < few * 4 + Duration::from_micros(500), "10 partitions {few:?}, 2000 partitions {many:?}");
     client.produce("lines", 1999, &["x"]);
     assert!(fetched(&client.call(11, fetch("lines", 1999, 0, 0))) > 0);
     running.stop();
