@@ -84,7 +84,15 @@ impl FlushQueue {
             }
         }
         let started = Instant::now();
-        match journal.write(frame) {
+        let mut written = journal.write(frame);
+        if matches!(written, Err(WriteError::NoRoom)) && begun.len() >= SYNC_TOGETHER_MIN {
+            match journal.add_first_file() {
+                Ok(true) => written = journal.write(frame),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, cause = %error.source, "there is no journal"),
+            }
+        }
+        match written {
             Ok(()) => {
                 self.observe_commit(started.elapsed(), begun.len(), true);
                 let (count, mut wakers) = (begun.len(), Wakers::default());

@@ -118,6 +118,30 @@ fn stored(partition: &Partition, offset: i64) -> Vec<u8> {
 }
 
 #[test]
+fn the_first_round_of_many_partitions_makes_the_journal_that_it_lacks() {
+    let house = House::open(bare_disk(), 40);
+    let mut waiting = house.append_to_all(1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true); 40]);
+    let stats = house.env.flush.stats();
+    assert_eq!((stats.commits, stats.committed_partitions, stats.syncs), (1, 40, 0));
+    let house = house.after_power_cut();
+    assert!(house.partitions.iter().all(|partition| partition.offsets().log_end == 1));
+}
+
+#[test]
+fn where_there_is_no_room_for_a_journal_many_partitions_are_synced() {
+    let house = House::open(bare_disk(), 40);
+    house.fail(Operation::Create, "journal", u32::MAX);
+    let mut waiting = house.append_to_all(1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true); 40]);
+    assert_eq!(house.env.flush.stats().commits, 0);
+    let house = house.after_power_cut();
+    assert!(house.partitions.iter().all(|partition| partition.offsets().log_end == 1));
+}
+
+#[test]
 fn one_write_makes_all_partitions_durable_and_a_power_cut_finds_them() {
     let house = House::new(50);
     let before = house.env.flush.stats();

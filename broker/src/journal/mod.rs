@@ -110,6 +110,8 @@ pub struct Journal {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     config: JournalConfig,
+    /// Held while a file is made: there is one at a time. Taken before `state`.
+    making: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -182,7 +184,10 @@ impl Journal {
         for piece in found {
             pieces.entry(piece.place.key).or_default().push(piece);
         }
-        Ok((Self { disk, dir: dir.into(), config, state: Mutex::new(state) }, pieces))
+        Ok((
+            Self { disk, dir: dir.into(), config, making: Mutex::default(), state: Mutex::new(state) },
+            pieces,
+        ))
     }
 
     /// The sizes.
@@ -299,12 +304,34 @@ impl Journal {
             && (state.misses > state.misses_max || state.is_running_out())
     }
 
+    /// Makes the first file at once, unless there is one: where many partitions wait, that is sooner done than a sync of
+    /// all of them. Returns whether there is a file now.
+    ///
+    /// # Errors
+    /// As [`Journal::add_file`].
+    pub fn add_first_file(&self) -> Result<bool, StorageError> {
+        let _one_at_a_time = self.making.lock();
+        let state = self.state.lock();
+        let may_be_made = state.files.is_empty() && self.config.files_max > 0 && !state.was_refused;
+        let is_there = !state.files.is_empty();
+        drop(state);
+        if may_be_made {
+            self.make_next(Duration::ZERO)?;
+        }
+        Ok(is_there || may_be_made)
+    }
+
     /// Makes another file, writing all its blocks. Takes its time.
     ///
     /// # Errors
     /// [`StorageError`], also where the disk would have little room left; the journal goes on without it, and asks for
     /// one again after twice as many pieces that found no room.
     pub fn add_file(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = self.making.lock();
+        self.make_next(PAUSE_MAX)
+    }
+
+    fn make_next(&self, pause_max: Duration) -> Result<(), StorageError> {
         let (path, size): (Arc<Path>, u64) = {
             let mut state = self.state.lock();
             state.misses = 0;
@@ -312,7 +339,7 @@ impl Journal {
             let number = number.max().map_or(0, |last| last + 1);
             (self.dir.join(file_name(number)).into(), self.config.file_bytes << state.files.len().min(8))
         };
-        let made = self.check_room(size).and_then(|()| self.make_file(&path, size));
+        let made = self.check_room(size).and_then(|()| self.make_file(&path, size, pause_max));
         if made.is_err() {
             let mut state = self.state.lock();
             state.misses_max = state.misses_max.saturating_mul(2).max(MISSES_AFTER_FAILURE_MIN);
@@ -347,8 +374,9 @@ impl Journal {
         }
     }
 
-    /// Writes and syncs a file step by step, and leaves the disk to others for as long as each step took.
-    fn make_file(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {
+    /// Writes and syncs a file step by step, and leaves the disk to others for as long as each step took, but no longer
+    /// than `pause_max`.
+    fn make_file(&self, path: &Path, size: u64, pause_max: Duration) -> io::Result<Arc<dyn File>> {
         let file = self.disk.create(path)?;
         let mut position = 0;
         while position < size {
@@ -359,7 +387,7 @@ impl Journal {
                 position += len as u64;
             }
             file.sync_data()?;
-            std::thread::sleep(started.elapsed().min(PAUSE_MAX));
+            std::thread::sleep(started.elapsed().min(pause_max));
         }
         self.disk.sync_dir(&self.dir)?;
         Ok(file)
