@@ -4,7 +4,8 @@
 //! records of about 65 bytes, 100,000 random keys, one partition. "engine" feeds batches to the very tasks that run in
 //! production, with no changelog topic to write; "broker" is an application with one worker against an embedded broker
 //! (`kappa.flush=commit`), changelog included; "restore" starts it again with nothing to read but its changelog. The
-//! limit is a plain map of the same keys, counted from the same bytes on one core.
+//! limit is a plain map of the same keys, counted from the same bytes on one core. "partitions" is what a record costs the engine
+//! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes.
 
 mod harness;
 
@@ -15,10 +16,10 @@ use kappa_broker::{Broker, BrokerConfig};
 use kappa_client::{Client, Producer, ProducerConfig, ProducerRecord};
 use kappa_protocol::record::{BatchBuilder, BatchOptions, DecodedBatch};
 use kappa_streams::codec::Raw;
-use kappa_streams::{App, Builder, Config, InputBatch, Table, TestDriver, Topology};
+use kappa_streams::{App, Builder, Config, Headers, InputBatch, Table, TestDriver, Topology, Windows};
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +29,7 @@ const BATCH_RECORDS: usize = 1000;
 
 fn main() {
     let records = scaled(3_000_000) / BATCH_RECORDS * BATCH_RECORDS;
+    partitions();
     let batches = batches(records);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -87,6 +89,34 @@ fn plain_map(batches: &[DecodedBatch]) -> HashMap<Bytes, i64> {
         }
     }
     counts
+}
+
+/// Counting by window and key, in so many partitions that are as far as each other.
+fn partitions() {
+    let mut cost = Comparison::new("windowed count, by partitions that wait for each other", "ns/record");
+    for _ in 0..rounds() {
+        for (name, partitions) in [("10", 10), ("500", 500), ("2,000", 2000)] {
+            let each = scaled(200_000).div_ceil(partitions as usize).max(10);
+            let b = Builder::new("bench");
+            let windows = Windows::tumbling(Duration::from_secs(3600)).grace(Duration::from_secs(3600));
+            b.stream("events", (Raw, Raw)).group_by_key().windowed_by(windows).count("counts");
+            let topology = b.build().expect("it is wired");
+            let driver = TestDriver::new(&topology).partitions(partitions).commit_every(usize::MAX);
+            let mut driver = driver.skew_bound(Duration::from_secs(600)).start().expect("it starts");
+            for number in 0..each * partitions as usize {
+                let (key, value) = record(number as u64);
+                // A minute between two records of a partition.
+                let (partition, at) =
+                    (number as i32 % partitions, (number as i64 / i64::from(partitions)) * 60_000);
+                let bytes = (Some(&key[..]), Some(&value[..]));
+                driver.append("events", Some(partition), bytes, at, Headers::NONE).expect("it is appended");
+            }
+            let (_, micros) = measured(|| driver.run().expect("it is processed"));
+            assert_eq!(driver.counters().records_in, (each * partitions as usize) as u64);
+            cost.add(name, micros * 1000.0 / (each * partitions as usize) as f64);
+        }
+    }
+    cost.print();
 }
 
 fn topology() -> (Topology, Table<Bytes, i64>) {

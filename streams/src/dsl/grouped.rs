@@ -181,6 +181,7 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         }
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
+        graph.timed(node);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let rows = contents_of(&(Arc::clone(&keys), Arc::clone(&codec)));
         graph.contents(node, format!("{rows}, {}", windows.describe()));

@@ -16,7 +16,7 @@ pub(crate) use fence::{Fence, Sight, Standing};
 
 use crate::{
     processor::Counters,
-    task::{InputBatch, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
+    task::{InputBatch, Level, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
     topology::{Globals, Plan, TopicId, Topology},
 };
 use commits::Commits;
@@ -123,8 +123,10 @@ pub(crate) struct Instance {
     commits: Commits,
     /// Tasks that may have something to do.
     ready: BTreeSet<TaskId>,
-    /// Tasks that progress control held, as of this version of it.
-    held: BTreeSet<TaskId>,
+    /// Tasks that progress control holds: sub-topology, how far others must have come, and the task. One that has been
+    /// let go for another reason may still stand here.
+    held: BTreeSet<(usize, i64, TaskId)>,
+    /// As of this version of it.
     seen_progress: u64,
     /// Whose turn it is, and how many records are left of it.
     turn: Option<(TaskId, usize)>,
@@ -248,7 +250,28 @@ impl Instance {
         let version = self.setup.progress.version();
         if version != self.seen_progress {
             self.seen_progress = version;
-            self.ready.append(&mut self.held);
+            self.release_reached();
+        }
+    }
+
+    /// Lets those go again that wait for no more than what is reached.
+    fn release_reached(&mut self) {
+        let mut next = self.held.first().map(|(part, ..)| *part);
+        while let Some(part) = next {
+            let inputs = self.setup.topology.sub_topology(part).inputs.as_slice();
+            let reached = match self.setup.progress.reach(inputs) {
+                Level::At(time) | Level::Behind(time) => time,
+                Level::Released => i64::MAX,
+            };
+            while let Some((_, below, id)) =
+                self.held.range((part, i64::MIN, TaskId::FIRST)..).next().copied()
+                && id.sub_topology == part
+                && below <= reached
+            {
+                self.held.remove(&(part, below, id));
+                self.ready.insert(id);
+            }
+            next = self.held.range((part + 1, i64::MIN, TaskId::FIRST)..).next().map(|(part, ..)| *part);
         }
     }
 
@@ -290,7 +313,8 @@ impl Instance {
             self.turn = Some((id, 0));
         }
         if ran.ended == Run::Held {
-            self.held.insert(id);
+            let below = task.held_below().unwrap_or(i64::MIN);
+            self.held.insert((id.sub_topology, below, id));
         }
         if self.turn.is_some_and(|(_, left)| left == 0) {
             self.append_of_turn(out);

@@ -141,7 +141,7 @@ impl Instance {
                 self.to_restore -= task.to_restore();
             }
             self.ready.remove(id);
-            self.held.remove(id);
+            self.held.retain(|(.., held)| held != id);
             self.commits.forget(*id);
         }
     }

@@ -32,6 +32,7 @@ impl World {
             skip_undecodable: false,
             acknowledge_progress: false,
             buffer_records: 10,
+            buffer_bytes: 1000,
         };
         let setup = Setup {
             plan: topology.plan(|_| Some(2)).unwrap(),
@@ -338,5 +339,11 @@ fn an_input_is_paused_while_enough_of_it_is_buffered() {
     assert!(world.take().iter().any(|action| matches!(action, Action::Pause((INPUT, 0)))));
     world.work();
     assert!(world.take().iter().any(|action| matches!(action, Action::Resume((INPUT, 0)))));
+    assert!(!world.instance.is_paused((INPUT, 0)));
+    let mut batch = InputBatchBuilder::new(109);
+    batch.push(0, Some(&[b'k'; 1000]), Some(&[0; 8]), Headers::NONE);
+    world.tell(Event::Fetched { place: (INPUT, 0), batch: batch.finish() });
+    assert!(world.instance.is_paused((INPUT, 0)), "few records, many bytes");
+    world.work();
     assert!(!world.instance.is_paused((INPUT, 0)));
 }

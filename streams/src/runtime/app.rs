@@ -116,7 +116,7 @@ impl App {
             plan,
             globals,
             progress: Arc::new(progress),
-            config: config.instance_config(),
+            config: config.instance_config(topology),
         };
         let shared = Arc::new(Shared {
             setup: Arc::new(setup),

@@ -5,6 +5,7 @@ use crate::{
     instance::{InstanceConfig, Pacing},
     record::millis,
     task::TaskConfig,
+    topology::Topology,
 };
 use kappa_client::Client;
 use std::{collections::BTreeMap, time::Duration};
@@ -37,6 +38,7 @@ pub struct Config {
     pub(super) skew_bound: Option<Duration>,
     pub(super) idle_timeout: Duration,
     pub(super) buffer_records: usize,
+    pub(super) buffer_bytes: usize,
     pub(super) skip_undecodable: bool,
     pub(super) generation: Option<u32>,
     pub(super) start_at: StartAt,
@@ -66,6 +68,7 @@ impl Config {
             skew_bound: Some(Duration::from_secs(3600)),
             idle_timeout: Duration::from_secs(1),
             buffer_records: 10_000,
+            buffer_bytes: 16 << 20,
             skip_undecodable: false,
             generation: None,
             start_at: StartAt::default(),
@@ -92,7 +95,8 @@ impl Config {
     }
 
     /// How far, in event time, one partition may be read ahead of another that feeds the same operators, so that
-    /// reading partitions at different speeds turns nothing late. Default 1 hour.
+    /// reading partitions at different speeds turns nothing late. It holds only what a window or a join with a table
+    /// depends on. Default 1 hour.
     #[must_use]
     pub fn skew_bound(mut self, bound: Duration) -> Config {
         self.skew_bound = Some(bound);
@@ -117,6 +121,14 @@ impl Config {
     #[must_use]
     pub fn buffer_records(mut self, records: usize) -> Config {
         self.buffer_records = records.max(1);
+        self
+    }
+
+    /// Bytes of fetched batches buffered per partition before fetching it pauses; a batch counts until its last record is
+    /// processed. Default 16 MiB.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: usize) -> Config {
+        self.buffer_bytes = bytes.max(1);
         self
     }
 
@@ -177,13 +189,15 @@ impl Config {
         self
     }
 
-    pub(super) fn instance_config(&self) -> InstanceConfig {
+    pub(super) fn instance_config(&self, topology: &Topology) -> InstanceConfig {
+        let is_timed = (0..topology.0.sub_topologies.len()).any(|part| topology.is_timed(part));
         let task = TaskConfig {
             skew_bound_ms: self.skew_bound.map(millis),
             idle_timeout_ms: millis(self.idle_timeout),
             skip_undecodable: self.skip_undecodable,
-            acknowledge_progress: self.workers > 1,
+            acknowledge_progress: self.workers > 1 && is_timed,
             buffer_records: self.buffer_records,
+            buffer_bytes: self.buffer_bytes,
         };
         let pacing = Pacing::Interval { ms: millis(self.commit_interval) };
         InstanceConfig { task, pacing, purge_ms: Some(millis(self.purge_interval)) }

@@ -84,6 +84,7 @@ impl World {
             skip_undecodable: true,
             acknowledge_progress: random.one_in(2),
             buffer_records: 1 + random.index(20),
+            buffer_bytes: 1 + random.index(2000),
         };
         let pacing = Pacing::Interval { ms: 20 + random.below(2000) as i64 };
         World {

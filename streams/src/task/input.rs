@@ -77,6 +77,11 @@ impl InputBatch {
         Ok(InputBatch { bytes: batch.bytes().clone(), records, next_offset, leader_epoch })
     }
 
+    /// Bytes that it keeps.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -36,6 +36,8 @@ pub(crate) struct TaskConfig {
     pub(crate) acknowledge_progress: bool,
     /// Records to buffer per partition before fetching stops.
     pub(crate) buffer_records: usize,
+    /// Bytes of batches to buffer per partition before fetching stops.
+    pub(crate) buffer_bytes: usize,
 }
 
 /// Where an input partition begins.
@@ -135,6 +137,8 @@ impl StoreSlot {
 pub(crate) struct Task {
     life: Life,
     id: TaskId,
+    /// Whether progress control holds its records. If not, nobody asks how far it has come either.
+    is_timed: bool,
     config: TaskConfig,
     cx: Context,
     sources: Vec<(TopicId, Box<dyn Source>)>,
@@ -151,6 +155,8 @@ pub(crate) struct Task {
     outputs_made: u64,
     held_since: Option<i64>,
     now: i64,
+    /// Kept for its memory: the least levels of others, by queue.
+    others: Vec<Level>,
 }
 
 impl Task {
@@ -164,6 +170,7 @@ impl Task {
         starts: &[Start],
     ) -> Task {
         let id = life.task;
+        let is_timed = config.skew_bound_ms.is_some() && topology.is_timed(id.sub_topology);
         let parts = Assembly::run(topology, id.sub_topology, globals);
         let counts = Arc::clone(&plan.partition_counts);
         let mut cx = Context::new(id.partition, counts, config.skip_undecodable);
@@ -187,6 +194,7 @@ impl Task {
         let mut task = Task {
             life,
             id,
+            is_timed,
             config,
             cx,
             sources: parts.sources,
@@ -200,6 +208,7 @@ impl Task {
             outputs_made: 0,
             held_since: None,
             now: 0,
+            others: Vec::new(),
         };
         task.restoring = task.restore_wishes().iter().map(|wish| wish.store).collect();
         task.publish();
@@ -313,7 +322,8 @@ impl Task {
         let queue = self.queues.iter().find(|queue| queue.topic == topic);
         queue.is_some_and(|queue| {
             let through = queue.pinned_end.is_some_and(|end| queue.fetch >= end);
-            !through && queue.buffered() < self.config.buffer_records
+            let room = queue.buffered() < self.config.buffer_records;
+            !through && room && queue.buffered_bytes() < self.config.buffer_bytes
         })
     }
 
@@ -364,7 +374,8 @@ impl Task {
         if self.is_restoring() {
             return self.apply(limit);
         }
-        let others: Vec<Level> = self.least_of_others();
+        let mut others = std::mem::take(&mut self.others);
+        self.least_of_others(&mut others);
         let (mut ended, mut records) = (Run::More, 0);
         for _ in 0..limit {
             match self.choose(&others) {
@@ -378,15 +389,27 @@ impl Task {
                 }
             }
         }
+        self.others = others;
         self.measure_hold(ended);
         self.publish();
         Ok(Ran { ended, records })
     }
 
     /// Per queue, the least level of what holds it in other tasks.
-    fn least_of_others(&self) -> Vec<Level> {
-        let partition = self.id.partition;
-        self.queues.iter().map(|queue| self.progress.least_of_others(queue.topic, partition)).collect()
+    fn least_of_others(&self, others: &mut Vec<Level>) {
+        let partition = Some(self.id.partition);
+        let least = |queue: &Queue| match self.is_timed {
+            true => self.progress.least_of_others(queue.topic, partition),
+            false => Level::Released,
+        };
+        others.clear();
+        others.extend(self.queues.iter().map(least));
+    }
+
+    /// How far the least of what holds it must have come before any of its heads may go.
+    pub(crate) fn held_below(&self) -> Option<i64> {
+        let bound = self.config.skew_bound_ms?;
+        self.queues.iter().filter_map(Queue::head_time).min().map(|time| time.saturating_sub(bound))
     }
 
     /// The queue whose head is next, or why there is none. Queues are in the order of topic names, so that the first
@@ -417,7 +440,8 @@ impl Task {
 
     /// The least level of the task's own partitions that hold a topic.
     fn least_of_own(&self, topic: TopicId) -> Level {
-        let holders = self.queues.iter().filter(|queue| self.progress.holds(queue.topic, topic));
+        let timed = self.queues.iter().filter(|_| self.is_timed);
+        let holders = timed.filter(|queue| self.progress.holds(queue.topic, topic));
         let levels = holders.map(|queue| self.progress.resolve(queue.topic, self.level(queue)));
         levels.min().unwrap_or(Level::Released)
     }
@@ -455,7 +479,7 @@ impl Task {
         let new = self.cx.outputs.len() - made;
         if new > 0 {
             self.outputs_made += new as u64;
-            if self.config.acknowledge_progress {
+            if self.is_timed && self.config.acknowledge_progress {
                 queue.sent(self.outputs_made);
             }
         }
@@ -470,6 +494,9 @@ impl Task {
     }
 
     fn publish(&self) {
+        if !self.is_timed {
+            return;
+        }
         let levels = self.queues.iter().map(|queue| (queue.topic, self.level(queue)));
         self.progress.publish(self.id.partition, levels);
     }

@@ -26,6 +26,11 @@ pub struct TaskId {
     pub partition: i32,
 }
 
+impl TaskId {
+    /// The least of all.
+    pub(crate) const FIRST: TaskId = TaskId { sub_topology: 0, partition: i32::MIN };
+}
+
 /// A task between being taken over and being given up. Its id may come back, its number does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Life {

@@ -32,9 +32,50 @@ struct Relations {
     ancestors: BTreeSet<TopicId>,
 }
 
+/// The levels of the partitions of one topic, ordered, so that the least is found without looking at all.
+#[derive(Debug, Default)]
+struct Levels {
+    by_partition: BTreeMap<i32, Level>,
+    ordered: BTreeSet<(Level, i32)>,
+}
+
+impl Levels {
+    /// Sets or forgets the level of a partition; returns whether that changes anything.
+    fn set(&mut self, partition: i32, level: Option<Level>) -> bool {
+        let before = match level {
+            Some(level) => self.by_partition.insert(partition, level),
+            None => self.by_partition.remove(&partition),
+        };
+        if before == level {
+            return false;
+        }
+        if let Some(before) = before {
+            self.ordered.remove(&(before, partition));
+        }
+        if let Some(level) = level {
+            self.ordered.insert((level, partition));
+        }
+        true
+    }
+
+    /// The first level from this one on, but for that of one partition.
+    fn first(&self, from: Level, but: Option<i32>) -> Option<Level> {
+        let mut levels = self.ordered.range((from, i32::MIN)..);
+        levels.find(|(_, of)| Some(*of) != but).map(|(level, _)| *level)
+    }
+
+    /// The least among those that are known, and among those that are only known to be behind others.
+    fn least(&self, but: Option<i32>) -> (Option<Level>, Option<Level>) {
+        let at = self.first(Level::At(i64::MIN), but).filter(|level| matches!(level, Level::At(_)));
+        let behind =
+            self.first(Level::Behind(i64::MIN), but).filter(|level| matches!(level, Level::Behind(_)));
+        (at.or_else(|| self.first(Level::Released, but)), behind)
+    }
+}
+
 /// Levels by topic and partition.
 pub(crate) struct ProgressTable {
-    levels: Vec<Mutex<BTreeMap<i32, Level>>>,
+    levels: Vec<Mutex<Levels>>,
     relations: Vec<Relations>,
     /// Counts the changes of levels.
     version: AtomicU64,
@@ -87,7 +128,7 @@ impl ProgressTable {
         self.relations.get(topic.0 as usize).expect("topic ids come from the table's topology")
     }
 
-    fn levels(&self, topic: TopicId) -> &Mutex<BTreeMap<i32, Level>> {
+    fn levels(&self, topic: TopicId) -> &Mutex<Levels> {
         self.levels.get(topic.0 as usize).expect("topic ids come from the table's topology")
     }
 
@@ -95,7 +136,7 @@ impl ProgressTable {
     pub(crate) fn publish(&self, partition: i32, levels: impl Iterator<Item = (TopicId, Level)>) {
         let mut changed = false;
         for (topic, level) in levels {
-            changed |= self.levels(topic).lock().insert(partition, level) != Some(level);
+            changed |= self.levels(topic).lock().set(partition, Some(level));
         }
         if changed {
             self.changed();
@@ -104,10 +145,13 @@ impl ProgressTable {
 
     /// Forgets the partitions of a task that has gone.
     pub(crate) fn withdraw(&self, partition: i32, topics: impl Iterator<Item = TopicId>) {
-        topics.for_each(|topic| {
-            self.levels(topic).lock().remove(&partition);
-        });
-        self.changed();
+        let mut changed = false;
+        for topic in topics {
+            changed |= self.levels(topic).lock().set(partition, None);
+        }
+        if changed {
+            self.changed();
+        }
     }
 
     /// Whether partitions of `holder` hold those of `topic`; both are read by the same sub-topology.
@@ -116,21 +160,20 @@ impl ProgressTable {
     }
 
     /// The least level of whatever holds a topic, but for the partitions of one task.
-    pub(crate) fn least_of_others(&self, topic: TopicId, partition: i32) -> Level {
-        let holders = self.relations(topic).holders.iter();
+    pub(crate) fn least_of_others(&self, topic: TopicId, but: Option<i32>) -> Level {
         let least = |holder: &TopicId| {
-            let least = {
-                let levels = self.levels(*holder).lock();
-                let others = levels.iter().filter(|(of, _)| **of != partition).map(|(_, level)| *level);
-                // `Behind` sorts by time among its like, and its true level is never below the topics it comes from.
-                let (empty, known): (Vec<_>, Vec<_>) =
-                    others.partition(|level| matches!(level, Level::Behind(_)));
-                (known.into_iter().min(), empty.into_iter().min())
-            };
-            let behind = least.1.map(|level| self.resolve(*holder, level));
-            least.0.into_iter().chain(behind).min()
+            // `Behind` sorts by time among its like, and its true level is never below the topics it comes from.
+            let (known, behind) = self.levels(*holder).lock().least(but);
+            let behind = behind.map(|level| self.resolve(*holder, level));
+            known.into_iter().chain(behind).min()
         };
-        holders.filter_map(least).min().unwrap_or(Level::Released)
+        self.relations(topic).holders.iter().filter_map(least).min().unwrap_or(Level::Released)
+    }
+
+    /// How far all have come that hold any of these topics, at best.
+    pub(crate) fn reach(&self, topics: &[TopicId]) -> Level {
+        let least = |topic: &TopicId| self.least_of_others(*topic, None);
+        topics.iter().map(least).max().unwrap_or(Level::Released)
     }
 
     /// The level of an empty partition by those of the topics it is made from.
@@ -145,10 +188,7 @@ impl ProgressTable {
     /// The least level of all partitions whose records a topic is made from.
     pub(crate) fn least_feeding(&self, topic: TopicId) -> Level {
         let ancestors = self.relations(topic).ancestors.iter().filter(|ancestor| **ancestor != topic);
-        let least = |ancestor: &TopicId| {
-            let levels = self.levels(*ancestor).lock();
-            levels.values().copied().filter(|level| !matches!(level, Level::Behind(_))).min()
-        };
+        let least = |ancestor: &TopicId| self.levels(*ancestor).lock().least(None).0;
         ancestors.filter_map(least).min().unwrap_or(Level::Released)
     }
 }
@@ -160,6 +200,36 @@ mod tests {
         Builder,
         codec::{I64, Utf8},
     };
+    use proptest::prelude::*;
+
+    fn level() -> impl Strategy<Value = Option<Level>> {
+        let time = -3i64..3;
+        prop_oneof![
+            time.clone().prop_map(|time| Some(Level::At(time))),
+            time.prop_map(|time| Some(Level::Behind(time))),
+            Just(Some(Level::Released)),
+            Just(None),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_least_level_is_the_least_of_all(steps in prop::collection::vec((0i32..6, level()), 0..60), but in 0i32..7) {
+            let (mut levels, mut model) = (Levels::default(), BTreeMap::new());
+            for (partition, level) in steps {
+                let before = match level {
+                    Some(level) => model.insert(partition, level),
+                    None => model.remove(&partition),
+                };
+                prop_assert_eq!(levels.set(partition, level), before != level);
+                let others = model.iter().filter(|(of, _)| **of != but).map(|(_, level)| *level);
+                let (behind, known): (Vec<Level>, Vec<Level>) =
+                    others.partition(|level| matches!(level, Level::Behind(_)));
+                let least = (known.into_iter().min(), behind.into_iter().min());
+                prop_assert_eq!(levels.least(Some(but)), least);
+            }
+        }
+    }
 
     /// A stream joined with a table that is made from the same stream, in one sub-topology.
     fn circular() -> Topology {
@@ -182,11 +252,11 @@ mod tests {
         assert!(!table.holds(repartition, input) && table.holds(input, repartition));
         table.publish(0, [(input, Level::At(50)), (repartition, Level::Behind(10))].into_iter());
         table.publish(1, [(input, Level::At(70)), (repartition, Level::Behind(60))].into_iter());
-        assert_eq!(table.least_of_others(input, 0), Level::At(70));
-        assert_eq!(table.least_of_others(repartition, 0), Level::At(60));
+        assert_eq!(table.least_of_others(input, Some(0)), Level::At(70));
+        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(60));
         assert_eq!(table.resolve(repartition, Level::Behind(10)), Level::At(50));
         table.withdraw(1, [input, repartition].into_iter());
-        assert_eq!(table.least_of_others(input, 0), Level::Released);
+        assert_eq!(table.least_of_others(input, Some(0)), Level::Released);
     }
 
     #[test]
@@ -199,8 +269,8 @@ mod tests {
         assert_eq!(table.resolve(repartition, Level::Behind(5)), Level::At(5));
         table.publish(0, std::iter::once((input, Level::At(90))));
         table.publish(1, std::iter::once((repartition, Level::Behind(5))));
-        assert_eq!(table.least_of_others(repartition, 0), Level::At(90));
+        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(90));
         table.publish(0, std::iter::once((input, Level::Released)));
-        assert_eq!(table.least_of_others(repartition, 0), Level::At(5));
+        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(5));
     }
 }

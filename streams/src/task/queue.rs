@@ -15,6 +15,8 @@ pub(crate) struct Queue {
     /// Index into the first batch.
     at: usize,
     buffered: usize,
+    /// Bytes of the batches, each counted until its last record is taken.
+    bytes: usize,
     /// Timestamp of the head record.
     head: Option<i64>,
     /// Greatest timestamp taken so far; `i64::MIN` at first.
@@ -47,6 +49,7 @@ impl Queue {
             batches: VecDeque::new(),
             at: 0,
             buffered: 0,
+            bytes: 0,
             head: None,
             time: i64::MIN,
             next: start.offset,
@@ -63,6 +66,10 @@ impl Queue {
 
     pub(crate) fn buffered(&self) -> usize {
         self.buffered
+    }
+
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Timestamp and offset of the head record.
@@ -89,6 +96,7 @@ impl Queue {
         }
         if !batch.is_empty() {
             self.buffered += batch.len();
+            self.bytes += batch.size();
             self.batches.push_back(batch);
             self.settle();
         } else if self.batches.is_empty() {
@@ -123,6 +131,7 @@ impl Queue {
                 return;
             }
             self.leader_epoch = batch.leader_epoch;
+            self.bytes -= batch.size();
             self.next = batch.next_offset.min(self.pinned_end.unwrap_or(i64::MAX));
             self.batches.pop_front();
             self.at = 0;

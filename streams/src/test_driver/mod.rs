@@ -186,6 +186,7 @@ impl TestDriver {
                 skip_undecodable: false,
                 acknowledge_progress: false,
                 buffer_records: 1000,
+                buffer_bytes: usize::MAX,
             },
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) is_source: bool,
     /// What its bytes are: codecs, and windows where there are some.
     pub(crate) contents: Option<String>,
+    /// Whether what it does with a record depends on how far event time has come elsewhere.
+    pub(crate) is_timed: bool,
 }
 
 /// Where the content of a store can be read again.
@@ -142,6 +144,7 @@ impl Graph {
             topic: None,
             is_source: false,
             contents: None,
+            is_timed: false,
         });
         id
     }
@@ -174,6 +177,13 @@ impl Graph {
     pub(crate) fn sink(&self, node: NodeId, topic: TopicId) {
         if let Some(sink) = self.open().nodes.get_mut(node.0 as usize) {
             sink.topic = Some(topic);
+        }
+    }
+
+    /// Says that a node depends on how far event time has come elsewhere.
+    pub(crate) fn timed(&self, node: NodeId) {
+        if let Some(node) = self.open().nodes.get_mut(node.0 as usize) {
+            node.is_timed = true;
         }
     }
 

@@ -82,6 +82,30 @@ impl Topology {
         names
     }
 
+    /// Whether anything in a sub-topology, or behind what it writes, depends on how far event time has come elsewhere.
+    pub(crate) fn is_timed(&self, sub_topology: usize) -> bool {
+        let (mut seen, mut open) = (vec![false; self.0.sub_topologies.len()], vec![sub_topology]);
+        while let Some(at) = open.pop() {
+            let Some(part) = self.0.sub_topologies.get(at) else { continue };
+            if part
+                .nodes
+                .iter()
+                .filter_map(|node| self.0.nodes.get(node.0 as usize))
+                .any(|node| node.is_timed)
+            {
+                return true;
+            }
+            if let Some(seen) = seen.get_mut(at).filter(|seen| !**seen) {
+                *seen = true;
+                let reads =
+                    |other: &SubTopology| part.outputs.iter().any(|topic| other.inputs.contains(topic));
+                let parts = self.0.sub_topologies.iter().enumerate();
+                open.extend(parts.filter(|(_, other)| reads(other)).map(|(at, _)| at));
+            }
+        }
+        false
+    }
+
     /// Whether a table is read from a topic.
     pub(crate) fn is_table(&self, topic: TopicId) -> bool {
         self.0.stores.iter().any(|store| store.changelog == Changelog::Source(topic))
