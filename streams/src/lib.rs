@@ -62,7 +62,7 @@ pub use query::{Dump, Row};
 pub use record::{Change, Header, Headers, Record, Window, Windowed};
 pub use runtime::{
     Answer, App, AppError, Config, EndOffsets, GlobalView, QueryError, ResetError, ResetReport, StartAt,
-    StartError, View, reset,
+    StartError, TopicChange, View, reset,
 };
 pub use store::Entry;
 pub use task::{InputBatch, InputBatchBuilder, ORIGIN_HEADER, TaskId, origin_header};

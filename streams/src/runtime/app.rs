@@ -7,6 +7,7 @@ use super::{
     globals::GlobalReader,
     shared::{Shared, Status, TopicNames},
     topics,
+    watch::Watch,
     worker::Worker,
 };
 use crate::{
@@ -60,7 +61,8 @@ pub struct App {
     shared: Arc<Shared>,
     generation: u32,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    globals: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// What runs beside the workers until the application closes.
+    beside: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl fmt::Debug for App {
@@ -99,6 +101,7 @@ impl App {
         let record = record.follow(before, others_run)?;
         topics::create_internal(&client, &config, (&plan, &topic_names)).await?;
         generation::record(&client, application, &record).await?;
+        let watch = Watch::begin(topology, &client, &record.topics).await?;
         let globals = Globals::new(topology);
         let counts = Arc::clone(&plan.partition_counts);
         let reader =
@@ -131,7 +134,8 @@ impl App {
             failure: Mutex::new(None),
             config,
         });
-        let globals = reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared))));
+        let mut beside = vec![tokio::spawn(watch.follow(Arc::clone(&shared)))];
+        beside.extend(reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared)))));
         let mut threads = Vec::new();
         for (number, asked) in asked.into_iter().enumerate() {
             let worker = Arc::clone(&shared);
@@ -148,7 +152,7 @@ impl App {
             };
             threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
-        Ok(App { shared, generation, threads: Mutex::new(threads), globals: Mutex::new(globals) })
+        Ok(App { shared, generation, threads: Mutex::new(threads), beside: Mutex::new(beside) })
     }
 
     /// The generation that runs.
@@ -363,9 +367,9 @@ impl App {
             }
         };
         let joined = tokio::task::spawn_blocking(join).await;
-        let globals = self.globals.lock().take();
-        if let Some(globals) = globals {
-            let _ = globals.await;
+        let beside = std::mem::take(&mut *self.beside.lock());
+        for task in beside {
+            let _ = task.await;
         }
         debug_assert!(joined.is_ok(), "joining threads does not panic");
         self.shared.failure.lock().clone().map_or(Ok(()), Err)

@@ -1,5 +1,6 @@
 //! What can go wrong with a running application.
 
+use super::TopicChange;
 use crate::{codec::CodecError, processor::ProcessError, task::TaskId, topology::PlanError};
 use kappa_client::{
     ConnectError, RequestError,
@@ -156,6 +157,17 @@ pub enum AppError {
         tasks: usize,
         /// How long it tried.
         waited: Duration,
+    },
+    /// A topic that the application reads, or keeps its state in, is not what it was when the application started. What it has
+    /// processed and kept belongs to the topic as it was.
+    #[error(
+        "topic {topic:?} {change} while the application ran; start it again if it keeps no state, else reset it or start a new generation"
+    )]
+    TopicChanged {
+        /// The topic.
+        topic: String,
+        /// What has become of it.
+        change: TopicChange,
     },
     /// A function of the topology panicked.
     #[error("worker {worker} panicked: {message}")]

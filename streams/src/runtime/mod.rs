@@ -18,6 +18,7 @@ mod outbox;
 mod shared;
 mod topics;
 mod view;
+mod watch;
 mod worker;
 
 pub use app::App;
@@ -26,3 +27,4 @@ pub use error::{AppError, QueryError, ResetError, StartError};
 pub use generation::{ResetReport, reset};
 pub use offsets::EndOffsets;
 pub use view::{Answer, GlobalView, View};
+pub use watch::TopicChange;

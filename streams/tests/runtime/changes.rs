@@ -102,6 +102,38 @@ async fn a_table_is_read_from_its_beginning_wherever_its_streams_begin() {
     cluster.stop().await;
 }
 
+async fn stops_with(app: &App) -> String {
+    let failed = tokio::time::timeout(Duration::from_secs(20), app.failed()).await.expect("it stops");
+    failed.expect("it says why").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_changes_under_an_application_stops_it_by_name() {
+    let cluster = Cluster::start().await;
+    let admin = Admin::new(&cluster.client);
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    let app = App::start(&counted("a").0, cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.create_partitions(&[("in", 2)]).await.unwrap();
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"in\" has grown from 1 to 2 partitions"), "{why}");
+    assert!(app.close().await.is_err());
+
+    cluster.topic("other", 1).await;
+    write(&cluster, "other", 10).await;
+    let b = Builder::new("replaced");
+    b.stream("other", (Utf8, Utf8)).group_by_key().count("counts");
+    let app = App::start(&b.build().unwrap(), cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.delete_topics(&["other"]).await.unwrap();
+    cluster.topic("other", 1).await;
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"other\" was deleted and created again"), "{why}");
+    assert!(app.close().await.is_err());
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_without_records_count_as_read() {
     let cluster = Cluster::start().await;

@@ -118,6 +118,8 @@ impl Worker {
         let config = ConsumerConfig::group(shared.names.group())
             .assignors(vec![Arc::clone(&assignor) as Arc<dyn Assignor>])
             .auto_commit(None::<Duration>)
+            // A source that is deleted must not come back as another.
+            .allow_auto_create_topics(false)
             .offset_reset(OffsetReset::Earliest)
             .session_timeout(session)
             .heartbeat_interval((session / 4).min(HEARTBEAT_MAX));
