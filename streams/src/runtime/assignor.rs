@@ -1,7 +1,7 @@
 //! Spreads tasks over the members of the group.
 //!
-//! A task goes to one member whole, with all its co-partitions. Tasks stay where they are while no member has two
-//! more than another; a task that moves is first taken from its owner and given out in the next round. Members tell
+//! A task goes to one member whole, with all its co-partitions. Tasks stay where they are while no member has two more
+//! than another, of any sub-topology or of all, so that each has part of every stage; a task that moves is first taken from its owner and given out in the next round. Members tell
 //! the fingerprint of their topology; who differs from the members that have tasks gets nothing and is told why.
 
 use super::shared::TopicNames;
@@ -13,7 +13,7 @@ use kappa_client::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
 };
@@ -76,40 +76,64 @@ fn fingerprint_of(member: &MemberSubscription) -> Option<u32> {
     Some(u32::from_be_bytes(data))
 }
 
-/// Gives every task to a member: sticky, and no member has two more than another.
+/// Tasks of a sub-topology among those of a member.
+fn of_stage(tasks: &[TaskId], stage: usize) -> usize {
+    tasks.iter().filter(|task| task.sub_topology == stage).count()
+}
+
+/// Gives every task to a member: sticky, and no member has two more than another, of each sub-topology and of all.
 fn balance<'a>(
     tasks: &[TaskId],
     members: &[&'a str],
     owners: &BTreeMap<TaskId, &'a str>,
 ) -> BTreeMap<&'a str, Vec<TaskId>> {
     let mut given: BTreeMap<&str, Vec<TaskId>> = members.iter().map(|member| (*member, Vec::new())).collect();
-    let most = tasks.len().div_ceil(members.len().max(1));
-    let mut open = Vec::new();
-    for task in tasks {
-        match owners.get(task).and_then(|owner| given.get_mut(owner)) {
-            Some(kept) if kept.len() < most => kept.push(*task),
-            _ => open.push(*task),
-        }
-    }
-    for task in open {
-        let same = |kept: &Vec<TaskId>| kept.iter().filter(|of| of.sub_topology == task.sub_topology).count();
-        if let Some(kept) = given.values_mut().min_by_key(|kept| (kept.len(), same(kept))) {
-            kept.push(task);
-        }
-    }
-    loop {
-        let least =
-            given.iter().min_by_key(|(_, kept)| kept.len()).map(|(member, kept)| (*member, kept.len()));
-        let most =
-            given.iter().max_by_key(|(_, kept)| kept.len()).map(|(member, kept)| (*member, kept.len()));
-        match (least, most) {
-            (Some((to, few)), Some((from, many))) if many > few + 1 => {
-                let moved = given.get_mut(from).and_then(Vec::pop);
-                if let Some(kept) = given.get_mut(to) {
-                    kept.extend(moved);
-                }
+    let stages: BTreeSet<usize> = tasks.iter().map(|task| task.sub_topology).collect();
+    for stage in stages {
+        let of_it = || tasks.iter().filter(|task| task.sub_topology == stage);
+        let most = of_it().count().div_ceil(members.len().max(1));
+        let mut open = Vec::new();
+        for task in of_it() {
+            match owners.get(task).and_then(|owner| given.get_mut(owner)) {
+                Some(kept) if of_stage(kept, stage) < most => kept.push(*task),
+                _ => open.push(*task),
             }
-            _ => return given,
+        }
+        for task in open {
+            if let Some(kept) = given.values_mut().min_by_key(|kept| (of_stage(kept, stage), kept.len())) {
+                kept.push(task);
+            }
+        }
+        even_out(
+            &mut given,
+            |kept| of_stage(kept, stage),
+            |from, _| from.iter().rposition(|task| task.sub_topology == stage),
+        );
+    }
+    // Who has more in all has more of some sub-topology, and one of those may go without upsetting it.
+    even_out(&mut given, <[TaskId]>::len, |from, to| {
+        from.iter().rposition(|task| of_stage(from, task.sub_topology) > of_stage(to, task.sub_topology))
+    });
+    given
+}
+
+/// Moves tasks from who has most to who has least until they differ by no more than one; `choose` says which task goes.
+fn even_out(
+    given: &mut BTreeMap<&str, Vec<TaskId>>,
+    count: impl Fn(&[TaskId]) -> usize,
+    choose: impl Fn(&[TaskId], &[TaskId]) -> Option<usize>,
+) {
+    loop {
+        let least = given.iter().min_by_key(|(_, kept)| count(kept)).map(|(member, kept)| (*member, kept));
+        let most = given.iter().max_by_key(|(_, kept)| count(kept)).map(|(member, kept)| (*member, kept));
+        let (Some((to, few)), Some((from, many))) = (least, most) else { return };
+        if count(many) <= count(few) + 1 {
+            return;
+        }
+        let Some(at) = choose(many, few) else { return };
+        let moved = given.get_mut(from).map(|kept| kept.remove(at));
+        if let Some(kept) = given.get_mut(to) {
+            kept.extend(moved);
         }
     }
 }
@@ -181,6 +205,7 @@ impl Assignor for TaskAssignor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tasks(count: i32) -> Vec<TaskId> {
         let of = |sub_topology| (0..count).map(move |partition| TaskId { sub_topology, partition });
@@ -219,6 +244,54 @@ mod tests {
             tasks.iter().filter(move |task| owners[task] != *member)
         });
         assert_eq!(moved.count(), 2);
+    }
+
+    #[test]
+    fn each_member_has_part_of_every_stage() {
+        let stage = |stage, count| (0..count).map(move |partition| TaskId { sub_topology: stage, partition });
+        let all: Vec<TaskId> = stage(0, 4).chain(stage(1, 4)).collect();
+        // One has all of a stage, the other all of the second.
+        let owners = all.iter().map(|task| (*task, if task.sub_topology == 0 { "a" } else { "b" })).collect();
+        for kept in balance(&all, &["a", "b"], &owners).values() {
+            assert_eq!((of_stage(kept, 0), of_stage(kept, 1)), (2, 2));
+        }
+        // Stages of one task are spread as well.
+        let single: Vec<TaskId> = (0..4).flat_map(|number| stage(number, 1)).collect();
+        let owners = single.iter().map(|task| (*task, "a")).collect();
+        assert!(balance(&single, &["a", "b"], &owners).values().all(|kept| kept.len() == 2));
+    }
+
+    proptest! {
+        #[test]
+        fn no_member_has_two_more_than_another(
+            stages in prop::collection::vec(0i32..7, 1..5),
+            members in 1usize..5,
+            owned in prop::collection::vec(0usize..6, 30),
+        ) {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let all: Vec<TaskId> = stages.iter().enumerate().flat_map(|(sub_topology, count)| {
+                (0..*count).map(move |partition| TaskId { sub_topology, partition })
+            }).collect();
+            let owners = all.iter().copied().zip(owned.into_iter().map(|owner| names[owner])).collect();
+            let given = balance(&all, &names[..members], &owners);
+            let mut placed: Vec<TaskId> = given.values().flatten().copied().collect();
+            placed.sort();
+            prop_assert_eq!(&placed, &all);
+            let spread = |count: &dyn Fn(&[TaskId]) -> usize| {
+                let counts = given.values().map(|kept| count(kept));
+                counts.clone().max().unwrap() - counts.min().unwrap()
+            };
+            prop_assert!(spread(&|kept| kept.len()) <= 1);
+            for stage in 0..stages.len() {
+                prop_assert!(spread(&|kept| of_stage(kept, stage)) <= 1);
+            }
+            let again = given.iter().flat_map(|(member, kept)| kept.iter().map(|task| (*task, *member))).collect();
+            let mut again = balance(&all, &names[..members], &again);
+            again.values_mut().for_each(|kept| kept.sort());
+            let mut given = given.clone();
+            given.values_mut().for_each(|kept| kept.sort());
+            prop_assert_eq!(again, given, "what is balanced stays where it is");
+        }
     }
 
     #[test]
