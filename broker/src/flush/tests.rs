@@ -5,7 +5,9 @@ use crate::clock::Clock;
 use crate::disk::{Disk, Fault, Operation, SimulatedDisk};
 use crate::journal::{Journal, JournalConfig};
 use crate::log::{Opening, directory_topic_id};
-use crate::partition::{Durable, IsolationLevel, Partition, PartitionConfig, PartitionEnv, ReadRequest};
+use crate::partition::{
+    Durable, IsolationLevel, Partition, PartitionConfig, PartitionEnv, ReadRequest, SYNC_TOGETHER_MIN,
+};
 use bytes::Bytes;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use std::future::Future;
@@ -13,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
@@ -343,4 +346,71 @@ fn a_partition_that_was_handed_on_several_times_is_synced_once() {
     house.env.flush.push_direct([house.partitions[0].clone()]);
     assert_eq!(house.env.flush.run_due(), 2);
     assert!(house.partitions.iter().all(|partition| !partition.needs_sync()));
+}
+
+/// Partitions of a start after an unclean stop: what they append is of an epoch that no checkpoint has yet.
+fn house_of_a_new_epoch() -> House {
+    let house = House::new(SYNC_TOGETHER_MIN as i32 + 8);
+    house.env.flush.run_due();
+    Partition::sync_all(&house.partitions).unwrap();
+    house.partitions.iter().for_each(|partition| partition.raise_epoch(3, true).unwrap());
+    house.append_to_all(1);
+    house
+}
+
+fn epochs_on(disk: &SimulatedDisk, index: usize) -> Option<String> {
+    let path = PathBuf::from(format!("/data/t-{index}/leader-epoch-checkpoint"));
+    let read = (disk as &dyn Disk).read_if_there(&path).unwrap();
+    read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn is_epoch_3(text: &str) -> bool {
+    text.lines().last().is_some_and(|line| line.starts_with("3 "))
+}
+
+#[test]
+fn many_new_epochs_cost_two_syncs_of_the_file_system_and_none_of_files() {
+    let house = house_of_a_new_epoch();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counted = syncs.clone();
+    house.disk.on_sync(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    house.disk.inject(Fault {
+        operation: Operation::SyncFileSystem,
+        path_contains: String::new(),
+        after: 2,
+        times: 1,
+        error: io::ErrorKind::Other,
+    });
+    Partition::sync_all(&house.partitions).unwrap();
+    assert_eq!(syncs.load(Ordering::Relaxed), 0, "files and directories were synced one by one");
+    assert!(house.disk.has_faults(), "more than two syncs of the file system");
+    let after = house.disk.power_cut();
+    for index in 0..house.partitions.len() {
+        assert!(epochs_on(&after, index).is_some_and(|text| is_epoch_3(&text)), "partition {index}");
+    }
+}
+
+#[test]
+fn new_epochs_are_whole_or_not_there_wherever_the_power_goes() {
+    let (mut calls, mut whole) = (0, 0);
+    loop {
+        let house = house_of_a_new_epoch();
+        let before: Vec<_> = (0..house.partitions.len()).map(|index| epochs_on(&house.disk, index)).collect();
+        house.disk.cut_power_after(calls);
+        let is_done = Partition::sync_all(&house.partitions).is_ok();
+        let after = house.disk.power_cut();
+        for (index, before) in before.iter().enumerate() {
+            match epochs_on(&after, index) {
+                Some(text) if is_epoch_3(&text) && text.ends_with('\n') => whole += 1,
+                found => assert_eq!(found, *before, "partition {index} after {calls} calls"),
+            }
+        }
+        if is_done {
+            break;
+        }
+        calls += 7;
+    }
+    assert!(calls > 100 && whole > 40, "{calls} calls, {whole} whole");
 }

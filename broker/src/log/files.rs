@@ -99,8 +99,16 @@ impl Files {
 
     /// Like [`Files::replace`] for what frees space: a full disk refuses it only once the reserve is used up.
     pub(super) fn replace_from_reserve(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-        let data_dir = self.dir.parent().unwrap_or(&self.dir);
-        reserve::replace(&*self.disk, data_dir, path, bytes)
+        reserve::replace(&*self.disk, self.data_dir(), path, bytes)
+    }
+
+    /// Like [`Files::write`], from the reserve.
+    pub(super) fn write_from_reserve(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        reserve::write(&*self.disk, self.data_dir(), || self.write(path, bytes))
+    }
+
+    fn data_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
     }
 
     /// Replaces a small file durably, see [`Disk`].

@@ -19,6 +19,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 const FILE_NAME: &str = "leader-epoch-checkpoint";
+/// A checkpoint that has yet to take the place of the one before. Another name than a replacement has meanwhile.
+const STAGED_NAME: &str = "leader-epoch-checkpoint.staged.tmp";
 
 /// One epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +90,28 @@ impl LeaderEpochs {
         })
     }
 
+    /// Replaces the checkpoint, durably.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the one before is still there.
     pub(super) fn save(&self, files: &Files) -> Result<(), StorageError> {
+        files.replace_from_reserve(&path(files), self.text().as_bytes())
+    }
+
+    /// Writes the checkpoint beside the one before, whose place it takes by [`place_staged`] once it is durable.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the one before is still there.
+    pub(super) fn stage(&self, files: &Files) -> Result<(), StorageError> {
+        files.write_from_reserve(&files.dir.join(STAGED_NAME), self.text().as_bytes())
+    }
+
+    fn text(&self) -> String {
         let mut text = format!("0\n{}\n", self.entries.len());
         for EpochStart { epoch, start_offset } in &self.entries {
             let _ = writeln!(text, "{epoch} {start_offset}");
         }
-        files.replace_from_reserve(&path(files), text.as_bytes())
+        text
     }
 
     pub(super) fn current(&self) -> i32 {
@@ -141,6 +159,14 @@ impl LeaderEpochs {
         let found = self.entries.get(after.checked_sub(1)?)?;
         Some((found.epoch, self.entries.get(after).map_or(log_end, |next| next.start_offset)))
     }
+}
+
+/// Puts a staged checkpoint, which is durable, in the place of the one before. It is there durably after one more sync.
+///
+/// # Errors
+/// [`StorageError`]; the one before is still there.
+pub(super) fn place_staged(files: &Files) -> Result<(), StorageError> {
+    files.rename(&files.dir.join(STAGED_NAME), &path(files))
 }
 
 fn path(files: &Files) -> PathBuf {

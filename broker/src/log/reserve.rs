@@ -42,13 +42,24 @@ pub(super) fn replace(
     target: &Path,
     bytes: &[u8],
 ) -> Result<(), StorageError> {
-    let mut replaced = disk.replace(target, bytes);
-    if replaced.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-        let path = path(data_dir);
-        disk.remove_file_if_there(&path).map_err(StorageError::on("remove", &path))?;
-        replaced = disk.replace(target, bytes);
+    let replace = || disk.replace(target, bytes).map_err(StorageError::on("replace", target));
+    write(disk, data_dir, replace)
+}
+
+/// Writes a small file. If the disk is full, the reserve goes first, and the write is tried once more.
+pub(super) fn write(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    write: impl Fn() -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    match write() {
+        Err(error) if error.source.kind() == io::ErrorKind::StorageFull => {
+            let path = path(data_dir);
+            disk.remove_file_if_there(&path).map_err(StorageError::on("remove", &path))?;
+            write()
+        }
+        written => written,
     }
-    replaced.map_err(StorageError::on("replace", target))
 }
 
 fn path(data_dir: &Path) -> PathBuf {

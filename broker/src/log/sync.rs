@@ -9,7 +9,7 @@
 use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
 use super::leader_epoch::LeaderEpochs;
 use super::segment::SealedSegment;
-use super::{Log, LogPosition, StorageError, metadata, spare};
+use super::{Log, LogPosition, StorageError, leader_epoch, metadata, spare};
 use crate::disk::File;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -201,10 +201,15 @@ impl Log {
         Ok(())
     }
 
+    /// Whether the log was cut after the job was made.
+    pub fn was_cut_since(&self, job: &SyncJob) -> bool {
+        self.sync.cuts != job.cuts
+    }
+
     /// Takes note that the job was run with success. If the log was cut meanwhile, what is at its end now may not be what
     /// the job synced, and counts as not synced.
     pub fn finish_sync(&mut self, job: &SyncJob) {
-        if self.sync.cuts != job.cuts {
+        if self.was_cut_since(job) {
             return;
         }
         // The segment that was active then may have been written to and sealed since.
@@ -328,7 +333,7 @@ impl SyncJob {
         } else if self.names.is_some() {
             self.files.sync_names()?;
         }
-        self.save_epochs()?;
+        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))?;
         for (base_offset, file) in &self.data {
             file.sync_data()
                 .map_err(|source| StorageError::on("sync", &self.files.path(*base_offset, LOG))(source))?;
@@ -336,18 +341,28 @@ impl SyncJob {
         Ok(())
     }
 
-    /// Does what must come before a sync of the whole file system, which then is as good as [`SyncJob::run`].
+    /// Does what must come before a sync of the whole file system, which then is as good as [`SyncJob::run`] but for
+    /// new epochs, see [`SyncJob::has_epochs`].
     ///
     /// # Errors
     /// [`StorageError`], as [`SyncJob::run`].
     pub fn prepare(&self) -> Result<(), StorageError> {
         self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
-        self.save_epochs()?;
+        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.stage(&self.files))?;
         self.root.map_or(Ok(()), |topic_id| metadata::write_again(&self.files, topic_id).map(drop))
     }
 
-    fn save_epochs(&self) -> Result<(), StorageError> {
-        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))
+    /// Whether there are new epochs: [`SyncJob::place_epochs`] and a second sync must follow the first.
+    pub fn has_epochs(&self) -> bool {
+        self.epochs.is_some()
+    }
+
+    /// Puts the epochs that a first sync made durable in the place of those before.
+    ///
+    /// # Errors
+    /// [`StorageError`], as [`SyncJob::run`].
+    pub fn place_epochs(&self) -> Result<(), StorageError> {
+        leader_epoch::place_staged(&self.files)
     }
 }
 

@@ -101,11 +101,16 @@ impl Partition {
     fn sync_together(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
         let Some(first) = partitions.first() else { return Ok(()) };
         let (disk, now_ms) = (&first.env.disk, first.env.clock.now_ms());
-        let begun: Vec<_> =
+        let mut begun: Vec<_> =
             partitions.iter().filter_map(|partition| partition.begin_together(now_ms)).collect();
         let directory = &first.directory;
-        let synced =
-            disk.sync_file_system(directory).map_err(StorageError::on("sync the disk of", directory));
+        let sync =
+            || disk.sync_file_system(directory).map_err(StorageError::on("sync the disk of", directory));
+        let mut synced = sync();
+        if synced.is_ok() && begun.iter().any(Together::has_epochs) {
+            begun.iter_mut().filter(|together| together.has_epochs()).for_each(Together::place_epochs);
+            synced = sync();
+        }
         let mut outcome = Ok(());
         for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
             let result = prepared.and(synced.clone());
@@ -366,6 +371,21 @@ struct Together<'a> {
     prepared: Result<(), StorageError>,
     _one_at_a_time: MutexGuard<'a, ()>,
     _fence: FenceOnPanic<'a>,
+}
+
+impl Together<'_> {
+    fn has_epochs(&self) -> bool {
+        self.prepared.is_ok() && self.begun.job.as_ref().is_some_and(SyncJob::has_epochs)
+    }
+
+    /// Puts new epochs, which are durable, in their place. A cut may have put there what is newer.
+    fn place_epochs(&mut self) {
+        if let Some(job) = &self.begun.job
+            && !self.partition.state.lock().log.was_cut_since(job)
+        {
+            self.prepared = job.place_epochs();
+        }
+    }
 }
 
 /// A sync that is about to run.
