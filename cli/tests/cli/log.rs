@@ -93,6 +93,39 @@ fn damage_is_found_and_told_with_its_place() {
     assert_eq!(log(&broker, "verify", &[]).code, 5);
 }
 
+/// A crash after a roll leaves the last batches in a file that no sync has named yet.
+#[test]
+fn the_segment_without_a_name_is_looked_at_too() {
+    let broker = stopped_broker();
+    let bytes = fs::read(segment(&broker)).unwrap();
+    // Offset 3 begins the next segment.
+    let len = |at: usize| 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    let cut = (0..3).fold(0, |at, _| at + len(at));
+    let unnamed = segment(&broker).with_file_name("next-segment");
+    fs::write(segment(&broker), &bytes[..cut]).unwrap();
+    fs::write(&unnamed, &bytes[cut..]).unwrap();
+    let verify = || log(&broker, "verify", &["--output", "json"]);
+    let verified = verify().json();
+    let facts = ["segments", "records", "end_offset"].map(|fact| verified[0][fact].as_u64());
+    assert_eq!(facts, [Some(2), Some(5), Some(5)], "{verified}");
+    let dumped = log(&broker, "dump", &["--from-offset", "3"]).ok();
+    assert!(dumped.contains("/next-segment\noffsets 3..3 records 1 position 0 "), "{dumped}");
+
+    for (content, problem) in [
+        (&bytes[..cut], "next-segment: offset 0 does not follow segment 0"),
+        (&bytes[cut..cut + 30], "next-segment, position 0: "),
+        (&[&bytes[cut..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat(), "segment 3, position "),
+    ] {
+        fs::write(&unnamed, content).unwrap();
+        let ran = log(&broker, "verify", &[]);
+        assert_eq!(ran.code, 5, "{problem}");
+        assert!(ran.stdout.contains(problem), "{}", ran.stdout);
+        assert_eq!(log(&broker, "dump", &[]).code, 5, "{problem}");
+    }
+    fs::write(&unnamed, b"").unwrap();
+    assert_eq!(verify().json()[0]["records"], 3);
+}
+
 #[test]
 fn a_directory_without_partitions_is_not_found() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Prints the batches of partitions, and their records if asked, as they lie on disk.
 
-use super::segment::{self, BatchReader, Found, PartitionDir, ReadError};
+use super::segment::{self, BatchReader, Found, PartitionDir, ReadError, Segment, Segments};
 use crate::{
     error::{Exit, Failure},
     output,
@@ -103,14 +103,16 @@ impl<'a> BatchLine<'a> {
 /// Prints one partition. Damage ends it with an error, after all that is sound before it.
 pub(super) fn partition(dir: &PartitionDir, wanted: Wanted) -> Result<(), Failure> {
     let mut out = output::stdout();
-    let segments = segment::segments(&dir.path).map_err(|error| Failure::file("read", &dir.path, &error))?;
-    let ends = segments.iter().skip(1).copied().chain([i64::MAX]);
-    for (base, _) in segments.iter().copied().zip(ends).filter(|(_, end)| *end > wanted.from_offset) {
-        let path = segment::file(&dir.path, base, "log");
+    let read = segment::segments(&dir.path).map_err(|error| Failure::file("read", &dir.path, &error));
+    let Segments { found: segments, strange } = read?;
+    let ends = segments.iter().skip(1).map(|next| next.base_offset).chain([i64::MAX]);
+    for (Segment { base_offset: base, path }, _) in
+        segments.iter().zip(ends).filter(|(_, end)| *end > wanted.from_offset)
+    {
         if wanted.output == Output::Table {
             writeln!(out, "{}", path.display()).map_err(|error| Failure::output(&error))?;
         }
-        let mut reader = BatchReader::open(&path).map_err(|error| Failure::file("open", &path, &error))?;
+        let mut reader = BatchReader::open(path).map_err(|error| Failure::file("open", path, &error))?;
         loop {
             let at = reader.position();
             let unsound = |position: u64, error: BatchError| {
@@ -120,17 +122,20 @@ pub(super) fn partition(dir: &PartitionDir, wanted: Wanted) -> Result<(), Failur
                 Ok(None) => break,
                 Ok(Some(Found { batch, .. })) if batch.last_offset() < wanted.from_offset => {}
                 Ok(Some(Found { position, batch, damage: None })) => {
-                    print(&mut out, dir, base, position, &batch, wanted)?;
+                    print(&mut out, dir, *base, position, &batch, wanted)?;
                 }
                 Ok(Some(Found { position, damage: Some(damage), .. })) => {
                     return Err(unsound(position, damage));
                 }
-                Err(ReadError::Io(error)) => return Err(Failure::file("read", &path, &error)),
+                Err(ReadError::Io(error)) => return Err(Failure::file("read", path, &error)),
                 Err(ReadError::Batch(error)) => return Err(unsound(at, error)),
             }
         }
     }
-    out.flush().map_err(|error| Failure::output(&error))
+    out.flush().map_err(|error| Failure::output(&error))?;
+    strange.map_or(Ok(()), |strange| {
+        Err(Failure::new(Exit::Unsound, format!("{}: {strange}", dir.path.display())))
+    })
 }
 
 fn print(

@@ -144,9 +144,8 @@ impl Verify {
 
 /// Bytes of a partition's segments, 0 if they cannot be told: only progress is drawn from it.
 fn bytes(dir: &Path) -> u64 {
-    let sizes = segment::segments(dir)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|base| std::fs::metadata(segment::file(dir, base, "log")).map_or(0, |metadata| metadata.len()));
-    sizes.sum()
+    let segments = segment::segments(dir).map_or_else(|_| Vec::new(), |segments| segments.found);
+    let len =
+        |segment: &segment::Segment| std::fs::metadata(&segment.path).map_or(0, |metadata| metadata.len());
+    segments.iter().map(len).sum()
 }

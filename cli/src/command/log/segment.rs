@@ -14,6 +14,8 @@ use std::{
 
 const OFFSET_ENTRY_LEN: usize = 8;
 const TIME_ENTRY_LEN: usize = 12;
+/// The file of a segment until a sync names it after its first offset.
+const UNNAMED: &str = "next-segment";
 
 /// The directory of one partition.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +52,7 @@ fn partition_dir(path: &Path) -> Option<PartitionDir> {
     let canonical = path.canonicalize().ok()?;
     let (topic, number) = canonical.file_name()?.to_str()?.rsplit_once('-')?;
     let partition = number.parse().ok().filter(|partition: &i32| *partition >= 0 && !topic.is_empty())?;
-    let has_segments = !segments(path).ok()?.is_empty();
+    let has_segments = !segments(path).ok()?.found.is_empty();
     (path.is_dir() && has_segments).then(|| PartitionDir {
         topic: topic.to_owned(),
         partition,
@@ -58,8 +60,59 @@ fn partition_dir(path: &Path) -> Option<PartitionDir> {
     })
 }
 
-/// Base offsets of the segments in a partition's directory, ascending.
-pub(super) fn segments(dir: &Path) -> io::Result<Vec<i64>> {
+/// A segment in a partition's directory.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Offset of its first record.
+    pub(super) base_offset: i64,
+    /// Its batches.
+    pub(super) path: PathBuf,
+}
+
+/// What a partition's directory holds.
+#[derive(Debug)]
+pub(super) struct Segments {
+    /// By base offset, ascending.
+    pub(super) found: Vec<Segment>,
+    /// What is wrong with the file that has no name yet, in words, if it is no segment of these.
+    pub(super) strange: Option<String>,
+}
+
+/// The segments in a partition's directory. After a crash the last one may still lack its name.
+pub(super) fn segments(dir: &Path) -> io::Result<Segments> {
+    let mut found: Vec<_> = base_offsets(dir)?
+        .into_iter()
+        .map(|base_offset| Segment { base_offset, path: file(dir, base_offset, "log") })
+        .collect();
+    let path = dir.join(UNNAMED);
+    let strange = match first_offset(&path) {
+        Ok(None) => None,
+        Ok(Some(first)) => match found.last().map(|last| last.base_offset).filter(|last| *last >= first) {
+            Some(last) => Some(format!("{UNNAMED}: offset {first} does not follow segment {last}")),
+            None => {
+                found.push(Segment { base_offset: first, path });
+                None
+            }
+        },
+        Err(ReadError::Batch(error)) => Some(format!("{UNNAMED}, position 0: {error}")),
+        Err(ReadError::Io(error)) => return Err(error),
+    };
+    Ok(Segments { found, strange })
+}
+
+/// Offset of the first batch of a file; `None` if there is no file, or nothing in it.
+fn first_offset(path: &Path) -> Result<Option<i64>, ReadError> {
+    let mut reader = match BatchReader::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        reader => reader?,
+    };
+    match reader.next()? {
+        Some(Found { damage: Some(damage), .. }) => Err(damage.into()),
+        found => Ok(found.map(|found| found.batch.base_offset())),
+    }
+}
+
+fn base_offsets(dir: &Path) -> io::Result<Vec<i64>> {
     let mut offsets = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

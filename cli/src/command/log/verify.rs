@@ -3,7 +3,7 @@
 //! Invariant: nothing is changed. The log is the evidence and is checked first: order of offsets, checksums, every
 //! record of every batch. An index is only compared with it; damage there costs a rebuild, not data.
 
-use super::segment::{self, BatchReader, Found, PartitionDir, ReadError};
+use super::segment::{self, BatchReader, Found, PartitionDir, ReadError, Segment, Segments};
 use crate::output::{Column, Row, grouped};
 use kappa_protocol::record::Batch;
 use serde::Serialize;
@@ -63,12 +63,12 @@ impl Row for Verified {
 
 /// Reads a whole partition. `each_bytes` is told of the bytes read, for progress.
 pub(super) fn partition(dir: PartitionDir, each_bytes: &mut dyn FnMut(u64)) -> io::Result<Verified> {
-    let bases = segment::segments(&dir.path)?;
-    let start_offset = bases.first().copied().unwrap_or(0);
+    let Segments { found: segments, strange } = segment::segments(&dir.path)?;
+    let start_offset = segments.first().map_or(0, |first| first.base_offset);
     let mut found = Verified {
         topic: dir.topic,
         partition: dir.partition,
-        segments: bases.len(),
+        segments: segments.len(),
         batches: 0,
         records: 0,
         bytes: 0,
@@ -77,18 +77,19 @@ pub(super) fn partition(dir: PartitionDir, each_bytes: &mut dyn FnMut(u64)) -> i
         problems: Vec::new(),
         torn: false,
     };
-    for base in bases {
+    for Segment { base_offset: base, path } in segments {
         if base < found.end_offset {
             found
                 .problems
                 .push(format!("segment {base} begins below {}, the end before it", found.end_offset));
         }
         found.end_offset = found.end_offset.max(base);
-        let extents = found.log(&dir.path, base, each_bytes)?;
+        let extents = found.log(&path, base, each_bytes)?;
         if !found.torn {
             found.indexes(&dir.path, base, &extents)?;
         }
     }
+    found.problems.extend(strange);
     Ok(found)
 }
 
@@ -102,9 +103,9 @@ struct Extent {
 
 impl Verified {
     /// Checks the batches of a segment and says where they lie; those behind bytes that are no batch are unknown.
-    fn log(&mut self, dir: &Path, base: i64, each_bytes: &mut dyn FnMut(u64)) -> io::Result<Vec<Extent>> {
+    fn log(&mut self, path: &Path, base: i64, each_bytes: &mut dyn FnMut(u64)) -> io::Result<Vec<Extent>> {
         let mut extents = Vec::new();
-        let mut reader = BatchReader::open(&segment::file(dir, base, "log"))?;
+        let mut reader = BatchReader::open(path)?;
         self.bytes += reader.len();
         loop {
             let at = reader.position();
