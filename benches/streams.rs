@@ -91,7 +91,7 @@ fn plain_map(batches: &[DecodedBatch]) -> HashMap<Bytes, i64> {
     counts
 }
 
-/// Counting by window and key, in so many partitions that are as far as each other.
+/// Counting by window and key as records come, one in each of so many partitions at a time.
 fn partitions() {
     let mut cost = Comparison::new("windowed count, by partitions that wait for each other", "ns/record");
     for _ in 0..rounds() {
@@ -103,15 +103,17 @@ fn partitions() {
             let topology = b.build().expect("it is wired");
             let driver = TestDriver::new(&topology).partitions(partitions).commit_every(usize::MAX);
             let mut driver = driver.skew_bound(Duration::from_secs(600)).start().expect("it starts");
-            for number in 0..each * partitions as usize {
-                let (key, value) = record(number as u64);
-                // A minute between two records of a partition.
-                let (partition, at) =
-                    (number as i32 % partitions, (number as i64 / i64::from(partitions)) * 60_000);
-                let bytes = (Some(&key[..]), Some(&value[..]));
-                driver.append("events", Some(partition), bytes, at, Headers::NONE).expect("it is appended");
+            let mut micros = 0.0;
+            for minute in 0..each {
+                for partition in 0..partitions {
+                    let (key, value) = record((minute * partitions as usize) as u64 + partition as u64);
+                    let (bytes, at) = ((Some(&key[..]), Some(&value[..])), minute as i64 * 60_000);
+                    driver
+                        .append("events", Some(partition), bytes, at, Headers::NONE)
+                        .expect("it is appended");
+                }
+                micros += measured(|| driver.run().expect("it is processed")).1;
             }
-            let (_, micros) = measured(|| driver.run().expect("it is processed"));
             assert_eq!(driver.counters().records_in, (each * partitions as usize) as u64);
             cost.add(name, micros * 1000.0 / (each * partitions as usize) as f64);
         }

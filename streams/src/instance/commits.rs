@@ -16,8 +16,8 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Shortest time between the commits of an idle instance, and before one is tried again.
-const IDLE_COMMIT_MS: i64 = 20;
+/// How long nothing has been processed when an instance is idle, and how long it waits before a commit is tried again.
+const IDLE_MS: i64 = 20;
 
 /// The commit that is under way.
 #[derive(Debug)]
@@ -38,13 +38,17 @@ pub(super) struct Commits {
     all_demanded: bool,
     numbers: u64,
     last: i64,
+    /// When something was processed last.
+    last_work: i64,
     /// Nothing is tried before this time.
     not_before: i64,
     last_purge: i64,
 }
 
 impl Commits {
-    pub(super) fn processed(&mut self, id: TaskId, records: usize) {
+    /// A task has processed so many records, or passed some that need not be processed.
+    pub(super) fn processed(&mut self, now: i64, id: TaskId, records: usize) {
+        self.last_work = now;
         *self.uncommitted.entry(id).or_default() += records;
     }
 
@@ -81,13 +85,13 @@ impl Commits {
     }
 
     /// The tasks whose time has come.
-    fn due(&self, now: i64, pacing: Pacing, (idle, closing): (bool, bool)) -> Vec<TaskId> {
+    fn due(&self, now: i64, pacing: Pacing, closing: bool) -> Vec<TaskId> {
         if self.under_way.is_some() || now < self.not_before {
             return Vec::new();
         }
-        let since = now - self.last;
         let all = match pacing {
-            Pacing::Interval { ms } => since >= ms || idle && since >= IDLE_COMMIT_MS,
+            // Whoever only waits for the next fetch is not idle: a commit writes every row that has changed.
+            Pacing::Interval { ms } => now - self.last >= ms || now - self.last_work >= IDLE_MS,
             Pacing::Records(_) => false,
         };
         let some = closing || self.all_demanded || !self.demanded.is_empty();
@@ -105,8 +109,7 @@ impl Commits {
 impl Instance {
     /// Whatever is due follows from what has happened, whichever event it was.
     pub(super) fn go_on(&mut self, out: &mut Vec<Action>) -> Result<(), Failure> {
-        let idle = self.ready.is_empty();
-        let due = self.commits.due(self.moment.ms, self.setup.config.pacing, (idle, self.moves.is_closing()));
+        let due = self.commits.due(self.moment.ms, self.setup.config.pacing, self.moves.is_closing());
         if !due.is_empty() && self.standing == Standing::Owner {
             self.commit(&due, out)?;
         }
@@ -154,8 +157,8 @@ impl Instance {
                 consumed.extend(offsets.into_iter().map(|offset| offset.position));
                 self.commits.demanded.remove(&life.task);
             } else {
-                self.commits.processed(life.task, 0);
-                self.commits.not_before = self.moment.ms.saturating_add(IDLE_COMMIT_MS);
+                self.commits.processed(self.moment.ms, life.task, 0);
+                self.commits.not_before = self.moment.ms.saturating_add(IDLE_MS);
             }
             if let Pacing::Records(_) = self.setup.config.pacing {
                 // It may have waited for this.

@@ -173,6 +173,24 @@ fn a_task_runs_once_its_changelog_is_read_and_nothing_else_waits_for_that() {
 }
 
 #[test]
+fn nothing_is_committed_before_its_time_while_records_keep_coming() {
+    let mut world = World::new();
+    world.assign(0);
+    let mut commits = 0;
+    for first in 0..100 {
+        world.fetch(0, first * 5, 5);
+        world.pass(10);
+        if let Some((commit, ..)) = world.commit() {
+            world.ended(commit, Outcome::Done);
+            commits += 1;
+        }
+    }
+    assert!((8..=11).contains(&commits), "{commits} commits in a second, at an interval of 100 ms");
+    world.pass(30);
+    assert!(commits > 10 || world.commit().is_some(), "once nothing comes, there is no need to wait");
+}
+
+#[test]
 fn a_refused_commit_is_made_again_in_the_next_generation_and_only_there() {
     let mut world = World::new();
     world.assign(0);
