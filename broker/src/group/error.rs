@@ -1,5 +1,7 @@
 //! Why a group refuses, with the numbers that say why.
 
+use crate::partition::AppendError;
+
 /// What the coordinator answers instead of doing what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum GroupError {
@@ -89,4 +91,16 @@ pub(crate) enum GroupError {
     /// The group's records could not be made durable.
     #[error("the group's records were not stored")]
     NotStored,
+}
+
+impl From<AppendError> for GroupError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::TooLarge { .. } | AppendError::LargerThanSegment { .. } => Self::RecordTooLarge,
+            error => {
+                tracing::warn!(%error, "group records not stored");
+                Self::NotStored
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::view::OffsetsDeletion;
 use super::waiting::Waiting;
 use super::{GroupError, GroupId};
 use crate::clock::Clock;
-use crate::partition::{AppendError, Durable, FenceOnPanic, Fold, FoldError, Partition, RewritePolicy};
+use crate::partition::{Durable, FenceOnPanic, Fold, FoldError, Partition, RewritePolicy};
 use bytes::Bytes;
 use kappa_protocol::EncodeError;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
@@ -579,18 +579,6 @@ impl LiveGroups {
 
 /// Bytes of keys and values at which a batch ends: far below what the partition takes.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
-
-impl From<AppendError> for GroupError {
-    fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::TooLarge { .. } | AppendError::LargerThanSegment { .. } => Self::RecordTooLarge,
-            error => {
-                tracing::warn!(%error, "group records not stored");
-                Self::NotStored
-            }
-        }
-    }
-}
 
 fn unreadable(error: impl std::error::Error) -> GroupError {
     tracing::error!(%error, "group records cannot be read");
