@@ -54,6 +54,11 @@ impl Fence {
         *self.refused.lock() = generation;
     }
 
+    /// The time in which what was sent within the lease arrives.
+    pub(crate) fn margin_ms(&self) -> i64 {
+        self.lease_ms / 3
+    }
+
     /// How long the group may be silent.
     pub(crate) fn lease_ms(&self) -> i64 {
         self.lease_ms

@@ -13,6 +13,8 @@ enum Change {
     Adopting { lookup: u64, tasks: BTreeSet<TaskId>, uncommitted: usize },
     /// These are committed before they go, for so long.
     Leaving { places: Vec<Place>, tasks: BTreeSet<TaskId>, until: i64 },
+    /// All tasks are given up, so many of them uncommitted; what was sent for them may arrive until then.
+    Arriving { uncommitted: usize, until: i64 },
 }
 
 /// What is known of the assignment.
@@ -154,7 +156,14 @@ impl Instance {
                 self.leave(open, out);
             }
         }
-        if let Some(until) = self.moves.closing.filter(|_| !self.moves.closed) {
+        if let Change::Arriving { uncommitted, until } = self.moves.change
+            && self.moment.ms >= until
+        {
+            self.moves.change = Change::None;
+            self.adopt(uncommitted, out);
+        }
+        let arriving = matches!(self.moves.change, Change::Arriving { .. });
+        if let Some(until) = self.moves.closing.filter(|_| !self.moves.closed && !arriving) {
             let open = self.commits.open(self.tasks.keys().copied());
             if open == 0 || self.moment.ms >= until {
                 self.moves.closed = true;
@@ -175,9 +184,10 @@ impl Instance {
             out.push(Action::Settled { uncommitted: 0 });
         } else {
             // What was handed over for them must not be written once the group is heard of again, and cannot be told
-            // from that of the others; so these go back to what is committed as well.
+            // from that of the others; so these go back to what is committed as well. What has been sent arrives first.
             self.discard(out);
-            self.adopt(open, out);
+            let until = self.moment.ms.saturating_add(self.fence.margin_ms());
+            self.moves.change = Change::Arriving { uncommitted: open, until };
         }
     }
 }
