@@ -32,6 +32,8 @@ struct UnderWay {
 pub(super) struct Commits {
     /// Tasks with something to commit, with the records that they have processed since the last one.
     uncommitted: BTreeMap<TaskId, usize>,
+    /// Those of them that have processed as many as they may.
+    full: BTreeSet<TaskId>,
     under_way: Option<UnderWay>,
     /// Tasks that are to be committed without waiting for their time.
     demanded: BTreeSet<TaskId>,
@@ -47,9 +49,19 @@ pub(super) struct Commits {
 
 impl Commits {
     /// A task has processed so many records, or passed some that need not be processed.
-    pub(super) fn processed(&mut self, now: i64, id: TaskId, records: usize) {
+    pub(super) fn processed(&mut self, now: i64, id: TaskId, records: usize, pacing: Pacing) {
         self.last_work = now;
-        *self.uncommitted.entry(id).or_default() += records;
+        let uncommitted = self.uncommitted.entry(id).or_default();
+        *uncommitted += records;
+        if matches!(pacing, Pacing::Records(most) if *uncommitted >= most) {
+            self.full.insert(id);
+        }
+    }
+
+    /// A task has nothing to commit any more.
+    fn clear(&mut self, id: TaskId) {
+        self.full.remove(&id);
+        self.uncommitted.remove(&id);
     }
 
     /// How many records a task may process before it is committed.
@@ -69,7 +81,7 @@ impl Commits {
     }
 
     pub(super) fn forget(&mut self, id: TaskId) {
-        self.uncommitted.remove(&id);
+        self.clear(id);
         self.demanded.remove(&id);
     }
 
@@ -94,15 +106,12 @@ impl Commits {
             Pacing::Interval { ms } => now - self.last >= ms || now - self.last_work >= IDLE_MS,
             Pacing::Records(_) => false,
         };
-        let some = closing || self.all_demanded || !self.demanded.is_empty();
-        if !all && !some && matches!(pacing, Pacing::Interval { .. }) {
-            return Vec::new();
+        if all || closing || self.all_demanded {
+            return self.uncommitted.keys().copied().collect();
         }
-        let full = |records: usize| matches!(pacing, Pacing::Records(most) if records >= most);
-        let due = |id: &TaskId, records: usize| {
-            all || closing || self.all_demanded || self.demanded.contains(id) || full(records)
-        };
-        self.uncommitted.iter().filter(|(id, records)| due(id, **records)).map(|(id, _)| *id).collect()
+        let demanded = self.demanded.iter().filter(|id| self.uncommitted.contains_key(id));
+        let due: BTreeSet<TaskId> = demanded.chain(&self.full).copied().collect();
+        due.into_iter().collect()
     }
 }
 
@@ -122,7 +131,7 @@ impl Instance {
         let (mut tasks, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             self.append(*id, out);
-            self.commits.uncommitted.remove(id);
+            self.commits.clear(*id);
             let Some(task) = self.tasks.get_mut(id).filter(|task| !task.is_restoring()) else { continue };
             let commit = task.commit().map_err(|source| Failure { task: *id, source })?;
             records.extend(Some(commit.changelog).filter(|records| !records.is_empty()));
@@ -157,7 +166,7 @@ impl Instance {
                 consumed.extend(offsets.into_iter().map(|offset| offset.position));
                 self.commits.demanded.remove(&life.task);
             } else {
-                self.commits.processed(self.moment.ms, life.task, 0);
+                self.commits.processed(self.moment.ms, life.task, 0, self.setup.config.pacing);
                 self.commits.not_before = self.moment.ms.saturating_add(IDLE_MS);
             }
             if let Pacing::Records(_) = self.setup.config.pacing {

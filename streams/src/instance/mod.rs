@@ -305,7 +305,8 @@ impl Instance {
         }
         // Positions may have been passed while the task was restoring.
         if ran.records > 0 && !restoring || restoring && task.has_uncommitted() {
-            self.commits.processed(self.moment.ms, id, if restoring { 0 } else { ran.records });
+            let records = if restoring { 0 } else { ran.records };
+            self.commits.processed(self.moment.ms, id, records, self.setup.config.pacing);
         }
         self.turn = Some((id, left.saturating_sub(ran.records.max(1))));
         if ran.ended != Run::More {
@@ -343,7 +344,7 @@ impl Instance {
         let Some(id) = self.setup.task_of(place) else { return };
         if let Some(task) = self.tasks.get_mut(&id) {
             if task.add(place.0, batch) {
-                self.commits.processed(self.moment.ms, id, 0);
+                self.commits.processed(self.moment.ms, id, 0, self.setup.config.pacing);
             }
             self.ready.insert(id);
             self.regulate(id, out);
@@ -354,7 +355,7 @@ impl Instance {
         let Some(id) = self.setup.task_of(place) else { return };
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if position.is_some_and(|position| task.pass(place.0, position)) {
-            self.commits.processed(self.moment.ms, id, 0);
+            self.commits.processed(self.moment.ms, id, 0, self.setup.config.pacing);
             self.ready.insert(id);
         }
         if end.is_some_and(|end| task.set_end(place.0, end)) {
