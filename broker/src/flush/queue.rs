@@ -123,6 +123,14 @@ impl FlushQueue {
         self.journal.as_ref().map_or(Ok(()), Journal::retire)
     }
 
+    /// Everything is in synced segments and nobody appends any more: the journal holds nothing from now on, durably.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the journal cannot be written to.
+    pub(crate) fn end(&self) -> Result<(), StorageError> {
+        self.journal.as_ref().map_or(Ok(()), Journal::retire)
+    }
+
     /// Whether the journal held something of a partition that has not been opened since.
     pub fn has_pieces(&self, key: PartitionKey) -> bool {
         self.recovered.lock().contains_key(&key)

@@ -50,7 +50,6 @@ pub struct Place {
 /// A frame in the making.
 #[derive(Debug)]
 pub struct Frame {
-    /// A block for a file header that may have to go before, then the frame.
     buffer: Vec<u8>,
     ends: Vec<(PartitionKey, i64)>,
 }
@@ -69,7 +68,7 @@ impl Frame {
             self.buffer = Vec::new();
         }
         self.buffer.clear();
-        self.buffer.resize(BLOCK + FRAME_HEADER_LEN, 0);
+        self.buffer.resize(FRAME_HEADER_LEN, 0);
         self.ends.clear();
     }
 
@@ -107,7 +106,7 @@ impl Frame {
 
     /// Bytes on the disk, to whole blocks.
     pub fn size(&self) -> usize {
-        (self.buffer.len() - BLOCK).next_multiple_of(BLOCK)
+        self.buffer.len().next_multiple_of(BLOCK)
     }
 
     /// The partitions in it, each with the offset up to which it is covered.
@@ -115,33 +114,24 @@ impl Frame {
         &self.ends
     }
 
-    /// The bytes to be written, with a file header before them if the frame is the first of its file.
-    #[expect(clippy::indexing_slicing, reason = "the buffer begins with the block and the header")]
-    pub(super) fn seal(&mut self, generation: u64, sequence: u64, is_first: bool) -> &[u8] {
+    /// The bytes to be written.
+    #[expect(clippy::indexing_slicing, reason = "the buffer begins with the header")]
+    pub(super) fn seal(&mut self, generation: u64, sequence: u64) -> &[u8] {
         let end = self.buffer.len();
-        let payload_len = u32::try_from(end - BLOCK - FRAME_HEADER_LEN).unwrap_or(u32::MAX);
+        let payload_len = u32::try_from(end - FRAME_HEADER_LEN).unwrap_or(u32::MAX);
         let pieces = u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
-        let header = &mut self.buffer[BLOCK..BLOCK + FRAME_HEADER_LEN];
+        let header = &mut self.buffer[..FRAME_HEADER_LEN];
         header[..4].copy_from_slice(&FRAME_MAGIC.to_be_bytes());
         header[4..12].copy_from_slice(&generation.to_be_bytes());
         header[12..20].copy_from_slice(&sequence.to_be_bytes());
         header[20..24].copy_from_slice(&pieces.to_be_bytes());
         header[24..28].copy_from_slice(&payload_len.to_be_bytes());
-        self.buffer.resize(BLOCK + self.size(), 0);
-        self.checksum(end);
-        if !is_first {
-            return &self.buffer[BLOCK..];
-        }
-        self.buffer[..BLOCK].copy_from_slice(&file_header(generation));
-        &self.buffer
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "as above")]
-    fn checksum(&mut self, end: usize) {
         // The checksum's own place counts as zero.
-        self.buffer[BLOCK + CRC_AT..BLOCK + FRAME_HEADER_LEN].fill(0);
-        let crc = crc32c(&self.buffer[BLOCK..end]);
-        self.buffer[BLOCK + CRC_AT..BLOCK + FRAME_HEADER_LEN].copy_from_slice(&crc.to_be_bytes());
+        header[CRC_AT..].fill(0);
+        let crc = crc32c(&self.buffer);
+        self.buffer[CRC_AT..FRAME_HEADER_LEN].copy_from_slice(&crc.to_be_bytes());
+        self.buffer.resize(end.next_multiple_of(BLOCK), 0);
+        &self.buffer
     }
 }
 
@@ -259,7 +249,7 @@ mod tests {
             Ok(1)
         }));
         assert!(!frame.add(place(2), 9, |_| Err(io::Error::other("no"))));
-        let mut bytes = frame.seal(3, 4, false).to_vec();
+        let mut bytes = frame.seal(3, 4).to_vec();
         assert_eq!(bytes.len(), BLOCK);
         let header = FrameHeader::parse(&bytes).unwrap();
         assert_eq!((header.generation, header.sequence), (3, 4));
@@ -267,14 +257,13 @@ mod tests {
         assert_eq!(pieces.len(), 2);
         let (found, at, len) = pieces[1];
         assert_eq!((found, &bytes[at..at + len]), (place(1), &b"second"[..]));
-        assert_eq!(file_generation(&frame.seal(8, 4, true)[..BLOCK]), Some(8));
     }
 
     #[test]
     fn any_flipped_bit_or_cut_makes_the_whole_frame_invalid() {
         let mut frame = frame();
-        let used = BLOCK + FRAME_HEADER_LEN + 2 * PIECE_HEADER_LEN + "firstsecond".len() - BLOCK;
-        let bytes = frame.seal(3, 4, false).to_vec();
+        let used = FRAME_HEADER_LEN + 2 * PIECE_HEADER_LEN + "firstsecond".len();
+        let bytes = frame.seal(3, 4).to_vec();
         for at in 0..used * 8 {
             let mut damaged = bytes.clone();
             damaged[at / 8] ^= 1 << (at % 8);

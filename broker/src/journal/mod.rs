@@ -31,6 +31,8 @@ const STEP_BYTES: u64 = 1024 * 1024;
 
 /// Longest pause between two such steps.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Bytes read at once where frames are looked for: whole blocks.
+const BLOCKS_BYTES: usize = 256 * BLOCK;
 
 /// How many times its size a disk must have free for another file to be made.
 const ROOM_FACTOR: u64 = 16;
@@ -204,8 +206,7 @@ impl Journal {
         let mut generation = state.generation;
         for file in &mut state.files {
             generation += 1;
-            let written = file.file.write_at(0, [&file_header(generation), &[]]);
-            written.and_then(|()| file.file.sync_data()).map_err(StorageError::on("write to", &file.path))?;
+            write_header(&*file.file, generation).map_err(StorageError::on("write to", &file.path))?;
             (file.generation, file.end) = (generation, BLOCK as u64);
         }
         state.generation = generation;
@@ -217,7 +218,7 @@ impl Journal {
     /// # Errors
     /// [`WriteError`].
     pub fn write(&self, frame: &mut Frame) -> Result<(), WriteError> {
-        let (file, path, position, bytes) = {
+        let (file, path, position, begins, bytes) = {
             let mut state = self.state.lock();
             let size = frame.size() as u64;
             let index = state.room_for(size, frame.ends().len()).ok_or(WriteError::NoRoom)?;
@@ -225,12 +226,14 @@ impl Journal {
             state.sequence += 1;
             let sequence = state.sequence;
             let file = state.files.get_mut(index).ok_or(WriteError::NoRoom)?;
-            let is_first = file.end == BLOCK as u64;
-            let position = if is_first { 0 } else { file.end };
-            let bytes = frame.seal(file.generation, sequence, is_first);
-            (file.file.clone(), file.path.clone(), position, bytes)
+            let begins = (file.end == BLOCK as u64).then_some(file.generation);
+            let bytes = frame.seal(file.generation, sequence);
+            (file.file.clone(), file.path.clone(), file.end, begins, bytes)
         };
-        let result = file.write_at(position, [bytes, &[]]).and_then(|()| file.sync_data());
+        // The generation is durable before its first frame: frames of an earlier one are then told from damaged ones.
+        let begun = begins.map_or(Ok(()), |generation| write_header(&*file, generation));
+        let result =
+            begun.and_then(|()| file.write_at(position, [bytes, &[]])).and_then(|()| file.sync_data());
         let mut state = self.state.lock();
         let State { files, current, writing, failed, .. } = &mut *state;
         let written = std::mem::take(writing);
@@ -260,12 +263,11 @@ impl Journal {
         let mut state = self.state.lock();
         let Some((index, position)) = state.failed else { return Ok(()) };
         let Some(file) = state.files.get(index) else { return Ok(()) };
-        // The first block of a file that was new has the header and no frame behind it.
-        let (header, zeros) = (file_header(file.generation), [0; BLOCK]);
-        let written = match position {
-            0 => file.file.write_at(0, [&header, &zeros]),
-            _ => file.file.write_at(position, [&zeros, &[]]),
+        let begun = match position {
+            first if first == BLOCK as u64 => write_header(&*file.file, file.generation),
+            _ => Ok(()),
         };
+        let written = begun.and_then(|()| file.file.write_at(position, [&[0; BLOCK], &[]]));
         written.and_then(|()| file.file.sync_data()).map_err(StorageError::on("write to", &file.path))?;
         state.failed = None;
         Ok(())
@@ -465,12 +467,23 @@ fn file_number(name: &str) -> Option<u32> {
     name.strip_prefix("journal-")?.strip_suffix(".kappa")?.parse().ok()
 }
 
-/// The generation of a file and the pieces of its frames; `None` if it has no header.
+fn write_header(file: &dyn File, generation: u64) -> io::Result<()> {
+    file.write_at(0, [&file_header(generation), &[]])?;
+    file.sync_data()
+}
+
+/// The generation of a file and the pieces of its frames; `None` if it has no header, since it was in the making. A frame
+/// that is not whole is the end: it was being written. One with a whole frame behind it was whole, and so was a header.
 fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Option<(u64, Vec<Piece>)>> {
     let size = file.size()?;
     let mut bytes = Vec::new();
     file.read_at(0, BLOCK, &mut bytes)?;
-    let Some(generation) = file_generation(&bytes) else { return Ok(None) };
+    let Some(generation) = file_generation(&bytes) else {
+        return match has_frame(&**file, BLOCK as u64, |_| true)? {
+            true => Err(damaged(0)),
+            false => Ok(None),
+        };
+    };
     let (mut found, mut position, mut last) = (Vec::new(), BLOCK as u64, None);
     while position + FRAME_HEADER_LEN as u64 <= size {
         bytes.clear();
@@ -497,7 +510,41 @@ fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Option<(u64, Vec<P
         last = Some(header.sequence);
         position += (len as u64).next_multiple_of(BLOCK as u64);
     }
-    Ok(Some((generation, found)))
+    let follows = |header: &FrameHeader| {
+        header.generation == generation && last.is_none_or(|last| header.sequence > last)
+    };
+    match has_frame(&**file, position + BLOCK as u64, follows)? {
+        true => Err(damaged(position)),
+        false => Ok(Some((generation, found))),
+    }
+}
+
+/// Whether a whole frame that `counts` begins at `position` or a later block.
+fn has_frame(file: &dyn File, position: u64, counts: impl Fn(&FrameHeader) -> bool) -> io::Result<bool> {
+    let (size, mut blocks, mut frame) = (file.size()?, Vec::new(), Vec::new());
+    for at in (position..size).step_by(BLOCKS_BYTES) {
+        blocks.clear();
+        file.read_at(at, BLOCKS_BYTES, &mut blocks)?;
+        for (block, begins_at) in blocks.chunks(BLOCK).zip((at..).step_by(BLOCK)) {
+            let Some(header) = FrameHeader::parse(block).filter(&counts) else { continue };
+            let len = FRAME_HEADER_LEN + header.payload_len;
+            if begins_at + len as u64 <= size {
+                frame.clear();
+                file.read_at(begins_at, len, &mut frame)?;
+                if pieces(&mut frame).is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn damaged(position: u64) -> io::Error {
+    let what = format!(
+        "damaged at position {position}, with whole frames behind: acknowledged records may be there alone"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

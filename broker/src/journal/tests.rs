@@ -177,3 +177,56 @@ fn a_disk_with_little_room_is_left_to_the_records() {
     journal.add_file().unwrap();
     journal.write(&mut frame(&[(0, 1)])).unwrap();
 }
+
+#[test]
+fn a_damaged_frame_with_whole_ones_behind_it_is_no_end() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    for offset in 1..=3 {
+        journal.write(&mut frame(&[(0, offset)])).unwrap();
+    }
+    let path = Path::new("/data/journal-0.kappa");
+    let flipped = |position: usize| {
+        let disk = disk.copy(1);
+        let mut bytes = (&disk as &dyn Disk).read_if_there(path).unwrap().unwrap();
+        bytes[position] ^= 4;
+        disk.create(path).unwrap().write_at(0, [&bytes, &[]]).unwrap();
+        Journal::open(Arc::new(disk), Path::new("/data"), CONFIG).map(|(_, pieces)| texts(&pieces, 0).len())
+    };
+    // The header and the first two frames.
+    for position in [9, BLOCK + 1, BLOCK + 40, 2 * BLOCK + 40] {
+        let error = flipped(position).unwrap_err();
+        assert!(error.source.to_string().contains("damaged"), "{position}: {error:?}");
+    }
+    // The last one may have been under way.
+    assert_eq!(flipped(3 * BLOCK + 40).unwrap(), 2);
+}
+
+#[test]
+fn frames_of_an_earlier_use_are_no_damage_however_the_next_one_begins() {
+    for seed in 0..40 {
+        for (operation, heals) in [Operation::Write, Operation::SyncData].into_iter().zip([true, false]) {
+            let disk = SimulatedDisk::new(seed);
+            disk.create_dir(Path::new("/data")).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            let journal = begun(&disk);
+            assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+            journal.add_file().unwrap();
+            for offset in 1..=4 {
+                journal.write(&mut frame(&[(0, offset)])).unwrap();
+            }
+            journal.release(key(0), 4);
+            let (error, after) = (io::ErrorKind::Other, (seed % 3) as u32);
+            disk.inject(Fault { operation, path_contains: "journal".into(), after, times: 1, error });
+            let came = journal.write(&mut frame(&[(0, 5)])).is_ok();
+            disk.clear_faults();
+            if heals {
+                journal.heal().unwrap();
+            }
+            let (_, pieces) = open(&disk.power_cut());
+            assert!(!came || texts(&pieces, 0) == ["0 up to 5"], "seed {seed}");
+        }
+    }
+}

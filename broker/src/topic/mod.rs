@@ -292,7 +292,10 @@ impl Topics {
         match failed {
             Some(error) => Err(error),
             None if self.is_fenced.load(Ordering::Acquire) => Err(TopicError::Fenced),
-            None => Checkpoints::mark_clean(disk, data_dir).map_err(TopicError::storage),
+            None => {
+                self.env.flush.end().map_err(TopicError::storage)?;
+                Checkpoints::mark_clean(disk, data_dir).map_err(TopicError::storage)
+            }
         }
     }
 

@@ -245,3 +245,42 @@ fn a_flipped_byte_in_the_catalogs_metadata_refuses_the_start_and_loses_no_topic(
     assert_eq!(running.client().values("kept", 2, 0), ["a", "b"]);
     running.stop();
 }
+
+#[test]
+fn damage_in_the_journal_is_told_after_a_kill_and_no_matter_after_a_clean_stop() {
+    const BLOCK: usize = 4096;
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("a", 40);
+    let journal = dir.path().join("journal-0.kappa");
+    for round in 0..20 {
+        for partition in 0..40 {
+            client.produce("a", partition, &[&format!("{round}")]);
+        }
+    }
+    assert!(journal.exists(), "a journal is made for as many small appends");
+    let killed = tempdir().unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-r").arg(dir.path()).arg(killed.path().join("data")).status();
+    assert!(copied.unwrap().success());
+    running.stop();
+    for (data, starts) in [(dir.path().to_path_buf(), true), (killed.path().join("data"), false)] {
+        let journal = data.join("journal-0.kappa");
+        let mut bytes = std::fs::read(&journal).unwrap();
+        bytes[BLOCK + 40] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let started = runtime.block_on(Broker::start(BrokerConfig::new(&data)));
+        match started {
+            Ok(broker) => {
+                assert!(starts, "it started without what the journal had");
+                runtime.block_on(broker.stop()).unwrap();
+            }
+            Err(error) => {
+                let text = format!("{error}");
+                assert!(!starts && text.contains("journal-0.kappa"), "{text}");
+            }
+        }
+    }
+}
