@@ -14,7 +14,7 @@ use crate::handler::{Advertised, Node};
 use crate::http::{self, Pages};
 use crate::jobs::Jobs;
 use crate::journal::{Journal, JournalConfig};
-use crate::log::StorageError;
+use crate::log::{StorageError, release_reserve};
 use crate::metrics::Metrics;
 use crate::panics::Panics;
 use crate::partition::PartitionEnv;
@@ -110,6 +110,19 @@ struct Running {
     data_dir: DataDir,
 }
 
+/// What the system said, if that is what an error comes from.
+pub(crate) fn system_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|cause| {
+        let shared = cause.downcast_ref::<Arc<io::Error>>().map(|error| &**error);
+        shared.or_else(|| cause.downcast_ref::<io::Error>())
+    })
+}
+
+fn lacks_room(error: &StartError) -> bool {
+    system_error(error).is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+}
+
 /// A broker's state, opened, with nothing running yet: what threads, sockets and timers are put around.
 pub(crate) struct Assembly {
     pub(crate) node: Arc<Node>,
@@ -118,8 +131,27 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes the data directory and recovers what a crash left. Blocks on the disk.
+    /// Takes the data directory and recovers what a crash left, with the room of the reserve if the disk is full. Blocks
+    /// on the disk.
     pub(crate) fn open(
+        config: &BrokerConfig,
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        jobs: Jobs,
+        journal: JournalConfig,
+    ) -> Result<Self, StartError> {
+        let open = || Self::open_once(config, disk.clone(), clock.clone(), jobs.clone(), journal.clone());
+        match open() {
+            // It begins anew: what was done by halves is found like that of any start that was cut short.
+            Err(error) if lacks_room(&error) && release_reserve(&*disk, &config.data_dir) => {
+                tracing::warn!(%error, "the disk is full: the reserve is used to start");
+                open()
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(
         config: &BrokerConfig,
         disk: Arc<dyn Disk>,
         clock: Clock,
@@ -434,6 +466,30 @@ mod held;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Fault, Operation, SimulatedDisk};
+    use std::path::Path;
+
+    #[test]
+    fn a_start_on_a_full_disk_has_the_room_of_the_reserve() {
+        for has_reserve in [true, false] {
+            let disk = SimulatedDisk::new(1);
+            disk.create_dir(Path::new("/data")).unwrap();
+            let runtime = background_runtime().unwrap();
+            let open = |disk: &SimulatedDisk| {
+                let (config, jobs) = (BrokerConfig::new("/data"), Jobs::on(runtime.handle().clone()));
+                Assembly::open(&config, Arc::new(disk.clone()), Clock::System, jobs, JournalConfig::default())
+            };
+            drop(open(&disk).unwrap());
+            let disk = disk.process_kill();
+            if !has_reserve {
+                assert!(release_reserve(&disk, Path::new("/data")));
+            }
+            let (operation, error) = (Operation::Open, io::ErrorKind::StorageFull);
+            disk.inject(Fault { operation, path_contains: ".log".into(), after: 0, times: 1, error });
+            let opened = open(&disk).map(drop);
+            assert_eq!(opened.is_ok(), has_reserve, "{opened:?}");
+        }
+    }
 
     #[test]
     fn only_what_a_client_can_connect_to_is_advertised() {

@@ -1,13 +1,13 @@
 //! The broker as a process: the ready line, signals, the exit code.
 
 use crate::args::Args;
-use crate::broker::Broker;
+use crate::broker::{Broker, system_error};
 use crate::config::BrokerConfig;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs a broker until SIGTERM or SIGINT: 0 after a clean stop, 1 if it could not start or stop, 2 for wrong flags.
+/// Runs a broker until SIGTERM, SIGINT or SIGHUP: 0 after a clean stop, 1 if it could not start or stop, 2 for wrong flags.
 pub fn run(args: Args) -> ExitCode {
     let config = match args.into_config() {
         Ok(config) => config,
@@ -23,11 +23,13 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 async fn run_until_signal(config: BrokerConfig) -> ExitCode {
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => return failed(&error, 1),
-        };
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let (mut terminate, mut interrupt, mut hangup) = match kinds.map(signal) {
+        [Ok(terminate), Ok(interrupt), Ok(hangup)] => (terminate, interrupt, hangup),
+        [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => return failed(&error, 1),
+    };
+    // Caught, it is an error of the write that passes the limit of a file's size, and no end of the process.
+    let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     let data_dir = config.data_dir.clone();
     let broker = match Broker::start(config).await {
         Ok(broker) => broker,
@@ -50,6 +52,7 @@ async fn run_until_signal(config: BrokerConfig) -> ExitCode {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
     tracing::info!("stopping");
     match broker.stop().await {
@@ -58,7 +61,7 @@ async fn run_until_signal(config: BrokerConfig) -> ExitCode {
     }
 }
 
-fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
+fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -67,6 +70,16 @@ fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
+    }
+    match system_error(error) {
+        Some(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            text += "; nothing was lost: raise the limit of open files (`ulimit -n`, LimitNOFILE=), since each \
+                     partition takes one and each connection";
+        }
+        Some(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            text += "; nothing was lost: make room on the disk of the data directory and start again";
+        }
+        _ => {}
     }
     let _ = writeln!(std::io::stderr(), "kappa broker: {text}");
     ExitCode::from(code)

@@ -146,8 +146,13 @@ fn locate(
 ) -> Result<TimestampedOffset, ReadError> {
     let offsets = partition.offsets();
     let here = |offset| TimestampedOffset { timestamp: -1, offset, leader_epoch: partition.leader_epoch() };
+    let first = || TimestampedOffset {
+        timestamp: -1,
+        offset: offsets.log_start,
+        leader_epoch: partition.epoch_at(offsets.log_start),
+    };
     Ok(match position {
-        Position::Earliest => here(offsets.log_start),
+        Position::Earliest => first(),
         Position::Latest if isolation == IsolationLevel::ReadCommitted => here(offsets.last_stable),
         Position::Latest => here(offsets.high_watermark),
         Position::MaxTimestamp => partition.max_timestamp_offset()?.unwrap_or(NOWHERE),

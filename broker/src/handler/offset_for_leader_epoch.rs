@@ -53,5 +53,7 @@ fn find(
         Refusal::new(ErrorCode::UnknownTopicOrPartition, message)
     })?;
     check_leader_epoch(&partition, wanted.current_leader_epoch)?;
-    Ok(partition.epoch_end(wanted.leader_epoch).unwrap_or((-1, -1)))
+    // An epoch that is yet to come has no end, which tells its asker that it knows another log.
+    let is_known = wanted.leader_epoch <= partition.leader_epoch();
+    Ok(partition.epoch_end(wanted.leader_epoch).filter(|_| is_known).unwrap_or((-1, -1)))
 }

@@ -153,6 +153,12 @@ impl LeaderEpochs {
         is_older
     }
 
+    /// The epoch of what is at `offset`: the last that began there or before, else the first.
+    pub(super) fn at(&self, offset: i64) -> i32 {
+        let after = self.entries.partition_point(|entry| entry.start_offset <= offset);
+        self.entries.get(after.saturating_sub(1)).map_or(self.current(), |entry| entry.epoch)
+    }
+
     /// The largest epoch that is at most `epoch`, and the offset after its last record; `None` if there is none.
     pub(super) fn end_of(&self, epoch: i32, log_end: i64) -> Option<(i32, i64)> {
         let after = self.entries.partition_point(|entry| entry.epoch <= epoch);
@@ -208,6 +214,7 @@ mod tests {
         assert_eq!(epochs.end_of(2, 300), Some((2, 300)));
         assert_eq!(epochs.end_of(9, 300), Some((2, 300)));
         assert_eq!(epochs.end_of(-1, 300), None);
+        assert_eq!([0, 99, 100, 249, 250, 900].map(|offset| epochs.at(offset)), [0, 0, 1, 1, 2, 2]);
         epochs.trim(120);
         assert_eq!(
             (epochs.start(), epochs.end_of(0, 300), epochs.end_of(1, 300)),

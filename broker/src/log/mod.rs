@@ -57,7 +57,7 @@ pub use metadata::directory_topic_id;
 pub use open::is_owner;
 pub use read::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
-pub use reserve::keep_reserve;
+pub use reserve::{keep_reserve, release_reserve};
 pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
 pub use salvage::{Lost, Salvaged, copy as copy_log, drop_damage, make_directory, survey};
@@ -290,6 +290,11 @@ impl Log {
     /// The epoch that batches are appended under.
     pub fn leader_epoch(&self) -> i32 {
         self.epochs.current()
+    }
+
+    /// The epoch of the batch at `offset`, or of those to come there.
+    pub fn epoch_at(&self, offset: i64) -> i32 {
+        self.epochs.at(offset)
     }
 
     /// The largest epoch that is at most `epoch`, and the offset after its last record; `None` if there is none.

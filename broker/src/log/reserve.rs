@@ -35,6 +35,13 @@ pub fn keep_reserve(disk: &dyn Disk, data_dir: &Path) -> Result<(), StorageError
     file.write_at(0, [&vec![b'.'; BYTES], &[]]).map_err(StorageError::on("write to", &path))
 }
 
+/// Gives the reserve up; returns whether there was one.
+pub fn release_reserve(disk: &dyn Disk, data_dir: &Path) -> bool {
+    let path = path(data_dir);
+    let is_there = disk.len_if_there(&path).is_ok_and(|len| len.is_some());
+    is_there && disk.remove_file_if_there(&path).is_ok()
+}
+
 /// Replaces a small file durably, see [`Disk`]. If the disk is full, the reserve goes first.
 pub(super) fn replace(
     disk: &dyn Disk,

@@ -7,6 +7,7 @@ use super::files::{CORRUPT, Files, LOG, OFFSET_INDEX, TIME_INDEX};
 use super::recovery::SetAside;
 use super::{LogPosition, StorageError};
 use crate::disk::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes copied at once.
@@ -17,25 +18,40 @@ pub(super) fn tail(files: &Files, file: &dyn File, end: LogPosition) -> Result<S
     let source = files.path(end.segment, LOG);
     let size = file.size().map_err(StorageError::on("measure", &source))?;
     let path = free_name(files, &format!("{:020}.log.{}", end.segment, end.position))?;
-    let copy = files.disk.create(&path).map_err(StorageError::on("create", &path))?;
-    let mut buffer = Vec::new();
-    let mut position = end.position;
-    while position < size {
-        buffer.clear();
-        let len = COPY_BYTES.min((size - position) as usize);
-        let read = file.read_at(position, len, &mut buffer).map_err(StorageError::on("read", &source))?;
-        if read == 0 {
-            break;
-        }
-        let copied = copy.write_at(position - end.position, [&buffer, &[]]);
-        copied.map_err(StorageError::on("write to", &path))?;
-        position += read as u64;
+    let copied = copy_tail(files, file, end.position..size, &source, &path);
+    if let Err(error) = copied {
+        // A start that is tried again must not find less room each time.
+        let _ = files.remove(&path);
+        return Err(error);
     }
-    copy.sync_data().map_err(StorageError::on("sync", &path))?;
     files.sync_names()?;
     file.set_len(end.position).map_err(StorageError::on("cut", &source))?;
     file.sync_data().map_err(StorageError::on("sync", &source))?;
     Ok(SetAside { path, bytes: size - end.position, from_offset: end.offset })
+}
+
+fn copy_tail(
+    files: &Files,
+    file: &dyn File,
+    range: Range<u64>,
+    source: &Path,
+    path: &Path,
+) -> Result<(), StorageError> {
+    let copy = files.disk.create(path).map_err(StorageError::on("create", path))?;
+    let mut buffer = Vec::new();
+    let mut position = range.start;
+    while position < range.end {
+        buffer.clear();
+        let len = COPY_BYTES.min((range.end - position) as usize);
+        let read = file.read_at(position, len, &mut buffer).map_err(StorageError::on("read", source))?;
+        if read == 0 {
+            break;
+        }
+        let copied = copy.write_at(position - range.start, [&buffer, &[]]);
+        copied.map_err(StorageError::on("write to", path))?;
+        position += read as u64;
+    }
+    copy.sync_data().map_err(StorageError::on("sync", path))
 }
 
 /// Renames the whole file of a segment and removes its indexes.

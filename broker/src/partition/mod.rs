@@ -261,6 +261,11 @@ impl Partition {
         self.state.lock().log.leader_epoch()
     }
 
+    /// The epoch of the batch at `offset`, or of those to come there.
+    pub fn epoch_at(&self, offset: i64) -> i32 {
+        self.state.lock().log.epoch_at(offset)
+    }
+
     /// Makes the epoch at least `floor`, or the next one if it is and the log `was_closed` in no good order, see
     /// [`EpochFloor`](crate::log::EpochFloor). Before anyone is shown anything.
     ///

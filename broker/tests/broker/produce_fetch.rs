@@ -284,15 +284,17 @@ fn the_end_of_a_leader_epoch_is_the_end_of_the_log_while_it_lasts() {
     let mut client = running.client();
     client.create_topic("lines", 1);
     client.produce("lines", 0, &["a", "b"]);
-    let request = OffsetForLeaderEpochRequest {
-        replica_id: -1,
-        topics: vec![epochs::OffsetForLeaderTopic {
-            topic: "lines".into(),
-            partitions: vec![epochs::OffsetForLeaderPartition { leader_epoch: 0, ..Default::default() }],
-        }],
-    };
-    let response = client.call(4, request);
-    let end = &response.topics[0].partitions[0];
-    assert_eq!((end.error_code, end.leader_epoch, end.end_offset), (0, 0, 2));
+    for (leader_epoch, found) in [(0, (0, 0, 2)), (9, (0, -1, -1))] {
+        let request = OffsetForLeaderEpochRequest {
+            replica_id: -1,
+            topics: vec![epochs::OffsetForLeaderTopic {
+                topic: "lines".into(),
+                partitions: vec![epochs::OffsetForLeaderPartition { leader_epoch, ..Default::default() }],
+            }],
+        };
+        let response = client.call(4, request);
+        let end = &response.topics[0].partitions[0];
+        assert_eq!((end.error_code, end.leader_epoch, end.end_offset), found, "epoch {leader_epoch}");
+    }
     running.stop();
 }
