@@ -2,7 +2,7 @@
 //!
 //! Invariant: every path that a log touches is made here.
 
-use super::{StorageError, metadata, reserve};
+use super::{StorageError, leader_epoch, metadata, reserve, spare};
 use crate::disk::{Disk, File};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,10 @@ pub(super) struct Listing {
     pub(super) indexes: BTreeSet<i64>,
     /// Offsets of producer snapshots.
     pub(super) snapshots: BTreeSet<i64>,
+    /// Whether there are leader epochs.
+    pub(super) has_epochs: bool,
+    /// Whether there is a file of the next segment.
+    pub(super) has_spare: bool,
     /// Files of an unfinished write or removal.
     pub(super) leftovers: Vec<PathBuf>,
 }
@@ -127,6 +131,8 @@ impl Files {
     pub(super) fn list(&self) -> Result<Listing, StorageError> {
         let mut listing = Listing::default();
         for entry in self.disk.list(&self.dir).map_err(StorageError::on("list", &self.dir))? {
+            listing.has_epochs |= entry.name == leader_epoch::FILE_NAME;
+            listing.has_spare |= entry.name == spare::FILE_NAME;
             let Some((stem, suffix)) = entry.name.split_once('.') else { continue };
             if suffix.ends_with(DELETED) || suffix.ends_with("tmp") {
                 listing.leftovers.push(self.dir.join(&entry.name));

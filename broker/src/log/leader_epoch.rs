@@ -18,7 +18,7 @@ use super::files::Files;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-const FILE_NAME: &str = "leader-epoch-checkpoint";
+pub(super) const FILE_NAME: &str = "leader-epoch-checkpoint";
 /// A checkpoint that has yet to take the place of the one before. Another name than a replacement has meanwhile.
 const STAGED_NAME: &str = "leader-epoch-checkpoint.staged.tmp";
 

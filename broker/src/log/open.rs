@@ -108,14 +108,18 @@ impl Log {
         check_owner(&*disk, &dir, topic_id)?;
         let files = Arc::new(Files::new(disk, dir));
         let mut listing = files.list()?;
-        let epochs = LeaderEpochs::load(&files)?;
+        // What the listing lacks is not asked for: of ten thousand logs, each open and look counts.
+        let epochs = if listing.has_epochs { LeaderEpochs::load(&files)? } else { Stored::Missing };
         let start = epochs.start();
         finish_deletion(&files, &mut listing, start)?;
         for leftover in &listing.leftovers {
             files.remove(leftover)?;
         }
 
-        let (unnamed, strange) = spare::adopt(&files, listing.segments.last().copied())?;
+        let (unnamed, strange) = match listing.has_spare {
+            true => spare::adopt(&files, listing.segments.last().copied())?,
+            false => (None, None),
+        };
         listing.segments.extend(unnamed);
         let mut orphans = match epochs {
             Stored::Missing if opening.recovery_point == 0 => set_orphans_aside(&files, &mut listing)?,
@@ -123,11 +127,8 @@ impl Log {
         };
         orphans.extend(strange);
 
-        let closed = if opening.clean {
-            open_closed(&files, &config, opening, &listing.segments, now_ms)?
-        } else {
-            None
-        };
+        let closed =
+            if opening.clean { open_closed(&files, &config, opening, &listing, now_ms)? } else { None };
         let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
             Some((segments, _)) => (segments, RecoveryReport::default()),
@@ -297,9 +298,10 @@ fn open_closed(
     files: &Files,
     config: &LogConfig,
     opening: Opening,
-    bases: &BTreeSet<i64>,
+    listing: &Listing,
     now_ms: i64,
 ) -> Result<Option<(RecoveredSegments, bool)>, StorageError> {
+    let bases = &listing.segments;
     let Some(last) = bases.last() else { return Ok(None) };
     let mut sealed = Vec::with_capacity(bases.len());
     for (base, end) in bases.iter().zip(bases.iter().skip(1)) {
@@ -307,19 +309,19 @@ fn open_closed(
         let size = files.disk.len(&path).map_err(StorageError::on("measure", &path))?;
         sealed.push(Arc::new(SealedSegment::found(*base, *end, size)));
     }
-    let opened = open_last(files, config, *last, now_ms)?;
+    let opened = open_last(files, config, (*last, listing.indexes.contains(last)), now_ms)?;
     let expected = opened.filter(|(_, next_offset, _)| *next_offset == opening.recovery_point);
     Ok(expected.map(|(active, next_offset, has_indexes)| {
         (RecoveredSegments { sealed, active, next_offset }, has_indexes)
     }))
 }
 
-/// The last segment and the offset after it, from its indexes and the headers that they do not cover, and whether the
-/// indexes were right; `None` if the batches do not end where the file does.
+/// The last segment and the offset after it, from its indexes (if it has any) and the headers that they do not cover, and
+/// whether the indexes were right; `None` if the batches do not end where the file does.
 fn open_last(
     files: &Files,
     config: &LogConfig,
-    base_offset: i64,
+    (base_offset, has_any_index): (i64, bool),
     now_ms: i64,
 ) -> Result<Option<(ActiveSegment, i64, bool)>, StorageError> {
     let path = files.path(base_offset, LOG);
@@ -328,6 +330,9 @@ fn open_last(
     let size = file.size().map_err(on_read)?;
     // A missing index is as good as an empty one: everything is looked at then.
     let index_bytes = |suffix| {
+        if !has_any_index {
+            return Ok(Vec::new());
+        }
         let path = files.path(base_offset, suffix);
         let read = files.disk.read_if_there(&path).map_err(StorageError::on("read", &path))?;
         Ok::<_, StorageError>(read.unwrap_or_default())

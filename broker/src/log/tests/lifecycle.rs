@@ -1,6 +1,8 @@
 //! Making and opening a log: fresh directories, foreign ones, torn ones, and epochs that have to be found again.
 
 use super::*;
+use crate::disk::CallingDisk;
+use parking_lot::Mutex;
 
 #[test]
 fn a_log_is_made_in_a_fresh_directory_and_opened_in_its_own() {
@@ -249,4 +251,22 @@ fn a_sync_that_a_cut_overtakes_says_nothing_of_what_is_appended_after_the_cut() 
     let disk: Arc<dyn Disk> = Arc::new(cut.power_cut());
     let (log, _) = open(&disk, &dir, Opening { recovery_point: end, ..Opening::default() });
     assert_eq!(log.next_offset(), end);
+}
+
+#[test]
+fn a_clean_start_opens_no_file_that_the_listing_lacks() {
+    let (_, disk, dir) = simulated(1);
+    let mut log = create(&disk, &dir, config());
+    append(&mut log, &batch(1, 10, NOW_MS)).unwrap();
+    let opening = close(log);
+    let opened = Arc::new(Mutex::new(Vec::new()));
+    let seen = opened.clone();
+    let disk = CallingDisk::new(disk, move |operation, path| {
+        if operation == Operation::Open {
+            seen.lock().push(path.file_name().unwrap().to_owned());
+        }
+    });
+    let (log, _) = Log::open(Arc::new(disk), dir, TOPIC, config(), opening, NOW_MS).unwrap();
+    assert_eq!(log.next_offset(), 1);
+    assert_eq!(*opened.lock(), ["partition.metadata", "00000000000000000000.log"]);
 }
