@@ -47,7 +47,7 @@ impl Opening {
 /// What a log contributes to the checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
-    /// Everything before this offset is synced, its indexes included.
+    /// Everything before this offset is synced.
     pub recovery_point: i64,
     /// First offset that may be read.
     pub log_start: i64,

@@ -117,6 +117,7 @@ impl Log {
         let first = self.sealed.get(count.checked_sub(1)?)?.end_offset;
         self.epochs.trim(first);
         self.log_start = self.log_start.max(first);
+        self.sync.deleted_before(first);
         let sealed = self.sealed.clone();
         Arc::make_mut(&mut self.sealed).drain(..count);
         let kept = self.snapshots.split_off(&first);

@@ -121,6 +121,8 @@ impl Log {
             false => (None, None),
         };
         listing.segments.extend(unnamed);
+        // A segment whose deletion came before its indexes were saved leaves some behind.
+        remove_indexes(&files, listing.indexes.difference(&listing.segments))?;
         let mut orphans = match epochs {
             Stored::Missing if opening.recovery_point == 0 => set_orphans_aside(&files, &mut listing)?,
             _ => Vec::new(),
@@ -129,6 +131,7 @@ impl Log {
 
         let closed =
             if opening.clean { open_closed(&files, &config, opening, &listing, now_ms)? } else { None };
+        let was_closed = closed.is_some();
         let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
             Some((segments, _)) => (segments, RecoveryReport::default()),
@@ -148,7 +151,12 @@ impl Log {
                 }
             }
         }
-        let has_indexes = listing.indexes.contains(&active.base_offset);
+        let mut has_indexes = listing.indexes.contains(&active.base_offset);
+        if has_indexes && !was_closed {
+            // They are of an earlier end, and torn if a stop was cut short; nobody looks at them before they are replaced.
+            remove_indexes(&files, [&active.base_offset])?;
+            has_indexes = false;
+        }
         let first = sealed.first().map_or(active.base_offset, |segment| segment.base_offset);
         let end = LogPosition { offset: next_offset, segment: active.base_offset, position: active.size };
         let mut log = Self {
@@ -280,6 +288,15 @@ fn finish_deletion(files: &Files, listing: &mut Listing, start: i64) -> Result<(
             files.remove(&files.path(first, suffix))?;
         }
         listing.segments.remove(&first);
+    }
+    Ok(())
+}
+
+fn remove_indexes<'a>(files: &Files, bases: impl IntoIterator<Item = &'a i64>) -> Result<(), StorageError> {
+    for base in bases {
+        for suffix in [OFFSET_INDEX, TIME_INDEX] {
+            files.remove(&files.path(*base, suffix))?;
+        }
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! Two positions say so. Up to the *synced* one the segments' own files are durable: it is contiguous, and only moves
 //! to where the log ended when a [`SyncJob`] was made, after the job synced the names of new files and then every file
 //! from the oldest unsynced one on, in order. Up to the *durable* one the bytes are on the disk somewhere, in the
-//! segments or in the journal, which a [`CommitJob`] tells what to take. Invariant: `synced <= durable <= end`. The recovery point follows the synced
-//! position, but stays before segments whose indexes and snapshot are not durable yet.
+//! segments or in the journal, which a [`CommitJob`] tells what to take. Invariant: `synced <= durable <= end`. The recovery
+//! point is the synced position. Indexes and snapshots of rolled segments come later; where a crash comes before them, whoever
+//! needs them makes them again from the batches.
 
 use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
 use super::leader_epoch::LeaderEpochs;
@@ -26,7 +27,7 @@ pub(super) struct SyncState {
     synced: LogPosition,
     /// Sealed segments that no sync has covered since they were last written to, oldest first.
     unsynced: Vec<(i64, Arc<dyn File>)>,
-    /// Sealed segments whose indexes are in memory only, oldest first.
+    /// What of rolled segments is in memory only, oldest first.
     unsaved: VecDeque<Unsaved>,
     names_changed: u64,
     names_synced: u64,
@@ -38,10 +39,10 @@ pub(super) struct SyncState {
     is_rooted: bool,
 }
 
-/// A rolled segment, and the producers' state at its end.
+/// A rolled segment, `None` once it is deleted, and the producers' state at its end.
 #[derive(Clone, Debug)]
 struct Unsaved {
-    segment: Arc<SealedSegment>,
+    segment: Option<Arc<SealedSegment>>,
     snapshot: Arc<(i64, Vec<u8>)>,
 }
 
@@ -100,7 +101,7 @@ impl SyncState {
 
     /// Counts a roll: the new segment has a new name, and the old one's indexes are in memory.
     pub(super) fn sealed(&mut self, segment: Arc<SealedSegment>, snapshot: (i64, Vec<u8>)) {
-        self.unsaved.push_back(Unsaved { segment, snapshot: Arc::new(snapshot) });
+        self.unsaved.push_back(Unsaved { segment: Some(segment), snapshot: Arc::new(snapshot) });
         self.names_changed += 1;
     }
 
@@ -124,7 +125,7 @@ impl SyncState {
     pub(super) fn cut(&mut self, end: LogPosition) {
         self.unnamed = self.unnamed.filter(|base_offset| *base_offset <= end.segment);
         self.unsynced.retain(|(base_offset, _)| *base_offset < end.segment);
-        self.unsaved.retain(|unsaved| unsaved.segment.base_offset < end.segment);
+        self.unsaved.retain(|unsaved| unsaved.snapshot.0 <= end.segment);
         for position in [&mut self.synced, &mut self.durable] {
             if position.offset > end.offset {
                 *position = end;
@@ -132,6 +133,14 @@ impl SyncState {
         }
         self.names_changed += 1;
         self.cuts += 1;
+    }
+
+    /// The segments before `first` are deleted: their indexes are not wanted any more, nor is the producers' state before.
+    pub(super) fn deleted_before(&mut self, first: i64) {
+        self.unsaved.retain(|unsaved| unsaved.snapshot.0 >= first);
+        if let Some(unsaved) = self.unsaved.front_mut().filter(|unsaved| unsaved.snapshot.0 == first) {
+            unsaved.segment = None;
+        }
     }
 
     /// Offsets of the snapshots that are not known to be on the disk.
@@ -166,10 +175,10 @@ impl Log {
         self.sync.synced.offset < self.next_offset
     }
 
-    /// Everything before this offset is durable, its indexes included: recovery starts here.
+    /// Everything before this offset is durable in the segments: recovery starts here. It goes back by a cut only, however
+    /// late the indexes of rolled segments are saved: what was synced must not end the log where it is damaged later.
     pub fn recovery_point(&self) -> i64 {
-        let synced = self.sync.synced.offset;
-        self.sync.unsaved.front().map_or(synced, |unsaved| synced.min(unsaved.segment.base_offset))
+        self.sync.synced.offset
     }
 
     /// The work that makes the log durable up to its present end; `None` if it is. To be run without the lock, one at
@@ -269,7 +278,7 @@ impl Log {
     /// be run like a [`SyncJob`].
     pub fn begin_save(&self) -> Option<SaveJob> {
         let synced = self.sync.synced.offset;
-        let is_synced = |unsaved: &&Unsaved| unsaved.segment.end_offset <= synced;
+        let is_synced = |unsaved: &&Unsaved| unsaved.snapshot.0 <= synced;
         let segments: Vec<_> = self.sync.unsaved.iter().take_while(is_synced).cloned().collect();
         let interval = self.config.index_interval_bytes;
         (!segments.is_empty()).then(|| SaveJob { files: self.files.clone(), interval, segments })
@@ -279,7 +288,7 @@ impl Log {
     pub fn finish_save(&mut self, job: SaveJob) {
         for saved in job.segments {
             self.snapshots.insert(saved.snapshot.0);
-            self.sync.unsaved.retain(|unsaved| unsaved.segment.base_offset != saved.segment.base_offset);
+            self.sync.unsaved.retain(|unsaved| unsaved.snapshot.0 != saved.snapshot.0);
         }
     }
 
@@ -403,7 +412,7 @@ impl SaveJob {
     /// The first failure; the job may be made and run again.
     pub fn run(&self) -> Result<(), StorageError> {
         for Unsaved { segment, snapshot } in &self.segments {
-            segment.save_indexes(&self.files, self.interval)?;
+            segment.as_ref().map_or(Ok(()), |segment| segment.save_indexes(&self.files, self.interval))?;
             self.files.replace(&self.files.path(snapshot.0, SNAPSHOT), &snapshot.1)?;
         }
         Ok(())

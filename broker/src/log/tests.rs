@@ -593,7 +593,7 @@ fn the_synced_position_waits_for_the_segments_before() {
     append(&mut log, &batch(2, 60, 5000)).unwrap();
     job.run().unwrap();
     log.finish_sync(&job);
-    assert_eq!((log.synced().offset, log.recovery_point()), (end.offset, 0));
+    assert_eq!((log.synced().offset, log.recovery_point()), (end.offset, end.offset));
     sync(&mut log);
     assert_eq!(log.recovery_point(), log.next_offset());
 }

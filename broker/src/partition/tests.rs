@@ -16,6 +16,7 @@ use std::time::Duration;
 
 mod folds;
 mod overlaps;
+mod recovery;
 mod timestamps;
 
 const TOPIC: Uuid = Uuid::from_u128(7);
