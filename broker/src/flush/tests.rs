@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
+mod overlaps;
+
 const NOW_MS: i64 = 1_700_000_000_000;
 const JOURNAL: JournalConfig =
     JournalConfig { file_bytes: 64 * 1024, files_max: 2, piece_bytes_max: 4000, misses_before_first: 0 };

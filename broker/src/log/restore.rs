@@ -3,9 +3,9 @@
 //! Invariant: every byte that is written here was durable at this place before, so that doing it again, or half, does
 //! no harm; recovery then checks and syncs the files as those of any log that was not closed.
 
-use super::StorageError;
 use super::files::{Files, LOG};
 use super::open::check_owner;
+use super::{StorageError, spare};
 use crate::disk::Disk;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,6 +36,8 @@ pub fn restore(
 ) -> Result<(), StorageError> {
     check_owner(&*disk, &dir, topic_id)?;
     let files = Files::new(disk, dir);
+    // A segment whose file has no name yet must not get a second file.
+    spare::name_found(&files, files.list()?.segments.last().copied())?;
     let mut segments = HashMap::new();
     for piece in pieces {
         let RestoredPiece { segment, position, bytes } = piece?;

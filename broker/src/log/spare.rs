@@ -115,16 +115,22 @@ pub(super) fn unnamed(files: &Files, last: Option<i64>) -> Result<Option<i64>, S
     })
 }
 
-/// Gives its name to such a segment. Returns its base offset, or where the file went if it holds something else.
+/// Gives its name to such a segment. Returns its base offset.
+pub(super) fn name_found(files: &Files, last: Option<i64>) -> Result<Option<i64>, StorageError> {
+    let found = unnamed(files, last)?;
+    found.map_or(Ok(()), |base_offset| give_name(files, base_offset))?;
+    Ok(found)
+}
+
+/// The same. Returns where the file went if it holds something else.
 pub(super) fn adopt(
     files: &Files,
     last: Option<i64>,
 ) -> Result<(Option<i64>, Option<SetAside>), StorageError> {
-    let path = path(files);
-    if let Some(base_offset) = unnamed(files, last)? {
-        give_name(files, base_offset)?;
+    if let Some(base_offset) = name_found(files, last)? {
         return Ok((Some(base_offset), None));
     }
+    let path = path(files);
     let len = files.disk.len_if_there(&path).map_err(StorageError::on("measure", &path))?;
     if len.unwrap_or(0) == 0 {
         return Ok((None, None));

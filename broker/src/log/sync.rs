@@ -269,9 +269,10 @@ impl Log {
         }
     }
 
-    /// Whether a segment was rolled and its sync and save are still to come.
+    /// Whether a segment was rolled and its sync and save are still to come, or the sync that gives the next one's file
+    /// its name: the journal must not tell of a file that has none.
     pub fn has_unsaved_roll(&self) -> bool {
-        !self.sync.unsaved.is_empty()
+        !self.sync.unsaved.is_empty() || self.sync.unnamed.is_some()
     }
 
     /// The work that writes the indexes and snapshots of rolled segments that are synced; `None` if there is none. To

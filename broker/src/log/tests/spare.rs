@@ -73,6 +73,24 @@ fn a_killed_process_loses_nothing_of_a_segment_without_a_name() {
 }
 
 #[test]
+fn a_restored_piece_of_a_segment_without_a_name_goes_into_its_file() {
+    let (killed, disk, dir) = simulated(1);
+    let log = rolled(&disk, &dir, 3);
+    disk.sync_dir(Path::new("/")).unwrap();
+    let (topic_id, segment, end) = (log.topic_id(), log.active.base_offset, log.next_offset());
+    let bytes = read_from(&log, 0, 1 << 20).unwrap();
+    let mut first = Vec::new();
+    log.active.file.read_at(0, log.active.size as usize / 3, &mut first).unwrap();
+    drop(log);
+    let disk: Arc<dyn Disk> = Arc::new(killed.process_kill());
+    let piece = RestoredPiece { segment, position: 0, bytes: first };
+    restore(disk.clone(), dir.clone(), topic_id, [Ok(piece)].into_iter()).unwrap();
+    let (log, report) = open(&disk, &dir, Opening::default());
+    assert_eq!((log.next_offset(), log.segment_count(), report.set_aside.len()), (end, 2, 0));
+    assert_eq!(read_from(&log, 0, 1 << 20).unwrap(), bytes);
+}
+
+#[test]
 fn only_the_last_segment_is_without_a_name_though_no_sync_comes_between_two_rolls() {
     let (killed, disk, dir) = simulated(1);
     let mut log = rolled(&disk, &dir, 1);
