@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kappa_protocol::Records;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 /// Whether records of open transactions are visible.
@@ -163,7 +163,7 @@ impl Partition {
 
     /// Waits until there is a visible record at or after `offset`, or the partition refuses reads.
     pub fn visible_past(self: &Arc<Self>, offset: i64) -> VisiblePast {
-        VisiblePast { partition: self.clone(), offset, waiter: None }
+        VisiblePast { partition: Arc::downgrade(self), offset, waiter: None }
     }
 }
 
@@ -176,11 +176,12 @@ impl State {
     }
 }
 
-/// Resolves when a record at or after an offset is visible, or the partition refuses reads. Dropping it waits no longer.
+/// Resolves when a record at or after an offset is visible, or the partition refuses reads or is gone. Dropping it waits
+/// no longer.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless polled"]
 pub struct VisiblePast {
-    partition: Arc<Partition>,
+    partition: Weak<Partition>,
     offset: i64,
     waiter: Option<WaiterId>,
 }
@@ -190,7 +191,8 @@ impl Future for VisiblePast {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut state = this.partition.state.lock();
+        let Some(partition) = this.partition.upgrade() else { return Poll::Ready(()) };
+        let mut state = partition.state.lock();
         if state.offsets.high_watermark > this.offset || state.check_readable().is_err() {
             return Poll::Ready(());
         }
@@ -201,8 +203,10 @@ impl Future for VisiblePast {
 
 impl Drop for VisiblePast {
     fn drop(&mut self) {
-        if let Some(waiter) = self.waiter {
-            self.partition.state.lock().waiting_for_records.deregister(waiter);
+        if let Some(waiter) = self.waiter
+            && let Some(partition) = self.partition.upgrade()
+        {
+            partition.state.lock().waiting_for_records.deregister(waiter);
         }
     }
 }

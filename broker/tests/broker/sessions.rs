@@ -370,3 +370,97 @@ fn an_answer_on_its_way_outlives_its_topic() {
     assert_eq!(crate::client::decode(&records, 0).0, vec![value; 360]);
     running.stop();
 }
+
+#[test]
+fn a_name_that_no_topic_can_have_is_answered_and_not_kept() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 1);
+    let named = |session: &Session, len: usize| {
+        let mut request = session.request(&[(0, 0)]);
+        request.topics[0].topic = "x".repeat(len);
+        request
+    };
+    let code = |response: &FetchResponse| response.responses[0].partitions[0].error_code;
+    for _ in 0..8 {
+        let initial = Session { id: 0, epoch: 0, version: 12, topic_id: Uuid::nil() };
+        let response = client.call(12, named(&initial, 10 << 20));
+        assert_eq!((response.session_id, code(&response)), (0, UNKNOWN_TOPIC_OR_PARTITION));
+    }
+    let (mut session, _) = Session::open(&mut client, 12, Uuid::nil(), &[(0, 0)]);
+    assert!(session.id > 0);
+    let request = named(&session, 249);
+    assert_eq!(session.send(&mut client, request).session_id, session.id);
+    let request = named(&session, 250);
+    let response = session.send(&mut client, request);
+    assert_eq!(response.session_id, 0, "the session took it up");
+    assert_eq!(session.call(&mut client, &[]).error_code, ID_NOT_FOUND);
+    running.stop();
+}
+
+#[test]
+fn a_session_serves_every_partition_in_turn() {
+    let dir = tempdir().unwrap();
+    let running = Running::with(BrokerConfig::new(dir.path()).with("kappa.flush", "os").unwrap());
+    let mut client = running.client();
+    client.create_topic("lines", 3);
+    let value = "x".repeat(1000);
+    for partition in 0..3 {
+        for _ in 0..50 {
+            client.produce("lines", partition, &[value.as_str(); 4]);
+        }
+    }
+    let mut session = Session { id: 0, epoch: 0, version: 12, topic_id: Uuid::nil() };
+    let mut offsets = [0; 3];
+    let mut changed: Vec<(i32, i64)> = (0..3).map(|index| (index, 0)).collect();
+    for round in 0..9 {
+        let mut request = session.request(&changed);
+        // An answer holds no more than one partition has.
+        request.max_bytes = 20_000;
+        let response = session.send(&mut client, request);
+        (session.id, changed) = (response.session_id, Vec::new());
+        for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
+            let records = data.records.as_ref().map(Records::to_bytes).unwrap_or_default();
+            if !records.is_empty() {
+                let offset = &mut offsets[data.partition_index as usize];
+                *offset = crate::client::decode(&records, *offset).1;
+                changed.push((data.partition_index, *offset));
+            }
+        }
+        if round % 3 == 2 {
+            assert!(offsets.iter().all(|offset| *offset == offsets[0] && *offset > 0), "{offsets:?}");
+        }
+    }
+    running.stop();
+}
+
+#[test]
+fn a_session_nobody_uses_keeps_no_file_of_a_deleted_topic() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let segments = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets =
+            files.filter_map(|file| Some(std::fs::read_link(file.path()).ok()?.display().to_string()));
+        let home = dir.path().display().to_string();
+        targets.filter(|target| target.starts_with(&home) && target.contains(".log")).collect::<Vec<_>>()
+    };
+    let (mut client, mut other) = (running.client(), running.client());
+    let before = segments();
+    client.create_topic("lines", 2);
+    for partition in 0..2 {
+        client.produce("lines", partition, &["x"]);
+    }
+    assert!(segments().len() >= before.len() + 2);
+    // One partition waits for records in the session, one is to be looked at again.
+    let (session, _) = Session::open(&mut other, 12, Uuid::nil(), &[(0, 1), (1, 0)]);
+    assert!(session.id > 0);
+    client.call(5, DeleteTopicsRequest { topic_names: vec!["lines".into()], ..Default::default() });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while segments() != before {
+        assert!(Instant::now() < deadline, "{:?}", segments());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.stop();
+}

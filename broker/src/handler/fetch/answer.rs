@@ -79,7 +79,7 @@ impl Look<'_> {
         Some(match partition.locate(request, manner).transpose()? {
             Ok(located) => {
                 let mut data = data(item, located, self.isolation);
-                if let Some(diverging) = item.diverging(partition) {
+                if let Some(diverging) = item.diverging(&partition) {
                     data.diverging_epoch = diverging;
                     data.records = Some(Records::default());
                 }
@@ -129,6 +129,7 @@ impl Held {
     pub(super) fn answer(&mut self, told: Told, uses_ids: bool) -> FetchResponse {
         let mut responses: Vec<FetchableTopicResponse> = Vec::new();
         let mut places: HashMap<*const TopicKey, usize> = HashMap::new();
+        let mut served = Vec::new();
         for (number, found) in told.partitions {
             let Some(item) = self.wanted.item(number) else { continue };
             let (topic, is_news) =
@@ -143,8 +144,11 @@ impl Held {
                     refused(&self.node, index, code)
                 }
             };
-            if self.kind != Kind::Sessionless {
-                self.remember(number, &data);
+            if self.kind != Kind::Sessionless && self.remember(number, &data) {
+                match data.records.as_ref().is_some_and(|records| !records.is_empty()) {
+                    true => served.push(number),
+                    false => self.wanted.queue_again([number]),
+                }
             }
             if is_news {
                 let place = *places.entry(Arc::as_ptr(&topic)).or_insert_with(|| {
@@ -161,21 +165,23 @@ impl Held {
                 }
             }
         }
+        // The next answer begins with those for which this one had no room.
+        self.wanted.queue_again(served);
         FetchResponse { session_id: self.session_id(uses_ids), responses, ..Default::default() }
     }
 
-    /// What the client is told of a partition, and whether there is more to tell at once.
-    fn remember(&mut self, number: u32, data: &PartitionData) {
+    /// Takes note of what the client is told of a partition; returns whether there is more to tell at once.
+    fn remember(&mut self, number: u32, data: &PartitionData) -> bool {
         let is_refused = data.error_code != 0;
         // After an error it has to be told whatever comes.
         let told = (!is_refused).then_some((data.high_watermark, data.log_start_offset));
         self.wanted.tell(number, told);
         let has_more = self.wanted.item(number).is_some_and(|item| item.offset < data.high_watermark);
-        if is_refused || has_more || data.diverging_epoch.epoch >= 0 {
-            self.wanted.queue_again([number]);
-        } else {
+        let is_more = is_refused || has_more || data.diverging_epoch.epoch >= 0;
+        if !is_more {
             self.wanted.rest(number, data.high_watermark);
         }
+        is_more
     }
 
     fn session_id(&mut self, uses_ids: bool) -> i32 {

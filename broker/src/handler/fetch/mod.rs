@@ -14,6 +14,7 @@ use super::Node;
 use crate::budget::Share;
 use crate::partition::IsolationLevel;
 use answer::Look;
+use kappa_protocol::limits::TOPIC_NAME_BYTES_MAX;
 use kappa_protocol::messages::{FetchRequest, FetchResponse};
 use kappa_protocol::{Context, ErrorCode, Reply};
 use std::future::{Future, poll_fn};
@@ -126,12 +127,17 @@ impl Held {
         let uses_ids = cx.version >= VERSION_WITH_IDS;
         let (id, epoch) = (request.session_id, request.session_epoch);
         let node = node.clone();
+        // Who names what no topic is called is told so at once, and nothing of it is kept.
+        let may_keep = request.topics.iter().all(|topic| topic.topic.len() <= TOPIC_NAME_BYTES_MAX);
         if epoch == session::EPOCH_INITIAL || epoch == session::EPOCH_FINAL {
             // Who asks in full has no use for the session that it names.
             if id != 0 {
                 node.sessions.close(id);
             }
-            let kind = if epoch == session::EPOCH_INITIAL { Kind::Opening } else { Kind::Sessionless };
+            let kind = match epoch == session::EPOCH_INITIAL && may_keep {
+                true => Kind::Opening,
+                false => Kind::Sessionless,
+            };
             let wanted = Wanted::new(&node, cx, request.topics, kind == Kind::Opening);
             return Ok(Self { node, kind, wanted });
         }
@@ -145,7 +151,7 @@ impl Held {
         if sweep {
             held.wanted.sweep();
         }
-        if held.wanted.is_empty() {
+        if held.wanted.is_empty() || !may_keep {
             held.kind = Kind::Sessionless;
             held.node.sessions.close(id);
         }

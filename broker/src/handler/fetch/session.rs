@@ -230,6 +230,24 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_topics_are_counted() {
+        let budget = Budget::new(1 << 30);
+        let sessions = Sessions::new(1000, &budget);
+        let mut wanted = Wanted::of_nothing(2);
+        let before = wanted.bytes();
+        let name = "x".repeat(100);
+        wanted.add_nothing(&name, 1);
+        assert_eq!(wanted.bytes(), before + 100 + PARTITION_BYTES);
+        let id = sessions.open(wanted, false, 0).unwrap();
+        assert_eq!(budget.used(), before + 100 + PARTITION_BYTES);
+        let (mut wanted, _) = sessions.take(id, 1, false, 0).unwrap();
+        wanted.forget(&name, uuid::Uuid::nil(), &[0]);
+        sessions.put_back(id, wanted);
+        // The place stays for the next.
+        assert_eq!(budget.used(), before + PARTITION_BYTES);
+    }
+
+    #[test]
     fn epochs_go_round_without_those_that_mean_something_else() {
         assert_eq!([next(EPOCH_INITIAL), next(7), next(i32::MAX)], [1, 8, 1]);
     }

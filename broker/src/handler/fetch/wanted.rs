@@ -2,7 +2,7 @@
 //!
 //! A partition is *queued* if it has to be looked at, and *idle* otherwise: then it has a waiter that queues it when
 //! records become visible. Invariant: every partition is queued or idle, and an idle one has nothing to tell but what
-//! [`Wanted::sweep`] finds. It knows neither sessions nor when an answer is due.
+//! [`Wanted::sweep`] finds. It keeps no partition alive: what is deleted while nobody fetches is gone. It knows neither sessions nor when an answer is due.
 
 use super::ready::ReadyList;
 use crate::handler::{Node, Refusal};
@@ -14,11 +14,11 @@ use kappa_protocol::{Context, ErrorCode, Operation, Resource};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use uuid::Uuid;
 
-/// Memory that a partition takes here and, while it is idle, as a waiter.
+/// Memory that a partition takes here and, while it is idle, as a waiter; the name of its topic comes to it.
 pub(super) const PARTITION_BYTES: usize = 400;
 
 /// A topic as a client names it: by name, or from version 13 on by id.
@@ -37,7 +37,7 @@ pub(super) struct Item {
     pub(super) bytes_max: usize,
     leader_epoch: i32,
     last_fetched_epoch: i32,
-    partition: Result<Arc<Partition>, ErrorCode>,
+    partition: Result<Weak<Partition>, ErrorCode>,
     /// High watermark and log start that the client knows.
     pub(super) told: Option<(i64, i64)>,
     /// Bytes that could be read when it was last looked at while the fetch waited.
@@ -52,6 +52,8 @@ pub(super) struct Item {
 pub(super) struct Wanted {
     items: Vec<Option<Item>>,
     free: Vec<u32>,
+    /// Bytes of their topics' names.
+    names: usize,
     /// Numbers by what clients name, where that is asked for.
     numbers: Option<HashMap<(Arc<TopicKey>, i32), u32>>,
     queue: VecDeque<u32>,
@@ -80,7 +82,7 @@ impl Wanted {
 
     /// Bytes of memory that it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.items.len() * PARTITION_BYTES
+        self.items.len() * PARTITION_BYTES + self.names
     }
 
     /// How many are queued, those that were taken from it meanwhile included.
@@ -156,6 +158,7 @@ impl Wanted {
                 u32::try_from(self.items.len() - 1).expect("a frame names fewer partitions")
             }
         };
+        self.names += topic.name.len();
         if let Some(numbers) = &mut self.numbers {
             numbers.insert((topic.clone(), wanted.partition), number);
         }
@@ -169,6 +172,7 @@ impl Wanted {
             let number = self.numbers.as_mut().and_then(|numbers| numbers.remove(&(topic.clone(), *index)));
             if let Some(place) = number.and_then(|number| self.items.get_mut(number as usize)) {
                 *place = None;
+                self.names -= name.len();
                 self.free.extend(number);
             }
         }
@@ -208,7 +212,7 @@ impl Wanted {
     pub(super) fn sweep(&mut self) {
         for number in 0..u32::try_from(self.items.len()).unwrap_or(u32::MAX) {
             let changed = self.item(number).is_some_and(|item| {
-                let offsets = item.partition.as_ref().map(|partition| partition.offsets());
+                let offsets = item.there().map(|partition| partition.offsets());
                 offsets.map(|offsets| (offsets.high_watermark, offsets.log_start)).ok() != item.told
             });
             if changed {
@@ -228,7 +232,7 @@ impl Wanted {
     fn wait_past(&mut self, number: u32, high_watermark: i64) -> bool {
         let list = &self.list;
         let Some(item) = self.items.get_mut(number as usize).and_then(Option::as_mut) else { return false };
-        let Ok(partition) = &item.partition else { return true };
+        let Ok(partition) = item.there() else { return true };
         let waker = item.waker.get_or_insert_with(|| list.waker(number));
         let mut waiter = partition.visible_past(high_watermark.max(item.offset));
         let is_ready = Pin::new(&mut waiter).poll(&mut std::task::Context::from_waker(waker)).is_ready();
@@ -271,7 +275,7 @@ impl Wanted {
         let mut high_watermark = None;
         loop {
             let Some(item) = self.item(number) else { return false };
-            let Ok(partition) = &item.partition else { return true };
+            let Ok(partition) = item.there() else { return true };
             let before = high_watermark.replace(partition.offsets().high_watermark);
             if before == high_watermark {
                 // There is nothing new, and it does not let itself be waited for.
@@ -282,7 +286,7 @@ impl Wanted {
             }
         }
         let Some(item) = self.items.get_mut(number as usize).and_then(Option::as_mut) else { return false };
-        let Ok(partition) = &item.partition else { return true };
+        let Ok(partition) = item.there() else { return true };
         let readable = partition.readable_bytes(item.offset).min(item.bytes_max);
         self.readable = self.readable.saturating_sub(item.readable).saturating_add(readable);
         item.readable = readable;
@@ -314,21 +318,32 @@ impl Wanted {
     /// So many partitions that are not there.
     pub(super) fn of_nothing(len: usize) -> Self {
         let mut wanted = Self { numbers: Some(HashMap::new()), ..Self::default() };
-        let topic = Arc::new(TopicKey { name: "nothing".into(), id: Uuid::nil() });
+        wanted.add_nothing("", len);
+        wanted
+    }
+
+    /// So many partitions more, of a topic that is not there.
+    pub(super) fn add_nothing(&mut self, name: &str, len: usize) {
+        let topic = Arc::new(TopicKey { name: name.to_owned(), id: Uuid::nil() });
         for partition in (0..).take(len) {
             let named = FetchPartition { partition, ..Default::default() };
-            wanted.add(&topic, &Err(ErrorCode::UnknownTopicOrPartition), &named);
+            self.add(&topic, &Err(ErrorCode::UnknownTopicOrPartition), &named);
         }
-        wanted
     }
 }
 
 impl Item {
     /// The partition, if it is there and its leader epoch is what the client takes it for.
-    pub(super) fn partition(&self) -> Result<&Arc<Partition>, ErrorCode> {
-        let partition = self.partition.as_ref().map_err(|code| *code)?;
-        check_leader_epoch(partition, self.leader_epoch).map_err(|refusal| refusal.code)?;
+    pub(super) fn partition(&self) -> Result<Arc<Partition>, ErrorCode> {
+        let partition = self.there()?;
+        check_leader_epoch(&partition, self.leader_epoch).map_err(|refusal| refusal.code)?;
         Ok(partition)
+    }
+
+    /// The partition, if it is there.
+    fn there(&self) -> Result<Arc<Partition>, ErrorCode> {
+        let partition = self.partition.as_ref().map_err(|code| *code)?;
+        partition.upgrade().ok_or(ErrorCode::NotLeaderOrFollower)
     }
 
     /// Where the fetcher's log parts from this one, if it says which epoch its last record had.
@@ -356,8 +371,9 @@ fn find(node: &Node, cx: &Context, topic: &TopicKey) -> Result<Arc<Topic>, Error
     }
 }
 
-fn partition_of(topic: &Result<Arc<Topic>, ErrorCode>, index: i32) -> Result<Arc<Partition>, ErrorCode> {
-    topic.as_ref().map_err(|code| *code)?.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)
+fn partition_of(topic: &Result<Arc<Topic>, ErrorCode>, index: i32) -> Result<Weak<Partition>, ErrorCode> {
+    let partition = topic.as_ref().map_err(|code| *code)?.partition(index);
+    partition.map(|partition| Arc::downgrade(&partition)).ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
 /// A client that knows an older leader epoch must learn the newer one, and one that knows a newer is ahead of us.
