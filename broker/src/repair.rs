@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::data_dir::{DataDirError, copy_identity, hold};
 use crate::disk::RealDisk;
 use crate::flush::FlushQueue;
-use crate::journal::{Journal, JournalConfig};
+use crate::journal::Journal;
 use crate::log::EpochFloor;
 use crate::partition::PartitionEnv;
 use crate::topic::{self, OpenError};
@@ -56,20 +56,13 @@ pub fn repair(data_dir: &Path, to: Option<&Path>) -> Result<Repaired, RepairErro
         }
         disk.create_dir(to).map_err(failed(to))?;
     }
-    // A journal that cannot be read as a whole is read file by file: it is part of what is found.
-    let (journal, unreadable) = match Journal::open(disk.clone(), data_dir, JournalConfig::default()) {
-        Ok(opened) => (Some(opened), None),
-        Err(error) => (None, Some(format!("{error}: {}", error.source))),
-    };
-    let flush = match journal {
-        Some((journal, pieces)) => FlushQueue::with_journal(Clock::System, journal, pieces, usize::MAX),
-        None => FlushQueue::new(Clock::System),
-    };
-    let env = PartitionEnv { disk: disk.clone(), clock: Clock::System, flush };
-    let mut repaired = topic::repair(&env, data_dir, to)?;
-    repaired.findings.extend(unreadable.map(|error| Finding {
+    let (journal, unreadable) = Journal::survey(&*disk, data_dir).map_err(OpenError::from)?;
+    let env =
+        PartitionEnv { disk: disk.clone(), clock: Clock::System, flush: FlushQueue::new(Clock::System) };
+    let mut repaired = topic::repair(&env, data_dir, to, journal)?;
+    repaired.findings.extend(unreadable.into_iter().map(|error| Finding {
         path: "journal".into(),
-        found: error,
+        found: format!("{error}: {}", error.source),
         done: "left out".into(),
         lost: "what was acknowledged just before the end and had not reached the segments' files".into(),
     }));

@@ -158,17 +158,11 @@ impl Journal {
         dir: &Path,
         config: JournalConfig,
     ) -> Result<(Self, Pieces), StorageError> {
-        let names = disk.list(dir).map_err(StorageError::on("list", dir))?;
-        let names = names.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
         let (mut files, mut found) = (Vec::new(), Vec::new());
-        for name in names.filter(|name| file_number(name).is_some()).collect::<BTreeSet<_>>() {
-            let path: Arc<Path> = dir.join(name).into();
-            let file = disk.open(&path).map_err(StorageError::on("open", &path))?;
-            let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
-            let size = file.size().map_err(StorageError::on("measure", &path))?;
-            let (generation, frames) = scanned.unwrap_or_default();
-            found.extend(frames);
-            files.push(JournalFile { path, file, size, generation, end: size, covers: HashMap::new() });
+        for path in file_paths(&*disk, dir)? {
+            let (file, pieces) = open_file(&*disk, path)?;
+            found.extend(pieces);
+            files.push(file);
         }
         found.sort_by_key(|piece| piece.sequence);
         let state = State {
@@ -182,14 +176,26 @@ impl Journal {
             misses_max: config.misses_before_first,
             was_refused: false,
         };
-        let mut pieces = Pieces::new();
-        for piece in found {
-            pieces.entry(piece.place.key).or_default().push(piece);
-        }
         Ok((
             Self { disk, dir: dir.into(), config, making: Mutex::default(), state: Mutex::new(state) },
-            pieces,
+            by_partition(found),
         ))
+    }
+
+    /// What the files in `dir` hold that can be read, and what cannot.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the directory cannot be listed.
+    pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<(Pieces, Vec<StorageError>), StorageError> {
+        let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+        for path in file_paths(disk, dir)? {
+            match open_file(disk, path) {
+                Ok((_, pieces)) => found.extend(pieces),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        found.sort_by_key(|piece| piece.sequence);
+        Ok((by_partition(found), unreadable))
     }
 
     /// The sizes.
@@ -470,6 +476,31 @@ fn file_number(name: &str) -> Option<u32> {
 fn write_header(file: &dyn File, generation: u64) -> io::Result<()> {
     file.write_at(0, [&file_header(generation), &[]])?;
     file.sync_data()
+}
+
+/// The files of a journal, in order of their names.
+fn file_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<Arc<Path>>, StorageError> {
+    let names = disk.list(dir).map_err(StorageError::on("list", dir))?;
+    let names = names.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
+    let names: BTreeSet<_> = names.filter(|name| file_number(name).is_some()).collect();
+    Ok(names.into_iter().map(|name| dir.join(name).into()).collect())
+}
+
+/// A file and what it holds. It is full until it is written to anew.
+fn open_file(disk: &dyn Disk, path: Arc<Path>) -> Result<(JournalFile, Vec<Piece>), StorageError> {
+    let file = disk.open(&path).map_err(StorageError::on("open", &path))?;
+    let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
+    let size = file.size().map_err(StorageError::on("measure", &path))?;
+    let (generation, pieces) = scanned.unwrap_or_default();
+    Ok((JournalFile { path, file, size, generation, end: size, covers: HashMap::new() }, pieces))
+}
+
+fn by_partition(found: Vec<Piece>) -> Pieces {
+    let mut pieces = Pieces::new();
+    for piece in found {
+        pieces.entry(piece.place.key).or_default().push(piece);
+    }
+    pieces
 }
 
 /// The generation of a file and the pieces of its frames; `None` if it has no header, since it was in the making. A frame

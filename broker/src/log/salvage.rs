@@ -5,12 +5,15 @@
 
 use super::files::{Files, LOG, SNAPSHOT};
 use super::leader_epoch::{LeaderEpochs, Stored};
+use super::restore::RestoredPiece;
+use super::restored::Restored;
 use super::scan::{Check, Scan, Step};
 use super::{StorageError, metadata, spare};
-use crate::disk::Disk;
+use crate::disk::{Disk, File};
 use kappa_protocol::record::Batch;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -45,17 +48,30 @@ pub struct Lost {
     pub to: Option<i64>,
 }
 
-/// Reads a partition's directory; `visit` is given every batch, whole.
+/// Reads a partition's directory as it would be with `pieces` put back; `visit` is given every batch, whole. A directory
+/// that is not there is empty.
 ///
 /// # Errors
 /// [`StorageError`] where the disk does not let it be read.
 pub fn survey(
     disk: Arc<dyn Disk>,
     dir: &Path,
+    pieces: &[RestoredPiece],
     mut visit: impl FnMut(&Batch<'_>),
 ) -> Result<Salvaged, StorageError> {
     let files = Files::new(disk, dir.into());
-    each_segment(&files, &mut visit, |_, _, _| Ok(()))
+    each_segment(&files, pieces, &mut visit, |_, _, _| Ok(()))
+}
+
+/// The base offset of the first segment; `None` if there is no segment, or no directory.
+///
+/// # Errors
+/// [`StorageError`] if the directory cannot be listed.
+pub fn first_segment(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<i64>, StorageError> {
+    match disk.list_if_there(dir).map_err(StorageError::on("list", dir))? {
+        Some(_) => Ok(Files::new(disk.clone(), dir.into()).list()?.segments.first().copied()),
+        None => Ok(None),
+    }
 }
 
 /// Leaves out of a copy whatever is no batch, durably once its file system is synced.
@@ -64,7 +80,7 @@ pub fn survey(
 /// [`StorageError`].
 pub fn drop_damage(disk: Arc<dyn Disk>, dir: &Path) -> Result<Salvaged, StorageError> {
     let files = Files::new(disk, dir.into());
-    each_segment(&files, &mut |_| (), |path, good, size| {
+    each_segment(&files, &[], &mut |_| (), |path, good, size| {
         if good.iter().map(|range| range.end - range.start).sum::<u64>() == size {
             return Ok(());
         }
@@ -146,21 +162,32 @@ fn create(files: &Files, path: &Path) -> Result<Arc<dyn crate::disk::File>, Stor
 /// Scans the segments in order. `then` is given the path of each, the ranges of its file that hold batches, and its size.
 fn each_segment(
     files: &Files,
+    pieces: &[RestoredPiece],
     visit: &mut impl FnMut(&Batch<'_>),
     mut then: impl FnMut(&Path, &Vec<Range<u64>>, u64) -> Result<(), StorageError>,
 ) -> Result<Salvaged, StorageError> {
-    let named = files.list()?.segments;
-    let unnamed = spare::unnamed(files, named.last().copied())?.map(|base| (base, spare::path(files)));
-    let segments: Vec<_> =
-        named.into_iter().map(|base| (base, files.path(base, LOG))).chain(unnamed).collect();
+    let mut segments: BTreeMap<i64, (PathBuf, Option<Arc<dyn File>>)> = BTreeMap::new();
+    if files.disk.list_if_there(&files.dir).map_err(StorageError::on("list", &files.dir))?.is_some() {
+        let named = files.list()?.segments;
+        let unnamed = spare::unnamed(files, named.last().copied())?.map(|base| (base, spare::path(files)));
+        for (base, path) in named.into_iter().map(|base| (base, files.path(base, LOG))).chain(unnamed) {
+            let file = files.open(&path)?;
+            segments.insert(base, (path, Some(file)));
+        }
+    }
+    for piece in pieces {
+        segments.entry(piece.segment).or_insert_with(|| (files.path(piece.segment, LOG), None));
+    }
+    let segments: Vec<_> = segments.into_iter().collect();
     let start = segments.first().map_or(0, |(base, _)| *base);
     let mut salvaged = Salvaged { start, end: start, ..Salvaged::default() };
-    for (number, (base, path)) in segments.iter().enumerate() {
+    for (number, (base, (path, file))) in segments.iter().enumerate() {
         let on_read = |source| StorageError::on("read", path)(source);
         let next_base = segments.get(number + 1).map(|(base, _)| *base);
-        let file = files.open(path)?;
+        let pieces = pieces.iter().filter(|piece| piece.segment == *base).collect();
+        let file = Restored { file: file.clone(), pieces };
         let size = file.size().map_err(on_read)?;
-        let mut scan = Scan::new(&*file, Check::Checksums, 0, size);
+        let mut scan = Scan::new(&file, Check::Checksums, 0, size);
         let mut good: Vec<Range<u64>> = Vec::new();
         salvaged.end = salvaged.end.max(*base);
         loop {

@@ -10,15 +10,17 @@ use super::record::{CatalogRecord, ProducerIdsEntry, TopicEntry};
 use super::start::{CATALOG_ID, House, OpenError};
 use super::state::CatalogState;
 use crate::config::Overrides;
-use crate::journal::PartitionKey;
+use crate::disk::Disk;
+use crate::journal::{PartitionKey, Pieces, Place};
 use crate::log::{
     Checkpointed, Checkpoints, Opening, Positions, RestoredPiece, Salvaged, StorageError, copy_log,
-    drop_damage, is_retired, make_directory, restore, survey,
+    drop_damage, first_segment, is_retired, make_directory, restore, survey,
 };
 use crate::partition::{FoldState, Partition, PartitionConfig, PartitionEnv};
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Producer ids that are passed over where it is not known which were given out.
@@ -80,18 +82,25 @@ struct Repair<'a> {
     env: &'a PartitionEnv,
     from: &'a Path,
     to: Option<&'a Path>,
+    journal: Pieces,
     repaired: Repaired,
     checkpoints: Vec<Checkpointed<String>>,
 }
 
-/// Finds out what is wrong with `from`, and makes the repaired copy in `to`, an empty directory.
+/// Finds out what is wrong with `from`, whose journal has `journal`, and makes the repaired copy in `to`, an empty directory.
 ///
 /// # Errors
 /// [`OpenError`] if the directory cannot be listed or the copy not be written.
-pub(crate) fn repair(env: &PartitionEnv, from: &Path, to: Option<&Path>) -> Result<Repaired, OpenError> {
+pub(crate) fn repair(
+    env: &PartitionEnv,
+    from: &Path,
+    to: Option<&Path>,
+    journal: Pieces,
+) -> Result<Repaired, OpenError> {
     let house = House::new(env, from);
     let found = house.look()?;
-    let mut repair = Repair { env, from, to, repaired: Repaired::default(), checkpoints: Vec::new() };
+    let (repaired, checkpoints) = (Repaired::default(), Vec::new());
+    let mut repair = Repair { env, from, to, journal, repaired, checkpoints };
     let checkpoints = repair.checkpoints();
     let (mut state, is_whole) = repair.catalog(&found, &checkpoints)?;
     if !is_whole {
@@ -145,10 +154,10 @@ impl Repair<'_> {
             self.repaired.note(&name, wrong, "taken for the catalog, by its name", "");
         }
         let key = (CATALOG_ID, 0);
-        let read_from = self.copy(key, &name, &name)?;
+        let (read_from, pieces) = self.copy(key, Some(&name), &name, opening)?;
         let (mut state, mut nonsense) = (CatalogState::default(), Vec::new());
         let disk = &self.env.disk;
-        let salvaged = survey(disk.clone(), &read_from, |batch| {
+        let salvaged = survey(disk.clone(), &read_from, &pieces, |batch| {
             if let Err(error) = state.apply(batch) {
                 nonsense.push(format!("offset {}: {error}", batch.base_offset()));
             }
@@ -258,7 +267,12 @@ impl Repair<'_> {
         opening: Opening,
     ) -> Result<(), OpenError> {
         let name = format!("{topic}-{}", key.1);
-        let Some(directory) = directory else {
+        let is_journaled = self.journal.contains_key(&journal_key(key));
+        if directory.is_none() && is_journaled && opening.held_records() {
+            let done = "made of what the journal has";
+            self.repaired.note(&name, "missing", done, "all that the journal has not");
+        }
+        if directory.is_none() && !is_journaled {
             if opening.held_records() {
                 let end = opening.recovery_point.max(opening.log_start);
                 let lost = format!("offsets {} to {}", opening.log_start, end - 1);
@@ -266,33 +280,76 @@ impl Repair<'_> {
                 self.make_empty(key, topic, &name, opening)?;
             }
             return Ok(());
-        };
-        let read_from = self.copy(key, directory, &name)?;
+        }
+        let (read_from, pieces) = self.copy(key, directory, &name, opening)?;
         let salvaged = match self.to {
             Some(_) => drop_damage(self.env.disk.clone(), &read_from),
-            None => survey(self.env.disk.clone(), &read_from, |_| ()),
+            None => survey(self.env.disk.clone(), &read_from, &pieces, |_| ()),
         };
         self.keep(key, topic, &name, salvaged, opening);
         Ok(())
     }
 
-    /// Copies a directory with what the journal has of it, if there is to be a copy. Returns where to look.
-    fn copy(&mut self, key: Key, directory: &str, name: &str) -> Result<std::path::PathBuf, OpenError> {
-        let from = self.from.join(directory);
-        let Some(to) = self.to.map(|to| to.join(name)) else { return Ok(from) };
-        let (topic_id, index) = key;
-        let unreadable = copy_log(&self.env.disk, &from, &to, topic_id)?;
+    /// Copies a directory, if there is one, with what the journal has of it, if there is to be a copy. Returns where to
+    /// look, and what is to be seen there beside what is there.
+    fn copy(
+        &mut self,
+        key: Key,
+        directory: Option<&str>,
+        name: &str,
+        opening: Opening,
+    ) -> Result<(PathBuf, Vec<RestoredPiece>), OpenError> {
+        let from = self.from.join(directory.unwrap_or(name));
+        let pieces = self.lacking(key, &from, name, opening)?;
+        let Some(to) = self.to.map(|to| to.join(name)) else { return Ok((from, pieces)) };
+        let topic_id = key.0;
+        let unreadable = match directory {
+            Some(_) => copy_log(&self.env.disk, &from, &to, topic_id)?,
+            // It was never durable, and the journal was.
+            None => make_directory(&self.env.disk, &to, topic_id).map(|()| 0)?,
+        };
         if unreadable > 0 {
             let found = format!("{unreadable} blocks of 64 KiB or files cannot be read");
             self.repaired.note(name, found, "left out", "what they hold, see below");
         }
-        let pieces = self.env.flush.take_pieces(PartitionKey { topic_id, index });
-        let pieces = pieces.iter().map(|piece| {
-            let crate::journal::Place { segment, position, .. } = piece.place;
-            Ok(RestoredPiece { segment, position, bytes: piece.read()? })
-        });
-        restore(self.env.disk.clone(), to.clone(), topic_id, pieces)?;
-        Ok(to)
+        restore(self.env.disk.clone(), to.clone(), topic_id, pieces.into_iter().map(Ok))?;
+        Ok((to, Vec::new()))
+    }
+
+    /// What the journal has of a partition and its segments in `from` lack. A journal outlives what was deleted since.
+    fn lacking(
+        &mut self,
+        key: Key,
+        from: &Path,
+        name: &str,
+        opening: Opening,
+    ) -> Result<Vec<RestoredPiece>, OpenError> {
+        let pieces = self.journal.remove(&journal_key(key)).unwrap_or_default();
+        let first = first_segment(&self.env.disk, from)?;
+        let is_deleted = |place: &Place| {
+            place.next_offset <= opening.log_start || first.is_some_and(|f| place.segment < f)
+        };
+        let mut lacking = Vec::new();
+        for piece in pieces.iter().filter(|piece| !is_deleted(&piece.place)) {
+            let Place { segment, position, next_offset, .. } = piece.place;
+            let path = format!("{name}/{segment:020}.log");
+            let bytes = match piece.read() {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.repaired.note(&path, told(&error), "left out", "what only the journal had");
+                    continue;
+                }
+            };
+            if next_offset <= opening.recovery_point {
+                if holds(&self.env.disk, &from.join(format!("{segment:020}.log")), position, &bytes) {
+                    continue;
+                }
+                let found = format!("{} bytes at position {position} are not what they were", bytes.len());
+                self.repaired.note(&path, found, "taken from the journal", "");
+            }
+            lacking.push(RestoredPiece { segment, position, bytes });
+        }
+        Ok(lacking)
     }
 
     fn make_empty(&mut self, key: Key, topic: &str, name: &str, opening: Opening) -> Result<(), OpenError> {
@@ -328,7 +385,6 @@ impl Repair<'_> {
                 return;
             }
         };
-        let is_damaged = has_lost(&salvaged, opening);
         for lost in &salvaged.lost {
             let path = format!("{name}/{:020}.log", lost.segment);
             let found = format!("{} bytes at position {} are no batch", lost.bytes, lost.position);
@@ -342,10 +398,10 @@ impl Repair<'_> {
             self.repaired.note(&path, found, "left out", what);
         }
         let end = salvaged.end.max(opening.recovery_point);
-        if opening.held_records() || is_damaged {
-            // Gaps are only legal before the recovery point.
-            let recovery_point = if is_damaged { end } else { opening.recovery_point };
-            self.checkpointed(key, topic, Positions { recovery_point, log_start: opening.log_start });
+        // Gaps are only legal before the recovery point, and a gap that was there before is none that was found.
+        if end > 0 {
+            let positions = Positions { recovery_point: end, log_start: opening.log_start };
+            self.checkpointed(key, topic, positions);
         }
         let start = salvaged.start.max(opening.log_start);
         self.repaired.kept.push(Kept { topic: topic.into(), partition: key.1, start, end });
@@ -399,6 +455,17 @@ impl Repair<'_> {
 fn has_lost(salvaged: &Salvaged, opening: Opening) -> bool {
     let is_lost = |lost: &crate::log::Lost| lost.to.is_some() || lost.from < opening.recovery_point;
     salvaged.lost.iter().any(is_lost) || salvaged.end < opening.recovery_point
+}
+
+/// Whether a file has these bytes there.
+fn holds(disk: &Arc<dyn Disk>, path: &Path, position: u64, bytes: &[u8]) -> bool {
+    let mut found = Vec::with_capacity(bytes.len());
+    let read = disk.open(path).and_then(|file| file.read_at(position, bytes.len(), &mut found));
+    read.is_ok() && found == bytes
+}
+
+fn journal_key((topic_id, index): Key) -> PartitionKey {
+    PartitionKey { topic_id, index }
 }
 
 /// The topic and index that a directory's name says.

@@ -369,3 +369,152 @@ fn leader_epochs_go_on_in_the_copy() {
     assert!(told(&found).contains("kappa-leader-epoch"), "{}", told(&found));
     Running::start(&home.path().join("other")).stop();
 }
+
+/// A directory after a power cut that took the last batch of `a-0` from its segment, so that only the journal has it.
+fn cut_back_to_the_journal() -> (TempDir, i64) {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("a", 1);
+    for _ in 0..60 {
+        client.produce("a", 0, &["x"]);
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !dir.path().join("journal-0.kappa").exists() {
+        assert!(std::time::Instant::now() < deadline, "the broker made no journal");
+        client.produce("a", 0, &["x"]);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let end = client.produce("a", 0, &["last"]) + 1;
+    drop((client, running));
+    let log = dir.path().join("a-0/00000000000000000000.log");
+    let (bytes, mut at, mut last) = (fs::read(&log).unwrap(), 0, 0);
+    while at < bytes.len() {
+        last = at;
+        at += 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    fs::write(&log, &bytes[..last]).unwrap();
+    (dir, end)
+}
+
+fn end_of_a(repaired: &Repaired) -> i64 {
+    repaired.kept.iter().find(|kept| kept.topic == "a").unwrap().end
+}
+
+#[test]
+fn a_look_sees_what_only_the_journal_has_as_the_copy_does() {
+    let (dir, end) = cut_back_to_the_journal();
+    let (done, _home) = repaired(dir.path());
+    assert_eq!((end_of_a(&done), told(&done)), (end, String::new()));
+    // Its directory was not durable: a start makes it.
+    fs::remove_dir_all(dir.path().join("a-0")).unwrap();
+    let (done, _home) = repaired(dir.path());
+    assert_eq!(end_of_a(&done), end);
+}
+
+#[test]
+fn a_journal_file_that_cannot_be_read_costs_what_it_has_and_no_more() {
+    let (dir, end) = cut_back_to_the_journal();
+    std::os::unix::fs::symlink("/nowhere", dir.path().join("journal-9.kappa")).unwrap();
+    let (planned, home) = (repair(dir.path(), None).unwrap(), tempdir().unwrap());
+    let done = repair(dir.path(), Some(&home.path().join("copy"))).unwrap();
+    assert_eq!((&planned.findings, &planned.kept), (&done.findings, &done.kept));
+    assert_eq!(end_of_a(&done), end, "{}", told(&done));
+    assert!(done.findings.len() == 1 && told(&done).contains("journal-9.kappa"), "{}", told(&done));
+}
+
+#[test]
+fn damage_of_what_the_journal_has_is_mended_and_told() {
+    let (dir, end) = cut_back_to_the_journal();
+    Running::start(dir.path()).stop();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    for _ in 0..60 {
+        client.produce("a", 0, &["y"]);
+    }
+    running.stop();
+    let log = dir.path().join("a-0/00000000000000000000.log");
+    let len = fs::metadata(&log).unwrap().len() as usize;
+    flip(&log, len - 1);
+    let (done, home) = repaired(dir.path());
+    assert!(
+        done.findings.len() == 1 && told(&done).contains("taken from the journal; \n"),
+        "{}",
+        told(&done)
+    );
+    let running = Running::start(&home.path().join("copy"));
+    assert_eq!(values(&mut running.client(), "a", 0).len() as i64, end + 60);
+    running.stop();
+}
+
+#[test]
+fn what_was_deleted_is_not_taken_from_the_journal() {
+    use kappa_protocol::messages::DeleteRecordsRequest;
+    use kappa_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+    let dir = tempdir().unwrap();
+    let settings = [
+        ("log.retention.check.interval.ms", "200"),
+        ("log.segment.bytes", "8192"),
+        ("log.segment.delete.delay.ms", "0"),
+    ];
+    let config = settings
+        .iter()
+        .fold(BrokerConfig::new(dir.path()), |config, (name, value)| config.with(name, value).unwrap());
+    let running = Running::with(config);
+    let mut client = running.client();
+    client.create_topic("a", 1);
+    let value = "x".repeat(300);
+    for _ in 0..300 {
+        client.produce("a", 0, &[value.as_str()]);
+    }
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 290, ..Default::default() }];
+    let topics = vec![DeleteRecordsTopic { name: "a".into(), partitions, ..Default::default() }];
+    let deleted = client.call(1, DeleteRecordsRequest { topics, timeout_ms: 1000, ..Default::default() });
+    assert_eq!(deleted.topics[0].partitions[0].error_code, 0);
+    let first = dir.path().join("a-0/00000000000000000000.log");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while first.exists() {
+        assert!(std::time::Instant::now() < deadline, "the segments stay");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    running.stop();
+    assert!(dir.path().join("journal-0.kappa").exists());
+    let (done, home) = repaired(dir.path());
+    assert_eq!(told(&done), "");
+    let running = Running::start(&home.path().join("copy"));
+    assert_eq!(values(&mut running.client(), "a", 0).len(), 10);
+    running.stop();
+    // Nor where the directory is gone with what was not deleted.
+    let (there, away) = (dir.path().join("a-0"), home.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    let (done, gone) = repaired(dir.path());
+    let findings = told(&done);
+    assert!(findings.contains("a-0: missing; made of what the journal has"), "{findings}");
+    let segments: Vec<i64> =
+        done.findings.iter().filter_map(|f| f.path.get("a-0/".len()..)?.get(..20)?.parse().ok()).collect();
+    assert!(!segments.is_empty() && segments.iter().all(|segment| *segment > 250), "{findings}");
+    assert_eq!(end_of_a(&done), 300);
+    let running = Running::start(&gone.path().join("copy"));
+    assert_eq!(values(&mut running.client(), "a", 0).last().unwrap(), &value);
+    running.stop();
+    fs::rename(&away, &there).unwrap();
+    // Not even where nothing says what was deleted.
+    flip(&dir.path().join("kappa-checkpoint"), 5);
+    let (done, _home) = repaired(dir.path());
+    assert!(done.findings.len() == 1 && end_of_a(&done) == 300, "{}", told(&done));
+}
+
+#[test]
+fn what_was_left_out_of_a_copy_ends_no_log_of_a_later_copy() {
+    let dir = stopped();
+    let log = dir.path().join("a-0/00000000000000000000.log");
+    let third = fs::metadata(&log).unwrap().len() as usize / 3;
+    flip(&log, third + 70);
+    let (_, first) = repaired(dir.path());
+    let copy = first.path().join("copy");
+    // Its checkpoint is damaged before a broker ran on it, and the log is repaired from what is left.
+    flip(&copy.join("kappa-checkpoint"), 30);
+    fs::write(copy.join(".lock"), b"").unwrap();
+    let (_, second) = repaired(&copy);
+    assert_eq!(served(&second)[&("a", 0)], ["one", "three"]);
+}
