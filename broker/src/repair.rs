@@ -25,6 +25,9 @@ pub enum RepairError {
     /// The place of the copy is taken.
     #[error("{} is there already: name a directory that is not", .0.display())]
     Occupied(PathBuf),
+    /// The place of the copy is in the original.
+    #[error("{} is within the data directory, which is only read: name a directory beside it", .0.display())]
+    Within(PathBuf),
     /// The disk failed.
     #[error("{}: {source}", path.display())]
     Disk {
@@ -36,6 +39,15 @@ pub enum RepairError {
     /// What was found cannot be put in order.
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+/// Whether a path that may not be there yet leads into a directory.
+fn is_within(path: &Path, dir: &Path) -> bool {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (parent.canonicalize(), dir.canonicalize()) {
+        (Ok(parent), Ok(dir)) => parent.starts_with(dir),
+        _ => false,
+    }
 }
 
 /// Looks at a data directory and says what is wrong with it and what a repair would leave; with `to` it also makes the
@@ -51,6 +63,9 @@ pub fn repair(data_dir: &Path, to: Option<&Path>) -> Result<Repaired, RepairErro
         move |source| RepairError::Disk { path, source }
     };
     if let Some(to) = to {
+        if is_within(to, data_dir) {
+            return Err(RepairError::Within(to.into()));
+        }
         if disk.list_if_there(to).map_err(failed(to))?.is_some() {
             return Err(RepairError::Occupied(to.into()));
         }
@@ -60,11 +75,15 @@ pub fn repair(data_dir: &Path, to: Option<&Path>) -> Result<Repaired, RepairErro
     let env =
         PartitionEnv { disk: disk.clone(), clock: Clock::System, flush: FlushQueue::new(Clock::System) };
     let mut repaired = topic::repair(&env, data_dir, to, journal)?;
-    repaired.findings.extend(unreadable.into_iter().map(|error| Finding {
-        path: "journal".into(),
-        found: format!("{error}: {}", error.source),
-        done: "left out".into(),
-        lost: "what was acknowledged just before the end and had not reached the segments' files".into(),
+    repaired.findings.extend(unreadable.into_iter().map(|error| {
+        Finding {
+            path: "journal".into(),
+            found: format!("{error}: {}", error.source),
+            done: "what of it can be read is used".into(),
+            lost:
+                "the rest: what was acknowledged just before the end and had not reached the segments' files"
+                    .into(),
+        }
     }));
     match EpochFloor::read(&*disk, data_dir, false) {
         Ok(mut floor) => to.map_or(Ok(()), |to| floor.make_durable(&*disk, to)).map_err(OpenError::from)?,

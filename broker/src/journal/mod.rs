@@ -160,8 +160,8 @@ impl Journal {
     ) -> Result<(Self, Pieces), StorageError> {
         let (mut files, mut found) = (Vec::new(), Vec::new());
         for path in file_paths(&*disk, dir)? {
-            let (file, pieces) = open_file(&*disk, path)?;
-            found.extend(pieces);
+            let (file, scanned) = open_file(&*disk, path)?;
+            found.extend(scanned.undamaged(&file.path)?);
             files.push(file);
         }
         found.sort_by_key(|piece| piece.sequence);
@@ -190,7 +190,10 @@ impl Journal {
         let (mut found, mut unreadable) = (Vec::new(), Vec::new());
         for path in file_paths(disk, dir)? {
             match open_file(disk, path) {
-                Ok((_, pieces)) => found.extend(pieces),
+                Ok((file, scanned)) => {
+                    unreadable.extend(scanned.damage(&file.path));
+                    found.extend(scanned.pieces);
+                }
                 Err(error) => unreadable.push(error),
             }
         }
@@ -411,8 +414,7 @@ impl Journal {
         let mut found = Vec::new();
         for (file, path) in files {
             let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
-            let (_, pieces) = scanned.unwrap_or_default();
-            found.extend(pieces.into_iter().filter(|piece| piece.place.key == key));
+            found.extend(scanned.undamaged(&path)?.into_iter().filter(|piece| piece.place.key == key));
         }
         found.sort_by_key(|piece| piece.sequence);
         Ok(found)
@@ -487,12 +489,12 @@ fn file_paths(disk: &dyn Disk, dir: &Path) -> Result<Vec<Arc<Path>>, StorageErro
 }
 
 /// A file and what it holds. It is full until it is written to anew.
-fn open_file(disk: &dyn Disk, path: Arc<Path>) -> Result<(JournalFile, Vec<Piece>), StorageError> {
+fn open_file(disk: &dyn Disk, path: Arc<Path>) -> Result<(JournalFile, Scanned), StorageError> {
     let file = disk.open(&path).map_err(StorageError::on("open", &path))?;
     let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
     let size = file.size().map_err(StorageError::on("measure", &path))?;
-    let (generation, pieces) = scanned.unwrap_or_default();
-    Ok((JournalFile { path, file, size, generation, end: size, covers: HashMap::new() }, pieces))
+    let generation = scanned.generation;
+    Ok((JournalFile { path, file, size, generation, end: size, covers: HashMap::new() }, scanned))
 }
 
 fn by_partition(found: Vec<Piece>) -> Pieces {
@@ -503,34 +505,53 @@ fn by_partition(found: Vec<Piece>) -> Pieces {
     pieces
 }
 
-/// The generation of a file and the pieces of its frames; `None` if it has no header, since it was in the making. A frame
-/// that is not whole is the end: it was being written. One with a whole frame behind it was whole, and so was a header.
-fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Option<(u64, Vec<Piece>)>> {
-    let size = file.size()?;
+/// What a file holds.
+#[derive(Default)]
+struct Scanned {
+    /// 0 for a file without a header, which was in the making.
+    generation: u64,
+    /// Those of all whole frames of the generation.
+    pieces: Vec<Piece>,
+    /// Where something was damaged. A frame that is not whole is the end, for it was being written; but if a whole one is
+    /// behind it, it was whole, too.
+    damaged_at: Option<u64>,
+}
+
+impl Scanned {
+    fn undamaged(self, path: &Path) -> Result<Vec<Piece>, StorageError> {
+        self.damage(path).map_or(Ok(self.pieces), Err)
+    }
+
+    fn damage(&self, path: &Path) -> Option<StorageError> {
+        self.damaged_at.map(|position| {
+            let what =
+                format!("at position {position}, with whole frames behind: what it held may be nowhere else");
+            StorageError::damaged(path, what)
+        })
+    }
+}
+
+fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Scanned> {
     let mut bytes = Vec::new();
     file.read_at(0, BLOCK, &mut bytes)?;
     let Some(generation) = file_generation(&bytes) else {
-        return match has_frame(&**file, BLOCK as u64, |_| true)? {
-            true => Err(damaged(0)),
-            false => Ok(None),
-        };
+        let has_frames = next_frame(&**file, BLOCK as u64, |_| true)?.is_some();
+        return Ok(Scanned { damaged_at: has_frames.then_some(0), ..Scanned::default() });
     };
-    let (mut found, mut position, mut last) = (Vec::new(), BLOCK as u64, None);
-    while position + FRAME_HEADER_LEN as u64 <= size {
-        bytes.clear();
-        file.read_at(position, BLOCK, &mut bytes)?;
-        let Some(header) = FrameHeader::parse(&bytes) else { break };
-        let follows = last.is_none_or(|last| header.sequence > last);
+    let mut scanned = Scanned { generation, ..Scanned::default() };
+    let (mut position, mut last) = (BLOCK as u64, None);
+    loop {
+        let follows = |header: &FrameHeader| {
+            header.generation == generation && last.is_none_or(|last| header.sequence > last)
+        };
+        let Some((header, pieces)) = whole_frame(&**file, position, follows, &mut bytes)? else {
+            let Some(next) = next_frame(&**file, position + BLOCK as u64, follows)? else { break };
+            scanned.damaged_at.get_or_insert(position);
+            position = next;
+            continue;
+        };
         let len = FRAME_HEADER_LEN + header.payload_len;
-        if header.generation != generation || !follows || position + len as u64 > size {
-            break;
-        }
-        if len > bytes.len() {
-            let rest = len - bytes.len();
-            file.read_at(position + bytes.len() as u64, rest, &mut bytes)?;
-        }
-        let Some(pieces) = pieces(&mut bytes) else { break };
-        found.extend(pieces.into_iter().map(|(place, at, len)| Piece {
+        scanned.pieces.extend(pieces.into_iter().map(|(place, at, len)| Piece {
             place,
             sequence: header.sequence,
             file: file.clone(),
@@ -541,41 +562,48 @@ fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Option<(u64, Vec<P
         last = Some(header.sequence);
         position += (len as u64).next_multiple_of(BLOCK as u64);
     }
-    let follows = |header: &FrameHeader| {
-        header.generation == generation && last.is_none_or(|last| header.sequence > last)
-    };
-    match has_frame(&**file, position + BLOCK as u64, follows)? {
-        true => Err(damaged(position)),
-        false => Ok(Some((generation, found))),
-    }
+    Ok(scanned)
 }
 
-/// Whether a whole frame that `counts` begins at `position` or a later block.
-fn has_frame(file: &dyn File, position: u64, counts: impl Fn(&FrameHeader) -> bool) -> io::Result<bool> {
+/// The pieces of the frame at `position`, if it is whole and `counts`.
+fn whole_frame(
+    file: &dyn File,
+    position: u64,
+    counts: impl Fn(&FrameHeader) -> bool,
+    bytes: &mut Vec<u8>,
+) -> io::Result<Option<(FrameHeader, Vec<(Place, usize, usize)>)>> {
+    bytes.clear();
+    file.read_at(position, BLOCK, bytes)?;
+    let Some(header) = FrameHeader::parse(bytes).filter(counts) else { return Ok(None) };
+    let len = FRAME_HEADER_LEN + header.payload_len;
+    if position + len as u64 > file.size()? {
+        return Ok(None);
+    }
+    if let Some(rest) = len.checked_sub(bytes.len()) {
+        file.read_at(position + bytes.len() as u64, rest, bytes)?;
+    }
+    Ok(pieces(bytes).map(|pieces| (header, pieces)))
+}
+
+/// Where the next whole frame that `counts` begins, at `position` or a later block.
+fn next_frame(
+    file: &dyn File,
+    position: u64,
+    counts: impl Fn(&FrameHeader) -> bool,
+) -> io::Result<Option<u64>> {
     let (size, mut blocks, mut frame) = (file.size()?, Vec::new(), Vec::new());
     for at in (position..size).step_by(BLOCKS_BYTES) {
         blocks.clear();
         file.read_at(at, BLOCKS_BYTES, &mut blocks)?;
         for (block, begins_at) in blocks.chunks(BLOCK).zip((at..).step_by(BLOCK)) {
-            let Some(header) = FrameHeader::parse(block).filter(&counts) else { continue };
-            let len = FRAME_HEADER_LEN + header.payload_len;
-            if begins_at + len as u64 <= size {
-                frame.clear();
-                file.read_at(begins_at, len, &mut frame)?;
-                if pieces(&mut frame).is_some() {
-                    return Ok(true);
-                }
+            if FrameHeader::parse(block).is_some_and(|header| counts(&header))
+                && whole_frame(file, begins_at, &counts, &mut frame)?.is_some()
+            {
+                return Ok(Some(begins_at));
             }
         }
     }
-    Ok(false)
-}
-
-fn damaged(position: u64) -> io::Error {
-    let what = format!(
-        "damaged at position {position}, with whole frames behind: acknowledged records may be there alone"
-    );
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    Ok(None)
 }
 
 #[cfg(test)]

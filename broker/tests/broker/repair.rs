@@ -343,6 +343,9 @@ fn a_broker_that_runs_and_a_place_that_is_taken_are_refused() {
     running.stop();
     let taken = tempdir().unwrap();
     assert!(matches!(repair(dir.path(), Some(taken.path())), Err(RepairError::Occupied(_))));
+    let within = dir.path().join("copy");
+    assert!(matches!(repair(dir.path(), Some(&within)), Err(RepairError::Within(_))));
+    assert!(!within.exists());
     assert!(matches!(repair(taken.path(), None), Err(RepairError::DataDir(_))));
     assert!(matches!(repair(&taken.path().join("none"), None), Err(RepairError::DataDir(_))));
     assert_eq!(fs::read_dir(taken.path()).unwrap().count(), 0, "nothing was made");
