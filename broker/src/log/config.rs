@@ -21,6 +21,9 @@ pub struct LogConfig {
     pub delete_by_retention: bool,
     /// Time between renaming a segment to `.deleted` and removing it (`file.delete.delay.ms`, 1 minute).
     pub file_delete_delay_ms: i64,
+    /// Whether the log is not opened, and stays as it is, where something is missing that had been synced: for one that is
+    /// folded into a state, of which an older one is a wrong one.
+    pub must_be_whole: bool,
 }
 
 impl Default for LogConfig {
@@ -35,6 +38,7 @@ impl Default for LogConfig {
             retention_bytes: None,
             delete_by_retention: true,
             file_delete_delay_ms: 60_000,
+            must_be_whole: false,
         }
     }
 }

@@ -15,8 +15,8 @@ use super::spare::{self, Spare};
 use super::sync::SyncState;
 use super::truncation::first_timestamp;
 use super::{
-    Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryEnd, RecoveryReport,
-    StorageError, metadata,
+    Damage, Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryEnd,
+    RecoveryReport, StorageError, metadata,
 };
 use super::{SetAside, set_aside};
 use crate::disk::{Disk, File};
@@ -121,14 +121,14 @@ impl Log {
             false => (None, None),
         };
         listing.segments.extend(unnamed);
-        // A segment whose deletion came before its indexes were saved leaves some behind.
-        remove_indexes(&files, listing.indexes.difference(&listing.segments))?;
         let mut orphans = match epochs {
             Stored::Missing if opening.recovery_point == 0 => set_orphans_aside(&files, &mut listing)?,
             _ => Vec::new(),
         };
         orphans.extend(strange);
 
+        let missing = missing_before(&listing.segments, &epochs, opening);
+        missing.iter().try_for_each(|damage| damage.refuse(&files, &config))?;
         let closed =
             if opening.clean { open_closed(&files, &config, opening, &listing, now_ms)? } else { None };
         let was_closed = closed.is_some();
@@ -151,6 +151,8 @@ impl Log {
                 }
             }
         }
+        // A segment whose deletion came before its indexes were saved leaves some behind.
+        remove_indexes(&files, listing.indexes.difference(&listing.segments))?;
         let mut has_indexes = listing.indexes.contains(&active.base_offset);
         if has_indexes && !was_closed {
             // They are of an earlier end, and torn if a stop was cut short; nobody looks at them before they are replaced.
@@ -158,6 +160,7 @@ impl Log {
             has_indexes = false;
         }
         let first = sealed.first().map_or(active.base_offset, |segment| segment.base_offset);
+        report.damage.splice(..0, missing);
         let end = LogPosition { offset: next_offset, segment: active.base_offset, position: active.size };
         let mut log = Self {
             files,
@@ -292,6 +295,15 @@ fn finish_deletion(files: &Files, listing: &mut Listing, start: i64) -> Result<(
     Ok(())
 }
 
+/// What is missing at the beginning: a deletion would have said so.
+fn missing_before(segments: &BTreeSet<i64>, epochs: &Stored, opening: Opening) -> Option<Damage> {
+    let kept_from = opening.log_start.max(epochs.start());
+    // Offsets that were given out are not given out again, even if the files are gone.
+    let first = segments.first().copied().unwrap_or(kept_from.max(opening.recovery_point));
+    let is_missing = first > kept_from && *epochs != Stored::Damaged;
+    is_missing.then_some(Damage { segment: kept_from, position: 0, bytes: 0, offset: kept_from })
+}
+
 fn remove_indexes<'a>(files: &Files, bases: impl IntoIterator<Item = &'a i64>) -> Result<(), StorageError> {
     for base in bases {
         for suffix in [OFFSET_INDEX, TIME_INDEX] {
@@ -404,13 +416,13 @@ fn recover(
         // Offsets that were given out are not given out again, even if the files are gone.
         let next_offset = recovery_point.max(opening.log_start).max(start);
         let active = ActiveSegment::create(files, next_offset, config.index_interval_bytes, now_ms)?;
-        let mut report = RecoveryReport::default();
         if next_offset > 0 {
             files.sync_names()?;
-            let missing = super::Damage { segment: 0, position: 0, bytes: 0, offset: opening.log_start };
-            report.damage.push(missing);
         }
-        return Ok((RecoveredSegments { sealed: Vec::new(), active, next_offset }, report));
+        return Ok((
+            RecoveredSegments { sealed: Vec::new(), active, next_offset },
+            RecoveryReport::default(),
+        ));
     }
     if bases.len() == 1 && bases.contains(&0) && recovery_point == 0 {
         let path = files.path(0, LOG);

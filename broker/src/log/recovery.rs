@@ -61,6 +61,21 @@ pub struct Damage {
     pub offset: i64,
 }
 
+impl Damage {
+    /// An error if the log must be whole.
+    pub(super) fn refuse(&self, files: &Files, config: &LogConfig) -> Result<(), StorageError> {
+        let Self { segment, position, bytes, offset } = self;
+        let what = match bytes {
+            0 => format!("the records from offset {offset} on are missing at byte {position}"),
+            _ => format!("{bytes} bytes from {position} on are no batch, at offset {offset}"),
+        };
+        match config.must_be_whole {
+            true => Err(StorageError::damaged(&files.path(*segment, LOG), what)),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Bytes that were taken out of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
@@ -194,19 +209,25 @@ impl Recovery<'_> {
             let found = scan.skip_damage(next_offset..=self.recovery_point).map_err(on_read)?;
             size = found.unwrap_or(file_size);
             let (position, bytes) = (invalid_at, size - invalid_at);
-            self.report.damage.push(Damage { segment: base_offset, position, bytes, offset: next_offset });
+            self.found(Damage { segment: base_offset, position, bytes, offset: next_offset })?;
             if found.is_none() {
                 next_offset = self.recovery_point;
             }
         }
         if next_offset < self.recovery_point {
             // The file ends before what had been synced does: those offsets are not given out again.
-            let missing = Damage { segment: base_offset, position: size, bytes: 0, offset: next_offset };
-            self.report.damage.push(missing);
+            self.found(Damage { segment: base_offset, position: size, bytes: 0, offset: next_offset })?;
             next_offset = self.recovery_point;
         }
         let unsynced_from = unsynced_from.unwrap_or(size);
         Ok(Scanned { base_offset, file, size, next_offset, index, first_timestamp, unsynced_from, ends_log })
+    }
+
+    /// Takes note of damage. Where the log must be whole, nothing is changed yet, and nothing will be.
+    fn found(&mut self, damage: Damage) -> Result<(), StorageError> {
+        damage.refuse(self.files, self.config)?;
+        self.report.damage.push(damage);
+        Ok(())
     }
 
     /// Whether a batch may come where `next_offset` is expected. Only what is before the recovery point may have gaps.

@@ -25,6 +25,8 @@ const COPY_BYTES: usize = 64 * 1024;
 pub struct Salvaged {
     /// Offset of the first batch, or of the first segment if there is none.
     pub start: i64,
+    /// Offset before which everything was deleted, as the leader epochs say.
+    pub deleted_before: i64,
     /// Offset after the last batch.
     pub end: i64,
     /// Number of batches.
@@ -180,7 +182,8 @@ fn each_segment(
     }
     let segments: Vec<_> = segments.into_iter().collect();
     let start = segments.first().map_or(0, |(base, _)| *base);
-    let mut salvaged = Salvaged { start, end: start, ..Salvaged::default() };
+    let deleted_before = LeaderEpochs::load(files)?.start();
+    let mut salvaged = Salvaged { start, deleted_before, end: start, ..Salvaged::default() };
     for (number, (base, (path, file))) in segments.iter().enumerate() {
         let on_read = |source| StorageError::on("read", path)(source);
         let next_base = segments.get(number + 1).map(|(base, _)| *base);

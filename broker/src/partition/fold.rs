@@ -51,6 +51,14 @@ pub enum FoldError<E: std::error::Error> {
         /// First offset of the log.
         log_start: i64,
     },
+    /// The log ends before its high watermark: a state without what is missing would be an older one.
+    #[error("the records from offset {next_offset} to {} are missing", high_watermark - 1)]
+    Missing {
+        /// Offset of the first that is missing.
+        next_offset: i64,
+        /// The high watermark.
+        high_watermark: i64,
+    },
     /// A batch makes no sense to the state.
     #[error("the batch before offset {next_offset} cannot be applied")]
     State {
@@ -141,8 +149,7 @@ impl<S: FoldState> Folded<S> {
             let read = partition.read(request)?;
             let mut rest = &*read.records;
             if rest.is_empty() {
-                // The last offsets have no records any more.
-                next_offset = high_watermark;
+                return Err(FoldError::Missing { next_offset, high_watermark });
             }
             while !rest.is_empty() {
                 let (batch, after) =

@@ -25,6 +25,7 @@ pub(crate) fn partition_config(name: &str, topic: &Overrides, broker: &BrokerLay
             // Until compaction exists, whatever is to be compacted is kept whole.
             delete_by_retention: !compacted,
             file_delete_delay_ms: long("file.delete.delay.ms"),
+            must_be_whole: is_internal(name),
         },
         flush: flush_policy(name, topic, broker),
         max_message_bytes: topic_number("max.message.bytes", topic, broker),

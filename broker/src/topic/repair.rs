@@ -7,6 +7,7 @@
 use super::CATALOG_TOPIC;
 use super::inventory::Directories;
 use super::record::{CatalogRecord, ProducerIdsEntry, TopicEntry};
+use super::registry::is_internal;
 use super::start::{CATALOG_ID, House, OpenError};
 use super::state::CatalogState;
 use crate::config::Overrides;
@@ -397,13 +398,21 @@ impl Repair<'_> {
             };
             self.repaired.note(&path, found, "left out", what);
         }
-        let end = salvaged.end.max(opening.recovery_point);
-        // Gaps are only legal before the recovery point, and a gap that was there before is none that was found.
-        if end > 0 {
-            let positions = Positions { recovery_point: end, log_start: opening.log_start };
-            self.checkpointed(key, topic, positions);
+        let ends_early = salvaged.end < opening.recovery_point;
+        if ends_early && salvaged.lost.iter().all(|lost| lost.to.is_some()) {
+            let what = format!("offsets {} to {}", salvaged.end, opening.recovery_point - 1);
+            self.repaired.note(name, "ends before what had been synced", "copied as far as it goes", what);
         }
         let start = salvaged.start.max(opening.log_start);
+        // A state is folded of what there is: such a log has no gap at either end.
+        let (end, log_start) = match is_internal(topic) {
+            true => (salvaged.end, start),
+            false => (salvaged.end.max(opening.recovery_point), opening.log_start),
+        };
+        // Gaps are only legal before the recovery point, and a gap that was there before is none that was found.
+        if end > 0 {
+            self.checkpointed(key, topic, Positions { recovery_point: end, log_start });
+        }
         self.repaired.kept.push(Kept { topic: topic.into(), partition: key.1, start, end });
     }
 
@@ -416,19 +425,15 @@ impl Repair<'_> {
     fn finish(&mut self, catalog: Option<&CatalogState>) -> Result<(), OpenError> {
         let Some(to) = self.to else { return Ok(()) };
         if let Some(state) = catalog {
-            let end = self.record(to, state)?;
+            let positions = self.record(to, state)?;
             self.checkpoints.retain(|log| log.topic_id != CATALOG_ID);
-            self.checkpointed(
-                (CATALOG_ID, 0),
-                CATALOG_TOPIC,
-                Positions { recovery_point: end, log_start: 0 },
-            );
+            self.checkpointed((CATALOG_ID, 0), CATALOG_TOPIC, positions);
         }
         Ok(Checkpoints::write(&*self.env.disk, to, &self.checkpoints)?)
     }
 
-    /// Makes the copy's catalog of a state; its offsets go on. Returns the offset after its last record.
-    fn record(&self, to: &Path, state: &CatalogState) -> Result<i64, OpenError> {
+    /// Makes the copy's catalog of a state; its offsets go on. Returns where it begins and ends.
+    fn record(&self, to: &Path, state: &CatalogState) -> Result<Positions, OpenError> {
         let directory = to.join(format!("{CATALOG_TOPIC}-0"));
         let disk = &self.env.disk;
         if disk.list_if_there(&directory).map_err(StorageError::on("list", &directory))?.is_some() {
@@ -447,14 +452,16 @@ impl Repair<'_> {
             log.append(batch.finish(0)).map_err(|error| OpenError::Catalog(Box::new(error)))?;
         }
         log.close()?;
-        Ok(log.offsets().log_end)
+        Ok(log.positions())
     }
 }
 
 /// Whether something is lost that a start would not cut off as the end of a write that was never answered.
 fn has_lost(salvaged: &Salvaged, opening: Opening) -> bool {
     let is_lost = |lost: &crate::log::Lost| lost.to.is_some() || lost.from < opening.recovery_point;
-    salvaged.lost.iter().any(is_lost) || salvaged.end < opening.recovery_point
+    salvaged.lost.iter().any(is_lost)
+        || salvaged.end < opening.recovery_point
+        || salvaged.start > opening.log_start.max(salvaged.deleted_before)
 }
 
 /// Whether a file has these bytes there.

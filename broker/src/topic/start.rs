@@ -64,6 +64,14 @@ pub enum OpenError {
         /// Why.
         source: StorageError,
     },
+    /// A partition that must be whole cannot be opened: what its records say would be forgotten.
+    #[error("partition {directory}: {source}: {}; {REPAIR}", source.source)]
+    Folded {
+        /// Its directory.
+        directory: String,
+        /// Why.
+        source: StorageError,
+    },
     /// The catalog's topic cannot be read.
     #[error("the catalog {CATALOG_TOPIC}-0 cannot be read: {0}; {REPAIR}")]
     Catalog(Box<dyn std::error::Error + Send + Sync>),
@@ -347,6 +355,7 @@ impl<'a> House<'a> {
         let (Job::Open(place, _) | Job::Create(place)) = job;
         let Place { topic_id, directory, .. } = place;
         let (path, config) = (self.data_dir.join(directory), config(*topic_id));
+        let must_be_whole = config.log.must_be_whole;
         let opened = match job {
             Job::Create(_) => {
                 tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
@@ -369,7 +378,13 @@ impl<'a> House<'a> {
             partition.raise_epoch(self.epoch_floor, was_closed)?;
             Ok((partition, is_unsynced))
         });
-        opened.map_err(|source| OpenError::Partition { directory: directory.clone(), source })
+        opened.map_err(|source| {
+            let directory = directory.clone();
+            match must_be_whole {
+                true => OpenError::Folded { directory, source },
+                false => OpenError::Partition { directory, source },
+            }
+        })
     }
 
     /// Makes a partition whose directory was never durable, with what the journal has of it.

@@ -9,6 +9,7 @@
 mod admin;
 mod answers;
 mod client;
+mod folded;
 mod hostile;
 mod http;
 mod lanes;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{TempDir, tempdir};
 
 /// A stopped broker's directory with two topics: `a` of two partitions, `b` of one, three records in each.
-fn stopped() -> TempDir {
+pub(crate) fn stopped() -> TempDir {
     let dir = tempdir().unwrap();
     let running = Running::start(dir.path());
     let mut client = running.client();
@@ -28,7 +28,7 @@ fn stopped() -> TempDir {
     dir
 }
 
-fn refusal(dir: &Path) -> String {
+pub(crate) fn refusal(dir: &Path) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match runtime.block_on(Broker::start(BrokerConfig::new(dir))) {
         Ok(_) => panic!("it started"),
@@ -50,7 +50,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Says what is wrong, twice the same, makes the copy, and leaves the original as it is.
-fn repaired(dir: &Path) -> (Repaired, TempDir) {
+pub(crate) fn repaired(dir: &Path) -> (Repaired, TempDir) {
     let before = contents(dir);
     let planned = repair(dir, None).unwrap();
     let home = tempdir().unwrap();
@@ -61,12 +61,12 @@ fn repaired(dir: &Path) -> (Repaired, TempDir) {
     (done, home)
 }
 
-fn told(repaired: &Repaired) -> String {
+pub(crate) fn told(repaired: &Repaired) -> String {
     repaired.findings.iter().map(|f| format!("{}: {}; {}; {}\n", f.path, f.found, f.done, f.lost)).collect()
 }
 
 /// What the copy serves, from each partition's first offset; it also takes another record, and starts once more.
-fn served(home: &TempDir) -> BTreeMap<(&'static str, i32), Vec<String>> {
+pub(crate) fn served(home: &TempDir) -> BTreeMap<(&'static str, i32), Vec<String>> {
     let copy = home.path().join("copy");
     let running = Running::start(&copy);
     let mut client = running.client();
@@ -100,7 +100,7 @@ fn values(client: &mut crate::client::Client, topic: &str, partition: i32) -> Ve
 
 const ALL: [&str; 3] = ["one", "two", "three"];
 
-fn check_all(served: &BTreeMap<(&'static str, i32), Vec<String>>) {
+pub(crate) fn check_all(served: &BTreeMap<(&'static str, i32), Vec<String>>) {
     assert_eq!(served.len(), 3);
     served.iter().for_each(|(place, values)| assert_eq!(values, &ALL, "{place:?}"));
 }
@@ -218,7 +218,7 @@ fn damage_in_the_middle_of_a_segment_is_left_out_and_told_by_its_offsets() {
     assert_eq!(served[&("b", 0)], ALL);
 }
 
-fn committing(group: &str, offset: i64) -> OffsetCommitRequest {
+pub(crate) fn committing(group: &str, offset: i64) -> OffsetCommitRequest {
     let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
     let partitions = vec![partition];
     OffsetCommitRequest {

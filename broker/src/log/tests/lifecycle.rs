@@ -30,6 +30,38 @@ fn known_offsets_are_not_given_out_again_though_the_segments_are_gone() {
 }
 
 #[test]
+fn a_log_that_must_be_whole_is_not_opened_without_what_was_synced_and_stays_as_it_is() {
+    let whole = || LogConfig { must_be_whole: true, ..config() };
+    let first = "00000000000000000000.log";
+    for clean in [false, true] {
+        for (name, len) in [("first", 0), ("last", 100)] {
+            let (_, disk, dir) = simulated(1);
+            let (mut log, _) = filled(&disk, &dir, 40);
+            sync(&mut log);
+            assert!(log.segment_count() > 2);
+            let opening = Opening { clean, recovery_point: log.next_offset(), log_start: 0 };
+            let last = format!("{:020}.log", log.end().segment);
+            drop(log);
+            let path = dir.join(if name == "last" { &last } else { first });
+            match len {
+                0 => disk.remove_file(&path).unwrap(),
+                _ => disk.open(&path).unwrap().set_len(len).unwrap(),
+            }
+            let names = || disk.list(&dir).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+            let before = names();
+            for _ in 0..2 {
+                let opened = Log::open(disk.clone(), dir.clone(), TOPIC, whole(), opening, NOW_MS);
+                let error = opened.expect_err("a log that must be whole");
+                assert_eq!(error.source.kind(), io::ErrorKind::InvalidData, "{name} {error:?}");
+                assert_eq!(names(), before);
+            }
+            let (_, report) = open(&disk, &dir, opening);
+            assert!(!report.damage.is_empty(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_creation_that_fails_leaves_nothing() {
     for after in 0.. {
         let (faulty, disk, dir) = simulated(1);

@@ -134,3 +134,19 @@ fn a_rewrite_of_which_a_failed_sync_took_something_drops_nothing() {
     fold.finish_rewrite(rewrite).unwrap();
     assert_eq!(bench.partition.offsets().log_start, 6);
 }
+
+#[test]
+fn a_state_without_the_records_at_the_end_is_not_shown() {
+    let mut bench = Bench::new(FlushMode::Commit);
+    durably(&bench, 2);
+    let size = bench.partition.size_bytes();
+    durably(&bench, 1);
+    bench.disk.open(Path::new("/t-0/00000000000000000000.log")).unwrap().set_len(size).unwrap();
+    bench.disk.sync_dir(Path::new("/")).unwrap();
+    let opening = Opening { clean: false, recovery_point: 3, log_start: 0 };
+    let opened = Partition::open(&bench.env, "/t-0".into(), TOPIC, bench.config.clone(), opening);
+    bench.partition = opened.unwrap().0;
+    let (fold, _) = fold(&bench);
+    let error = fold.with(|state| state.records).unwrap_err();
+    assert!(matches!(error, FoldError::Missing { next_offset: 2, high_watermark: 3 }), "{error}");
+}
