@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
+mod failures;
 mod overlaps;
 
 const NOW_MS: i64 = 1_700_000_000_000;

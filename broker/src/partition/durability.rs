@@ -112,8 +112,14 @@ impl Partition {
             synced = sync();
         }
         let mut outcome = Ok(());
+        if let Err(error) = &synced {
+            let partitions = begun.len();
+            tracing::error!(%error, cause = %error.source, partitions, "each partition is synced by itself");
+        }
         for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
-            let result = prepared.and(synced.clone());
+            // The error may be that of a file of somebody else; each file tells of its own.
+            let itself = || if synced.is_ok() { Ok(()) } else { begun.run() };
+            let result = prepared.and_then(|()| itself());
             outcome = outcome.and(partition.finish_sync(begun, result, now_ms));
         }
         outcome
@@ -216,7 +222,7 @@ impl Partition {
 
     /// Carries out a sync and then writes what rolled segments left to write. The lock for syncs is held.
     pub(super) fn sync_and_save(&self, begun: BegunSync, now_ms: i64) -> Result<(), StorageError> {
-        let result = begun.job.as_ref().map_or(Ok(()), SyncJob::run);
+        let result = begun.run();
         self.finish_sync(begun, result, now_ms)
     }
 
@@ -393,6 +399,13 @@ pub(super) struct BegunSync {
     job: Option<SyncJob>,
     taken: Taken,
     started: Instant,
+}
+
+impl BegunSync {
+    /// Syncs the partition's own files.
+    fn run(&self) -> Result<(), StorageError> {
+        self.job.as_ref().map_or(Ok(()), SyncJob::run)
+    }
 }
 
 impl State {

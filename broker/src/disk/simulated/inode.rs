@@ -14,6 +14,8 @@ pub(super) struct Inode {
     durable: Vec<u8>,
     /// Sectors of `current` that a sync has to write.
     dirty: BTreeSet<usize>,
+    /// How often a sync of the whole file system lost sectors: syncs by those who have the file open tell of it.
+    losses: u64,
 }
 
 impl Inode {
@@ -69,6 +71,17 @@ impl Inode {
         self.dirty.clear();
     }
 
+    /// The same in a sync of all files, whose error does not say which.
+    pub(super) fn lose_untold(&mut self) {
+        self.losses += u64::from(!self.dirty.is_empty());
+        self.lose_unsynced();
+    }
+
+    /// How often that lost something.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
     pub(super) fn after_power_cut(mut self, random: &mut Random) -> Self {
         let (shorter, longer) = {
             let lens = [self.durable.len(), self.current.len()];
@@ -85,7 +98,7 @@ impl Inode {
                 copy_sector(&self.current, &mut self.durable, sector);
             }
         }
-        Self { current: self.durable.clone(), durable: self.durable, dirty: BTreeSet::new() }
+        Self { current: self.durable.clone(), durable: self.durable, ..Self::default() }
     }
 }
 

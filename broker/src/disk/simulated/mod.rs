@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A kind of call that a [`Fault`] can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ struct State {
     read_only: bool,
     ignore_syncs: bool,
     ignore_dir_syncs: bool,
+    failures_elsewhere: u32,
     /// Calls until the power goes; `None` for no end.
     calls_left: Option<u64>,
     powered: bool,
@@ -153,6 +155,7 @@ impl SimulatedDisk {
             read_only: false,
             ignore_syncs: false,
             ignore_dir_syncs: false,
+            failures_elsewhere: 0,
             calls_left: None,
             powered: true,
             on_sync: OnSync::default(),
@@ -267,9 +270,21 @@ impl SimulatedDisk {
         self.state.lock().ignore_dir_syncs = ignore_dir_syncs;
     }
 
+    /// Has so many syncs of the file system fail for files of somebody else: what is here they write.
+    pub fn fail_elsewhere(&self, times: u32) {
+        self.state.lock().failures_elsewhere = times;
+    }
+
     /// Bytes in all files that have a name.
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used_bytes()
+    }
+}
+
+impl SimulatedDisk {
+    fn handle(&self, state: &mut State, path: &Path, inode: u64) -> io::Result<Arc<dyn File>> {
+        let losses_told = AtomicU64::new(state.inode(inode)?.losses());
+        Ok(Arc::new(SimulatedFile { state: self.state.clone(), path: path.into(), inode, losses_told }))
     }
 }
 
@@ -366,7 +381,7 @@ impl Disk for SimulatedDisk {
         let mut state = self.state.lock();
         state.enter(Operation::Open, path)?;
         let inode = state.names.file(path)?;
-        Ok(Arc::new(SimulatedFile { state: self.state.clone(), path: path.into(), inode }))
+        self.handle(&mut state, path, inode)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -386,7 +401,7 @@ impl Disk for SimulatedDisk {
                 inode
             }
         };
-        Ok(Arc::new(SimulatedFile { state: self.state.clone(), path: path.into(), inode }))
+        self.handle(&mut state, path, inode)
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
@@ -448,7 +463,7 @@ impl Disk for SimulatedDisk {
         let mut state = self.state.lock();
         if let Err(error) = state.enter_to_change(Operation::SyncFileSystem, path) {
             if state.powered {
-                state.inodes.values_mut().for_each(Inode::lose_unsynced);
+                state.inodes.values_mut().for_each(Inode::lose_untold);
             }
             return Err(error);
         }
@@ -457,8 +472,15 @@ impl Disk for SimulatedDisk {
         }
         let changes = std::mem::take(&mut state.changes);
         changes.iter().for_each(|change| state.durable_names.apply(change));
+        // What was lost before stays lost, and its file is the one to tell.
         state.inodes.values_mut().for_each(Inode::sync);
-        Ok(())
+        match state.failures_elsewhere.checked_sub(1) {
+            Some(left) => {
+                state.failures_elsewhere = left;
+                Err(io::Error::other("a file of somebody else cannot be written"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
@@ -493,6 +515,8 @@ struct SimulatedFile {
     state: Arc<Mutex<State>>,
     path: PathBuf,
     inode: u64,
+    /// Losses of the file when it was opened, or of which a sync told since.
+    losses_told: AtomicU64,
 }
 
 impl File for SimulatedFile {
@@ -545,7 +569,14 @@ impl File for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        around_sync(&self.state, |state| state.sync_data(self.inode, &self.path))
+        around_sync(&self.state, |state| {
+            state.sync_data(self.inode, &self.path)?;
+            let losses = state.inode(self.inode)?.losses();
+            match self.losses_told.swap(losses, Ordering::Relaxed) < losses {
+                true => Err(io::Error::other("an earlier sync lost what was written")),
+                false => Ok(()),
+            }
+        })
     }
 
     fn map(&self) -> io::Result<Mapping> {
