@@ -14,8 +14,8 @@ use crate::config::{BrokerLayers, Overrides, Settings};
 use crate::disk::Disk;
 use crate::journal::PartitionKey;
 use crate::log::{
-    Checkpoints, EpochFloor, NewDirectories, Opening, RecoveryEnd, StorageError, directory_topic_id,
-    is_retired, keep_reserve, retire,
+    Checkpoints, Damage, EpochFloor, NewDirectories, Opening, RecoveryEnd, RecoveryReport, SetAside,
+    StorageError, directory_topic_id, is_retired, keep_reserve, retire,
 };
 use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv, SYNC_TOGETHER_MIN};
 use arc_swap::ArcSwap;
@@ -199,6 +199,20 @@ fn catalog_overrides() -> Overrides {
     Overrides::from([("cleanup.policy".into(), "compact".into())])
 }
 
+/// Says what a log that was opened lacks, and what was taken out of it.
+fn tell(directory: &str, report: &RecoveryReport) {
+    for Damage { segment, position, bytes, offset } in &report.damage {
+        tracing::error!(
+            %directory, segment, position, bytes,
+            "records from offset {offset} on had been synced and are missing or damaged: they are passed over; {REPAIR}"
+        );
+    }
+    for SetAside { path, bytes, from_offset } in &report.set_aside {
+        let file = path.display();
+        tracing::warn!(%directory, %file, bytes, "what came from offset {from_offset} on is no whole batch and set aside");
+    }
+}
+
 /// The plan, if no part of it is a refusal.
 fn agreed(actions: Vec<Action>) -> Result<Vec<Action>, OpenError> {
     let refusals: Vec<Refusal> = actions
@@ -358,16 +372,16 @@ impl<'a> House<'a> {
         let must_be_whole = config.log.must_be_whole;
         let opened = match job {
             Job::Create(_) => {
-                tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
+                if *topic_id != CATALOG_ID {
+                    tracing::info!(%directory, "a recorded partition is made: its directory was not durable yet");
+                }
                 self.make(place, path, (config, ending), siblings.clone())
             }
             Job::Open(_, opening) => {
                 let how = (*opening, ending);
                 let opened = Partition::open_with(self.env, path, *topic_id, config, how);
                 opened.map(|(partition, report)| {
-                    if !(report.damage.is_empty() && report.set_aside.is_empty()) {
-                        tracing::warn!(%directory, ?report, "recovered after an unclean stop");
-                    }
+                    tell(directory, &report);
                     (partition, report.is_unsynced)
                 })
             }
