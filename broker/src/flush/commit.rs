@@ -112,7 +112,9 @@ impl FlushQueue {
                 let is_undone = journal.heal().is_ok();
                 let mut blocked = Vec::new();
                 for (partition, commit) in begun {
-                    commit.fail(&error, is_undone);
+                    if commit.fail(&error, is_undone) {
+                        direct.push(partition.clone());
+                    }
                     blocked.extend((!is_undone).then(|| partition.clone()));
                 }
                 self.waiting.lock().blocked.extend(blocked);

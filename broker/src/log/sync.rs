@@ -211,7 +211,7 @@ impl Log {
     }
 
     /// Whether the log was cut after the job was made.
-    pub fn was_cut_since(&self, job: &SyncJob) -> bool {
+    fn was_cut_since(&self, job: &SyncJob) -> bool {
         self.sync.cuts != job.cuts
     }
 

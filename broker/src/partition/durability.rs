@@ -3,7 +3,7 @@
 //! A *sync* makes the segments' files durable; a *commit* has the journal take what they lack. Either may run while the
 //! other does. Invariant: a waiter is told that its batch is durable only if a sync or commit that began after the
 //! append succeeded and no cut took the batch away. After a failure, log, indexes, producers and offsets are those of
-//! the durable offset, and no cut is made while a commit is under way.
+//! the durable offset; no cut is made while a commit or a sync is under way that is not the cutter's own.
 
 use super::fence::FenceOnPanic;
 use super::offsets::Advance;
@@ -201,20 +201,6 @@ impl Partition {
         }
     }
 
-    /// Refuses appends until [`Partition::unblock`], with nothing cut off yet: it is not known what of a commit that
-    /// failed is on the disk.
-    fn block(&self, error: &StorageError) {
-        let mut wakers = Wakers::default();
-        let mut state = self.state.lock();
-        let durable = state.log.durable().offset;
-        state.is_blocked = true;
-        state.cuts.push(durable);
-        state.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
-        state.waiting_for_sync.all(&mut wakers);
-        drop(state);
-        wakers.wake();
-    }
-
     /// Lets a partition go on whose commit failed and is known not to be on the disk.
     pub(crate) fn unblock(&self) {
         self.state.lock().is_blocked = false;
@@ -256,7 +242,8 @@ impl Partition {
                     let _no_commit = self.committing.lock();
                     state = self.state.lock();
                     state.must_write_again = state.log.synced().offset < state.log.durable().offset;
-                    state.fail_sync(error, now_ms, &mut wakers);
+                    state.fail(error, &mut wakers);
+                    state.cut_failed(now_ms);
                 }
             }
             drop(state);
@@ -356,17 +343,22 @@ impl BegunCommit<'_> {
         state.waiting_for_sync.reached(durable.offset, wakers);
     }
 
-    /// The frame is not durable, and will never be if `is_undone`.
-    pub(crate) fn fail(self, error: &StorageError, is_undone: bool) {
-        if !is_undone {
-            return self.partition.block(error);
-        }
+    /// The frame is not durable. If it is not known to be undone, appends are refused until [`Partition::unblock`].
+    /// Returns whether the cut that is due is left to the partition's next sync.
+    pub(crate) fn fail(self, error: &StorageError, is_undone: bool) -> bool {
+        // A cut begins an epoch, which a sync under way may be about to save.
+        let one_at_a_time = if is_undone { self.partition.syncing.try_lock() } else { None };
         let mut wakers = Wakers::default();
         let now_ms = self.partition.env.clock.now_ms();
         let mut state = self.partition.state.lock();
-        state.fail_sync(error, now_ms, &mut wakers);
+        state.is_blocked |= !is_undone;
+        state.fail(error, &mut wakers);
+        if one_at_a_time.is_some() {
+            state.cut_failed(now_ms);
+        }
         drop(state);
         wakers.wake();
+        is_undone && one_at_a_time.is_none()
     }
 }
 
@@ -384,11 +376,9 @@ impl Together<'_> {
         self.prepared.is_ok() && self.begun.job.as_ref().is_some_and(SyncJob::has_epochs)
     }
 
-    /// Puts new epochs, which are durable, in their place. A cut may have put there what is newer.
+    /// Puts new epochs, which are durable, in their place.
     fn place_epochs(&mut self) {
-        if let Some(job) = &self.begun.job
-            && !self.partition.state.lock().log.was_cut_since(job)
-        {
+        if let Some(job) = &self.begun.job {
             self.prepared = job.place_epochs();
         }
     }
@@ -427,18 +417,23 @@ impl State {
         Ok(BegunSync { job: self.log.begin_sync(), taken, started: Instant::now() })
     }
 
-    fn fail_sync(&mut self, error: &StorageError, now_ms: i64, wakers: &mut Wakers) {
+    /// Takes note that a sync or a commit failed. What it should have kept is to be cut off.
+    fn fail(&mut self, error: &StorageError, wakers: &mut Wakers) {
         let durable = self.log.durable().offset;
         tracing::error!(%error, cause = %error.source, durable, "a sync failed, what it should have kept is cut off");
         self.cuts.push(durable);
         self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
-        if let Err(error) = self.cut_back(now_ms) {
-            tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
-        }
         self.waiting_for_sync.all(wakers);
     }
 
-    /// Cuts log, producers and offsets back to the durable offset.
+    /// Tries the cut. The lock for syncs is held.
+    fn cut_failed(&mut self, now_ms: i64) {
+        if let Err(error) = self.cut_back(now_ms) {
+            tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
+        }
+    }
+
+    /// Cuts log, producers and offsets back to the durable offset. The lock for syncs is held.
     pub(super) fn cut_back(&mut self, now_ms: i64) -> Result<(), StorageError> {
         if let Health::Broken { error, .. } = &self.health
             && self.is_blocked

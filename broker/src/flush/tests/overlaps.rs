@@ -97,3 +97,41 @@ fn a_killed_process_loses_nothing_of_a_segment_that_was_begun_during_a_sync() {
     let (partition, report) = open_one(&env(&disk, SEGMENT_SYNCED, &Hook::default()), FlushMode::Os);
     assert_eq!((partition.offsets().log_end, report.set_aside.len()), (10, 0), "{report:?}");
 }
+
+#[test]
+fn a_commit_that_fails_while_epochs_are_saved_leaves_the_cut_to_the_sync() {
+    let (disk, hook) = (bare_disk(), Hook::default());
+    let epochs_saved = (Operation::Create, "t-0/leader-epoch");
+    let env = env(&disk, epochs_saved, &hook);
+    create_one(&env);
+    let (partition, _) = open_one(&env, FlushMode::Commit);
+    for _ in 0..2 {
+        partition.append(batch(0)).unwrap();
+        env.flush.run_due();
+    }
+    partition.reconfigure(config(FlushMode::Os));
+    partition.raise_epoch(1, false).unwrap();
+    // Shown before it is durable, so that a cut begins an epoch.
+    partition.append(batch(1)).unwrap();
+    partition.reconfigure(config(FlushMode::Commit));
+    let (queue, other, faults) = (env.flush.clone(), partition.clone(), disk.clone());
+    *hook.lock() = Some(Box::new(move || {
+        let (operation, path_contains) = (Operation::Write, "journal".to_owned());
+        faults.inject(Fault { operation, path_contains, after: 0, times: 1, error: io::ErrorKind::Other });
+        assert_eq!(queue.commit(std::slice::from_ref(&other)), 0);
+        assert!(other.is_broken());
+    }));
+    partition.sync().unwrap();
+    assert!(hook.lock().is_none());
+    env.flush.run_due();
+    partition.append(batch(2)).unwrap();
+    partition.sync().unwrap();
+    let (epoch, end) = (partition.leader_epoch(), partition.offsets().log_end);
+    partition.close().unwrap();
+    drop(partition);
+    let opening = Opening { clean: true, recovery_point: end, log_start: 0 };
+    let env = self::env(&disk, epochs_saved, &Hook::default());
+    let (directory, id) = (PathBuf::from("/data/t-0"), Uuid::from_u128(5));
+    let (partition, _) = Partition::open(&env, directory, id, config(FlushMode::Commit), opening).unwrap();
+    assert_eq!((partition.leader_epoch(), partition.offsets().log_end), (epoch, end));
+}
