@@ -10,11 +10,13 @@
 //! It knows partitions as keys, their logs as places of bytes, and neither of them as things.
 
 mod frame;
+mod scan;
 
 use crate::disk::{Disk, File};
 use crate::log::StorageError;
-use frame::{BLOCK, FRAME_HEADER_LEN, FrameHeader, file_generation, file_header, pieces};
+use frame::{BLOCK, file_header};
 use parking_lot::Mutex;
+use scan::{Scanned, damaged, scan};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,8 +33,6 @@ const STEP_BYTES: u64 = 1024 * 1024;
 
 /// Longest pause between two such steps.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
-/// Bytes read at once where frames are looked for: whole blocks.
-const BLOCKS_BYTES: usize = 256 * BLOCK;
 
 /// How many times its size a disk must have free for another file to be made.
 const ROOM_FACTOR: u64 = 16;
@@ -161,7 +161,7 @@ impl Journal {
         let (mut files, mut found) = (Vec::new(), Vec::new());
         for path in file_paths(&*disk, dir)? {
             let (file, scanned) = open_file(&*disk, path)?;
-            found.extend(scanned.undamaged(&file.path)?);
+            found.extend(scanned.whole().map_err(StorageError::on("read", &file.path))?.pieces);
             files.push(file);
         }
         found.sort_by_key(|piece| piece.sequence);
@@ -191,7 +191,8 @@ impl Journal {
         for path in file_paths(disk, dir)? {
             match open_file(disk, path) {
                 Ok((file, scanned)) => {
-                    unreadable.extend(scanned.damage(&file.path));
+                    let damage = scanned.damaged_at.map(damaged);
+                    unreadable.extend(damage.map(StorageError::on("read", &file.path)));
                     found.extend(scanned.pieces);
                 }
                 Err(error) => unreadable.push(error),
@@ -413,8 +414,9 @@ impl Journal {
             self.state.lock().files.iter().map(|file| (file.file.clone(), file.path.clone())).collect();
         let mut found = Vec::new();
         for (file, path) in files {
-            let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
-            found.extend(scanned.undamaged(&path)?.into_iter().filter(|piece| piece.place.key == key));
+            let scanned = scan(&file, &path).and_then(Scanned::whole);
+            let scanned = scanned.map_err(StorageError::on("read", &path))?;
+            found.extend(scanned.pieces.into_iter().filter(|piece| piece.place.key == key));
         }
         found.sort_by_key(|piece| piece.sequence);
         Ok(found)
@@ -503,107 +505,6 @@ fn by_partition(found: Vec<Piece>) -> Pieces {
         pieces.entry(piece.place.key).or_default().push(piece);
     }
     pieces
-}
-
-/// What a file holds.
-#[derive(Default)]
-struct Scanned {
-    /// 0 for a file without a header, which was in the making.
-    generation: u64,
-    /// Those of all whole frames of the generation.
-    pieces: Vec<Piece>,
-    /// Where something was damaged. A frame that is not whole is the end, for it was being written; but if a whole one is
-    /// behind it, it was whole, too.
-    damaged_at: Option<u64>,
-}
-
-impl Scanned {
-    fn undamaged(self, path: &Path) -> Result<Vec<Piece>, StorageError> {
-        self.damage(path).map_or(Ok(self.pieces), Err)
-    }
-
-    fn damage(&self, path: &Path) -> Option<StorageError> {
-        self.damaged_at.map(|position| {
-            let what =
-                format!("at position {position}, with whole frames behind: what it held may be nowhere else");
-            StorageError::damaged(path, what)
-        })
-    }
-}
-
-fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Scanned> {
-    let mut bytes = Vec::new();
-    file.read_at(0, BLOCK, &mut bytes)?;
-    let Some(generation) = file_generation(&bytes) else {
-        let has_frames = next_frame(&**file, BLOCK as u64, |_| true)?.is_some();
-        return Ok(Scanned { damaged_at: has_frames.then_some(0), ..Scanned::default() });
-    };
-    let mut scanned = Scanned { generation, ..Scanned::default() };
-    let (mut position, mut last) = (BLOCK as u64, None);
-    loop {
-        let follows = |header: &FrameHeader| {
-            header.generation == generation && last.is_none_or(|last| header.sequence > last)
-        };
-        let Some((header, pieces)) = whole_frame(&**file, position, follows, &mut bytes)? else {
-            let Some(next) = next_frame(&**file, position + BLOCK as u64, follows)? else { break };
-            scanned.damaged_at.get_or_insert(position);
-            position = next;
-            continue;
-        };
-        let len = FRAME_HEADER_LEN + header.payload_len;
-        scanned.pieces.extend(pieces.into_iter().map(|(place, at, len)| Piece {
-            place,
-            sequence: header.sequence,
-            file: file.clone(),
-            path: path.clone(),
-            at: position + at as u64,
-            len,
-        }));
-        last = Some(header.sequence);
-        position += (len as u64).next_multiple_of(BLOCK as u64);
-    }
-    Ok(scanned)
-}
-
-/// The pieces of the frame at `position`, if it is whole and `counts`.
-fn whole_frame(
-    file: &dyn File,
-    position: u64,
-    counts: impl Fn(&FrameHeader) -> bool,
-    bytes: &mut Vec<u8>,
-) -> io::Result<Option<(FrameHeader, Vec<(Place, usize, usize)>)>> {
-    bytes.clear();
-    file.read_at(position, BLOCK, bytes)?;
-    let Some(header) = FrameHeader::parse(bytes).filter(counts) else { return Ok(None) };
-    let len = FRAME_HEADER_LEN + header.payload_len;
-    if position + len as u64 > file.size()? {
-        return Ok(None);
-    }
-    if let Some(rest) = len.checked_sub(bytes.len()) {
-        file.read_at(position + bytes.len() as u64, rest, bytes)?;
-    }
-    Ok(pieces(bytes).map(|pieces| (header, pieces)))
-}
-
-/// Where the next whole frame that `counts` begins, at `position` or a later block.
-fn next_frame(
-    file: &dyn File,
-    position: u64,
-    counts: impl Fn(&FrameHeader) -> bool,
-) -> io::Result<Option<u64>> {
-    let (size, mut blocks, mut frame) = (file.size()?, Vec::new(), Vec::new());
-    for at in (position..size).step_by(BLOCKS_BYTES) {
-        blocks.clear();
-        file.read_at(at, BLOCKS_BYTES, &mut blocks)?;
-        for (block, begins_at) in blocks.chunks(BLOCK).zip((at..).step_by(BLOCK)) {
-            if FrameHeader::parse(block).is_some_and(|header| counts(&header))
-                && whole_frame(file, begins_at, &counts, &mut frame)?.is_some()
-            {
-                return Ok(Some(begins_at));
-            }
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

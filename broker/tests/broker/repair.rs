@@ -424,6 +424,13 @@ fn a_journal_file_that_cannot_be_read_costs_what_it_has_and_no_more() {
     assert_eq!((&planned.findings, &planned.kept), (&done.findings, &done.kept));
     assert_eq!(end_of_a(&done), end, "{}", told(&done));
     assert!(done.findings.len() == 1 && told(&done).contains("journal-9.kappa"), "{}", told(&done));
+    // Nor does a damaged frame cost those behind it.
+    fs::remove_file(dir.path().join("journal-9.kappa")).unwrap();
+    flip(&dir.path().join("journal-0.kappa"), 4096 + 40);
+    assert!(refusal(dir.path()).contains("journal-0.kappa"));
+    let (done, _home) = repaired(dir.path());
+    assert!(done.findings.len() == 1 && told(&done).contains("damaged"), "{}", told(&done));
+    assert_eq!(end_of_a(&done), end);
 }
 
 #[test]
@@ -435,7 +442,11 @@ fn damage_of_what_the_journal_has_is_mended_and_told() {
     for _ in 0..60 {
         client.produce("a", 0, &["y"]);
     }
+    // All is synced, and the journal still has it.
+    let journal = dir.path().join("journal-0.kappa");
+    let frames = fs::read(&journal).unwrap();
     running.stop();
+    fs::write(&journal, frames).unwrap();
     let log = dir.path().join("a-0/00000000000000000000.log");
     let len = fs::metadata(&log).unwrap().len() as usize;
     flip(&log, len - 1);
@@ -470,9 +481,9 @@ fn what_was_deleted_is_not_taken_from_the_journal() {
     for _ in 0..300 {
         client.produce("a", 0, &[value.as_str()]);
     }
-    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 290, ..Default::default() }];
-    let topics = vec![DeleteRecordsTopic { name: "a".into(), partitions, ..Default::default() }];
-    let deleted = client.call(1, DeleteRecordsRequest { topics, timeout_ms: 1000, ..Default::default() });
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 290 }];
+    let topics = vec![DeleteRecordsTopic { name: "a".into(), partitions }];
+    let deleted = client.call(1, DeleteRecordsRequest { topics, timeout_ms: 1000 });
     assert_eq!(deleted.topics[0].partitions[0].error_code, 0);
     let first = dir.path().join("a-0/00000000000000000000.log");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -480,8 +491,10 @@ fn what_was_deleted_is_not_taken_from_the_journal() {
         assert!(std::time::Instant::now() < deadline, "the segments stay");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    let journal = dir.path().join("journal-0.kappa");
+    let frames = fs::read(&journal).unwrap();
     running.stop();
-    assert!(dir.path().join("journal-0.kappa").exists());
+    fs::write(&journal, frames).unwrap();
     let (done, home) = repaired(dir.path());
     assert_eq!(told(&done), "");
     let running = Running::start(&home.path().join("copy"));
