@@ -135,7 +135,7 @@ impl Log {
         let is_as_closed = closed.as_ref().is_some_and(|(_, has_indexes)| *has_indexes);
         let (segments, mut report) = match closed {
             Some((segments, _)) => (segments, RecoveryReport::default()),
-            None => recover(&files, &config, (opening, ending), (&listing.segments, start), now_ms)?,
+            None => recover(&files, &config, (opening, ending), (&listing, start), now_ms)?,
         };
         report.set_aside.extend(orphans);
         let RecoveredSegments { sealed, active, next_offset } = segments;
@@ -408,10 +408,10 @@ fn recover(
     files: &Files,
     config: &LogConfig,
     (opening, ending): (Opening, RecoveryEnd),
-    (bases, start): (&BTreeSet<i64>, i64),
+    (listing, start): (&Listing, i64),
     now_ms: i64,
 ) -> Result<(RecoveredSegments, RecoveryReport), StorageError> {
-    let recovery_point = opening.recovery_point;
+    let (recovery_point, bases, snapshots) = (opening.recovery_point, &listing.segments, &listing.snapshots);
     if bases.is_empty() {
         // Offsets that were given out are not given out again, even if the files are gone.
         let next_offset = recovery_point.max(opening.log_start).max(start);
@@ -436,7 +436,7 @@ fn recover(
         }
     }
     let report = RecoveryReport::default();
-    let mut recovery = Recovery { files, config, recovery_point, ending, now_ms, report };
+    let mut recovery = Recovery { files, config, recovery_point, snapshots, ending, now_ms, report };
     let segments = recovery.run(bases)?;
     Ok((segments, recovery.report))
 }

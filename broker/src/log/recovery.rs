@@ -1,8 +1,8 @@
 //! Finding the end of a log that was not closed, and telling damage from an unfinished write.
 //!
 //! Every batch from the segment of the recovery point on is checked, with memory for one window. Past the recovery
-//! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside. Before
-//! it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
+//! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside; offsets
+//! may be missing between valid batches, for a checkpoint that knows of a repair's gap may be lost. Before it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
 //! it is. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
 //! What is past the recovery point is written again before it is synced: where a sync failed before the process ended,
 //! the kernel may hold bytes for clean that the device never got, and a sync alone would not give them to it.
@@ -15,6 +15,7 @@ use super::scan::{Check, Scan, Step};
 use super::segment::{ActiveSegment, SealedSegment};
 use super::{LogConfig, LogPosition, StorageError, set_aside};
 use crate::disk::File;
+use kappa_protocol::record::Batch;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -114,6 +115,8 @@ pub(super) struct Recovery<'a> {
     pub(super) files: &'a Files,
     pub(super) config: &'a LogConfig,
     pub(super) recovery_point: i64,
+    /// Offsets of the snapshots in the directory: none is written before everything up to it is synced.
+    pub(super) snapshots: &'a BTreeSet<i64>,
     pub(super) ending: RecoveryEnd,
     pub(super) now_ms: i64,
     pub(super) report: RecoveryReport,
@@ -135,8 +138,8 @@ impl Recovery<'_> {
         let mut last: Option<Scanned> = None;
         let mut remaining = bases.iter().skip(first);
         while let Some(base) = remaining.next() {
-            if let Some(previous) = last.take_if(|previous| previous.next_offset == *base) {
-                sealed.push(self.seal(previous)?);
+            if let Some(previous) = last.take_if(|previous| self.continues(*base, previous.next_offset)) {
+                sealed.push(self.seal(Scanned { next_offset: *base, ..previous })?);
             } else if last.is_some() {
                 self.set_aside_segment(*base)?;
                 break;
@@ -182,12 +185,13 @@ impl Recovery<'_> {
         let mut index = IndexBuilder::new(base_offset, self.config.index_interval_bytes);
         let mut scan = Scan::new(&*file, Check::Checksums, 0, file_size);
         let (mut size, mut next_offset, mut first_timestamp) = (0, base_offset, None);
-        let (mut unsynced_from, mut ends_log) = (None, false);
+        let (mut unsynced_from, mut ends_log, mut epoch) = (None, false, i32::MIN);
         while next_base != Some(next_offset) {
             let invalid_at = match scan.next().map_err(on_read)? {
                 Step::End => break,
                 Step::Invalid { position } => position,
-                Step::Batch { position, batch } if self.follows(batch.base_offset(), next_offset) => {
+                Step::Batch { position, batch } if self.follows(&batch, (next_offset, epoch), next_base) => {
+                    epoch = batch.leader_epoch();
                     if position == 0 {
                         first_timestamp = Some(batch.max_timestamp()).filter(|timestamp| *timestamp >= 0);
                     }
@@ -230,9 +234,21 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Whether a batch may come where `next_offset` is expected. Only what is before the recovery point may have gaps.
-    fn follows(&self, base_offset: i64, next_offset: i64) -> bool {
-        base_offset == next_offset || (next_offset..=self.recovery_point).contains(&base_offset)
+    /// Whether a batch may come where `next_offset` is expected, after one of `epoch`. A gap where nothing but offsets is
+    /// missing is one that a repair left: an unfinished write leaves bytes that are no batch, and what a cut left behind is of
+    /// an older epoch.
+    fn follows(&self, batch: &Batch<'_>, (next_offset, epoch): (i64, i32), next_base: Option<i64>) -> bool {
+        let base_offset = batch.base_offset();
+        let is_known =
+            base_offset == next_offset || (next_offset..=self.recovery_point).contains(&base_offset);
+        let is_before_next = next_base.is_none_or(|next_base| batch.next_offset() <= next_base);
+        is_known || base_offset > next_offset && batch.leader_epoch() >= epoch && is_before_next
+    }
+
+    /// Whether a segment may come after one that ends at `next_offset`: with a gap if a snapshot says that everything before
+    /// it was synced.
+    fn continues(&self, base_offset: i64, next_offset: i64) -> bool {
+        base_offset == next_offset || base_offset > next_offset && self.snapshots.contains(&base_offset)
     }
 
     fn set_aside_segment(&mut self, base_offset: i64) -> Result<(), StorageError> {

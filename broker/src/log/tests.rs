@@ -7,6 +7,7 @@ use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use proptest::prelude::*;
 use std::io;
 
+mod gaps;
 mod lifecycle;
 mod spare;
 mod timestamps;

@@ -10,6 +10,7 @@ mod admin;
 mod answers;
 mod client;
 mod folded;
+mod gaps;
 mod hostile;
 mod http;
 mod lanes;

@@ -89,7 +89,7 @@ pub(crate) fn served(home: &TempDir) -> BTreeMap<(&'static str, i32), Vec<String
 }
 
 /// All values, wherever the log begins.
-fn values(client: &mut crate::client::Client, topic: &str, partition: i32) -> Vec<String> {
+pub(crate) fn values(client: &mut crate::client::Client, topic: &str, partition: i32) -> Vec<String> {
     use kappa_protocol::messages::ListOffsetsRequest;
     use kappa_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
     let wanted = ListOffsetsPartition { partition_index: partition, timestamp: -2, ..Default::default() };
@@ -105,7 +105,7 @@ pub(crate) fn check_all(served: &BTreeMap<(&'static str, i32), Vec<String>>) {
     served.iter().for_each(|(place, values)| assert_eq!(values, &ALL, "{place:?}"));
 }
 
-fn flip(path: &Path, at: usize) {
+pub(crate) fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= 1;
     fs::write(path, bytes).unwrap();
