@@ -1,7 +1,7 @@
 //! The partitions that are to be made durable: at once, at a time, or by a sync of their own.
 //!
-//! Invariant: a partition is in `now` at most once (it keeps count itself), and of those taken for a sync no two are
-//! the same. Times are those of the steady clock.
+//! Invariant: a partition is in `now` at most once (it knows itself whether it is), and of those taken for a sync no two
+//! are the same. Times are those of the steady clock.
 
 use super::dirty::Dirty;
 use super::{DIRTY_BYTES_MAX, FlushStats};
@@ -199,8 +199,11 @@ impl FlushQueue {
         }
     }
 
-    /// Has a partition made durable as soon as can be; it must not be waiting for that yet.
+    /// Has a partition made durable as soon as can be.
     pub(crate) fn push(&self, partition: Arc<Partition>) {
+        if partition.enter_round() {
+            return;
+        }
         let mut waiting = self.waiting.lock();
         waiting.now.push(partition);
         // The thread that commits looks for more when it is done; waking it then would be in vain.
@@ -328,7 +331,14 @@ impl FlushQueue {
 impl Waiting {
     /// Takes everything that is to be committed.
     pub(super) fn take_now(&mut self) -> Vec<Arc<Partition>> {
-        std::mem::take(&mut self.now)
+        let taken = std::mem::take(&mut self.now);
+        taken.iter().for_each(|partition| partition.leave_round());
+        taken
+    }
+
+    #[cfg(test)]
+    pub(super) fn now_count(&self) -> usize {
+        self.now.len()
     }
 
     pub(super) fn has_now(&self) -> bool {

@@ -32,6 +32,7 @@ use fence::StateLock;
 use parking_lot::Mutex;
 use producers::Producers;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
 use waiters::Waiters;
@@ -79,6 +80,8 @@ pub struct Partition {
     syncing: Mutex<()>,
     /// Held for a commit, and by whoever cuts the log: taken after `syncing`, before `state`.
     committing: Mutex<()>,
+    /// Whether it waits for the next round of commits, which takes all that is appended before.
+    awaits_round: AtomicBool,
     me: Weak<Partition>,
 }
 
@@ -215,6 +218,7 @@ impl Partition {
             maintaining: Mutex::new(None),
             syncing: Mutex::new(()),
             committing: Mutex::new(()),
+            awaits_round: AtomicBool::new(false),
             me: me.clone(),
         })
     }
@@ -349,6 +353,16 @@ impl Partition {
             drop(state);
             self.push_to_queue();
         }
+    }
+
+    /// Takes note that it waits for a round. Returns whether it did already.
+    pub(crate) fn enter_round(&self) -> bool {
+        self.awaits_round.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes note that a round takes it; to be called before the round looks at it.
+    pub(crate) fn leave_round(&self) {
+        self.awaits_round.store(false, Ordering::Release);
     }
 
     fn push_to_queue(&self) {

@@ -135,3 +135,22 @@ fn a_commit_that_fails_while_epochs_are_saved_leaves_the_cut_to_the_sync() {
     let (partition, _) = Partition::open(&env, directory, id, config(FlushMode::Commit), opening).unwrap();
     assert_eq!((partition.leader_epoch(), partition.offsets().log_end), (epoch, end));
 }
+
+#[test]
+fn a_partition_that_was_synced_meanwhile_waits_for_a_round_once() {
+    let house = House::new(1);
+    let partition = &house.partitions[0];
+    for number in 1..5 {
+        partition.append(batch(number)).unwrap();
+        // As whoever frees the journal does.
+        partition.sync().unwrap();
+    }
+    let mut waiting = house.append_to_all(5);
+    assert_eq!(house.env.flush.waiting.lock().now_count(), 1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true)]);
+    let mut waiting = house.append_to_all(6);
+    assert_eq!(house.env.flush.waiting.lock().now_count(), 1, "it can wait again");
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true)]);
+}
