@@ -140,7 +140,7 @@ impl Assembly {
         jobs: Jobs,
         journal: JournalConfig,
     ) -> Result<Self, StartError> {
-        let open = || Self::open_once(config, disk.clone(), clock.clone(), jobs.clone(), journal.clone());
+        let open = || Self::open_once(config, disk.clone(), clock.clone(), jobs.clone(), journal);
         match open() {
             // It begins anew: what was done by halves is found like that of any start that was cut short.
             Err(error) if lacks_room(&error) && release_reserve(&*disk, &config.data_dir) => {
