@@ -6,13 +6,16 @@
 use super::dirty::Dirty;
 use super::{DIRTY_BYTES_MAX, FlushStats};
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::journal::{Frame, Journal, PartitionKey, Piece, Pieces};
 use crate::log::StorageError;
 use crate::partition::Partition;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -40,6 +43,9 @@ pub struct FlushQueue {
     /// The journal needs something.
     pub(super) upkeep: Condvar,
     pub(super) dirty: Dirty,
+    /// Held for a sync of the file system: its error is told to one caller only.
+    disk_sync: Mutex<()>,
+    disk_failures: AtomicU64,
     observer: OnceLock<Observer>,
     pub(super) counts: Counts,
 }
@@ -109,6 +115,8 @@ impl FlushQueue {
             syncs: Condvar::new(),
             upkeep: Condvar::new(),
             dirty: Dirty::new(dirty_bytes_max),
+            disk_sync: Mutex::new(()),
+            disk_failures: AtomicU64::new(0),
             observer: OnceLock::new(),
             counts: Counts::default(),
         })
@@ -261,6 +269,32 @@ impl FlushQueue {
         if self.journal.as_ref().is_some_and(Journal::needs_upkeep) {
             self.upkeep.notify_one();
         }
+    }
+
+    /// How often a sync of the file system failed. What was written and not synced before may be lost, and only a sync of
+    /// its file tells.
+    pub(crate) fn disk_failures(&self) -> u64 {
+        self.disk_failures.load(Ordering::Acquire)
+    }
+
+    /// Syncs the file system of `directory` for those who know of `failures` of it.
+    ///
+    /// # Errors
+    /// [`StorageError`], also if another one failed meanwhile.
+    pub(crate) fn sync_disk(
+        &self,
+        disk: &dyn Disk,
+        directory: &Path,
+        failures: u64,
+    ) -> Result<(), StorageError> {
+        let _one_at_a_time = self.disk_sync.lock();
+        let mut synced = disk.sync_file_system(directory);
+        if synced.is_err() {
+            self.disk_failures.fetch_add(1, Ordering::AcqRel);
+        } else if self.disk_failures() != failures {
+            synced = Err(io::Error::other("another sync of it failed meanwhile"));
+        }
+        synced.map_err(StorageError::on("sync the disk of", directory))
     }
 
     pub(crate) fn observe_sync(&self, took: Duration, bytes: u64, is_ok: bool) {

@@ -91,21 +91,26 @@ impl Partition {
     /// # Errors
     /// The last [`StorageError`], as [`Partition::sync`].
     pub(crate) fn sync_all(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
-        if partitions.len() >= SYNC_TOGETHER_MIN {
-            return Self::sync_together(partitions);
-        }
-        partitions.iter().map(|partition| partition.sync()).fold(Ok(()), Result::and)
+        let one_by_one = |partitions: &[Arc<Self>]| {
+            partitions.iter().map(|partition| partition.sync()).fold(Ok(()), Result::and)
+        };
+        let Some(first) = partitions.first().filter(|_| partitions.len() >= SYNC_TOGETHER_MIN) else {
+            return one_by_one(partitions);
+        };
+        // A failed sync of the file system may have lost what others had written: only their own sync tells.
+        let failures = first.env.flush.disk_failures();
+        let has_seen = |partition: &Arc<Self>| partition.state.lock().flush.failures_seen == failures;
+        let (together, alone): (Vec<_>, Vec<_>) = partitions.iter().cloned().partition(has_seen);
+        Self::sync_together(&together, failures).and(one_by_one(&alone))
     }
 
     /// Those whose segments are being synced already, or that need more than that, are left out.
-    fn sync_together(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
+    fn sync_together(partitions: &[Arc<Partition>], failures: u64) -> Result<(), StorageError> {
         let Some(first) = partitions.first() else { return Ok(()) };
-        let (disk, now_ms) = (&first.env.disk, first.env.clock.now_ms());
+        let now_ms = first.env.clock.now_ms();
         let mut begun: Vec<_> =
             partitions.iter().filter_map(|partition| partition.begin_together(now_ms)).collect();
-        let directory = &first.directory;
-        let sync =
-            || disk.sync_file_system(directory).map_err(StorageError::on("sync the disk of", directory));
+        let sync = || first.env.flush.sync_disk(&*first.env.disk, &first.directory, failures);
         let mut synced = sync();
         if synced.is_ok() && begun.iter().any(Together::has_epochs) {
             begun.iter_mut().filter(|together| together.has_epochs()).for_each(Together::place_epochs);
@@ -219,7 +224,7 @@ impl Partition {
         result: Result<(), StorageError>,
         now_ms: i64,
     ) -> Result<(), StorageError> {
-        let BegunSync { job, taken, started } = begun;
+        let BegunSync { job, taken, failures_seen, started } = begun;
         let bytes = taken.bytes;
         // Whatever it came to, nobody has to wait for these bytes any more.
         drop(taken);
@@ -229,6 +234,7 @@ impl Partition {
             let mut state = self.state.lock();
             match &result {
                 Ok(()) => {
+                    state.flush.failures_seen = failures_seen;
                     state.log.finish_sync(&job);
                     let synced = state.log.synced();
                     if state.is_commit() {
@@ -388,6 +394,7 @@ impl Together<'_> {
 pub(super) struct BegunSync {
     job: Option<SyncJob>,
     taken: Taken,
+    failures_seen: u64,
     started: Instant,
 }
 
@@ -410,11 +417,12 @@ impl State {
         self.flush.is_queued = false;
         self.flush.is_timed = false;
         self.flush.unsynced_records = 0;
+        let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
         if let Health::Broken { cut_pending: true, .. } = self.health {
             self.cut_back(now_ms)?;
         }
-        Ok(BegunSync { job: self.log.begin_sync(), taken, started: Instant::now() })
+        Ok(BegunSync { job: self.log.begin_sync(), taken, failures_seen, started: Instant::now() })
     }
 
     /// Takes note that a sync or a commit failed. What it should have kept is to be cut off.

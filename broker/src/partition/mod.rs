@@ -131,6 +131,8 @@ struct FlushState {
     is_timed: bool,
     /// Whether it is in the list of those with unsynced bytes.
     is_listed: bool,
+    /// Failed syncs of the file system that there had been before the last sync that succeeded.
+    failures_seen: u64,
     unsynced_records: i64,
     unsynced_bytes: u64,
 }
