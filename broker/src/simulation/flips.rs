@@ -25,13 +25,15 @@ fn name(path: &Path) -> &str {
 fn missing(path: &Path) -> Missing {
     let (file, directory) = (name(path), path.parent().map(name).unwrap_or_default());
     let is_internal = directory.starts_with("__");
+    // The second is the first without its name yet.
+    let has_batches = file.ends_with(".log") || file == "next-segment";
     match file {
         // The tail of a log that was never checkpointed cannot be told from one that was torn, nor can that of a journal.
-        _ if file.ends_with(".log") && is_internal || file.starts_with("journal-") => Missing::Anything,
+        _ if has_batches && is_internal || file.starts_with("journal-") => Missing::Anything,
         // These are Kafka's, without a checksum: one id may become another, and one offset another.
         "partition.metadata" | "leader-epoch-checkpoint" if is_internal => Missing::Anything,
         "partition.metadata" | "leader-epoch-checkpoint" => Missing::OfItsPartition,
-        _ if file.ends_with(".log") => Missing::OfItsPartition,
+        _ if has_batches => Missing::OfItsPartition,
         _ => Missing::Nothing,
     }
 }
