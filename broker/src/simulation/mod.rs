@@ -4,7 +4,8 @@
 //! the catalog, a sync, an answer), time passes, the disk fails, the process ends and another begins. What each step
 //! does follows from the seed and its number, so a seed can be repeated, and steps can be left out: a failure is told
 //! with its seed and the fewest steps that still fail. The ordinary test runs the same seeds each time,
-//! `KAPPA_SIMULATIONS` so many fresh ones on all cores (for at most `KAPPA_SIMULATION_SECONDS`), `KAPPA_SIMULATION_SEED` runs one alone and tells what happened
+//! `KAPPA_SIMULATIONS` so many fresh ones on all cores (for at most `KAPPA_SIMULATION_SECONDS`, or from
+//! `KAPPA_SIMULATION_FROM` on), `KAPPA_SIMULATION_SEED` runs one alone and tells what happened
 //! in it, and `KAPPA_SIMULATION_SURVEY` goes on after a failure and tells each kind of failure once.
 
 mod answers;
@@ -173,7 +174,8 @@ fn what_was_acknowledged_is_there_whatever_happens() {
         Some(_) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let seconds = number("KAPPA_SIMULATION_SECONDS").map_or(Duration::MAX, Duration::from_secs);
-            (now.as_nanos() as u64, cores, seconds)
+            let first = number("KAPPA_SIMULATION_FROM").unwrap_or(now.as_nanos() as u64);
+            (first, cores, seconds)
         }
         None => (0, 1, TIME_MAX),
     };
