@@ -157,3 +157,18 @@ fn what_is_not_durable_in_a_directory_follows_its_new_name() {
     assert!(disk.list(Path::new("/old")).unwrap().is_empty());
     assert_eq!(disk.list(Path::new("/new")).unwrap().len(), 1);
 }
+
+#[test]
+fn what_was_synced_in_a_directory_stays_there_when_the_name_was_another_ones_before() {
+    let disk = SimulatedDisk::new(5);
+    disk.create_dir(Path::new("/dir")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk.rename(Path::new("/dir"), Path::new("/old")).unwrap();
+    disk.create_dir(Path::new("/dir")).unwrap();
+    disk.create(Path::new("/dir/file")).unwrap();
+    disk.sync_dir(Path::new("/dir")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let disk = disk.power_cut();
+    assert!(disk.list(Path::new("/old")).unwrap().is_empty());
+    assert_eq!(disk.list(Path::new("/dir")).unwrap().len(), 1);
+}

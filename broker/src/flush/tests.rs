@@ -305,7 +305,16 @@ fn a_partition_whose_disk_fails_holds_no_producer_back() {
 #[test]
 fn what_is_gathered_goes_into_one_round() {
     let house = House::new(10);
-    let (flusher, before) = (Flusher::start(house.env.flush.clone()).unwrap(), house.env.flush.stats());
+    let flusher = Flusher::start(house.env.flush.clone()).unwrap();
+    // A thread that starts takes what is there: the first round shows that it has.
+    let mut waiting = house.append_to_all(0);
+    while outcomes(&mut waiting).iter().any(Option::is_none) {
+        std::thread::yield_now();
+    }
+    while house.env.flush.waiting.lock().committing {
+        std::thread::yield_now();
+    }
+    let before = house.env.flush.stats();
     for number in 1..=8 {
         // A thread that is not done with the round before takes what is there when it is.
         while house.env.flush.waiting.lock().committing {

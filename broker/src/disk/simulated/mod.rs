@@ -10,7 +10,7 @@ mod names;
 
 use super::{Disk, Entry, File, Lock, Mapping};
 use inode::Inode;
-use names::{Change, Names, Node};
+use names::{Change, Changes, Names, Node};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -77,8 +77,7 @@ struct State {
     random: Random,
     names: Names,
     durable_names: Names,
-    /// Changes to the names that no sync covers yet, oldest first.
-    changes: Vec<Change>,
+    changes: Changes,
     inodes: BTreeMap<u64, Inode>,
     inodes_created: u64,
     locks: BTreeSet<PathBuf>,
@@ -146,7 +145,7 @@ impl SimulatedDisk {
             random,
             durable_names: names.clone(),
             names,
-            changes: Vec::new(),
+            changes: Changes::default(),
             inodes,
             inodes_created,
             locks: BTreeSet::new(),
@@ -330,10 +329,7 @@ impl State {
         if self.ignore_dir_syncs {
             return Ok(());
         }
-        let (synced, rest): (Vec<Change>, _) =
-            std::mem::take(&mut self.changes).into_iter().partition(|change| change.is_in(dir));
-        self.changes = rest;
-        synced.iter().for_each(|change| self.durable_names.apply(change));
+        self.changes.sync(dir, &mut self.durable_names);
         Ok(())
     }
 
@@ -352,9 +348,6 @@ impl State {
 
     fn change_names(&mut self, change: Change) {
         self.names.apply(&change);
-        if let Change::Move(from, to) = &change {
-            self.changes.iter_mut().for_each(|pending| pending.follow(from, to));
-        }
         self.changes.push(change);
     }
 
@@ -470,8 +463,8 @@ impl Disk for SimulatedDisk {
         if state.ignore_syncs {
             return Ok(());
         }
-        let changes = std::mem::take(&mut state.changes);
-        changes.iter().for_each(|change| state.durable_names.apply(change));
+        let State { changes, durable_names, .. } = &mut *state;
+        changes.sync_all(durable_names);
         // What was lost before stays lost, and its file is the one to tell.
         state.inodes.values_mut().for_each(Inode::sync);
         match state.failures_elsewhere.checked_sub(1) {

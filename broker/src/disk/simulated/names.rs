@@ -4,7 +4,7 @@
 //! builds on a lost change is lost too.
 
 use super::{Entry, Random};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
@@ -29,14 +29,54 @@ pub(super) enum Change {
     Move(PathBuf, PathBuf),
 }
 
+/// Changes that are not durable, oldest first. One that a sync covered stays while an earlier one is not durable that
+/// says what the directory it was made in is called.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Vec<Pending>);
+
+#[derive(Debug)]
+struct Pending {
+    change: Change,
+    is_synced: bool,
+}
+
+impl Changes {
+    pub(super) fn push(&mut self, change: Change) {
+        if let Change::Move(from, to) = &change {
+            self.0.iter_mut().for_each(|pending| pending.change.follow(from, to));
+        }
+        self.0.push(Pending { change, is_synced: false });
+    }
+
+    /// Applies to what is `durable` the changes that were made in `dir`.
+    pub(super) fn sync(&mut self, dir: &Path, durable: &mut Names) {
+        self.0.iter_mut().for_each(|pending| pending.is_synced |= pending.change.is_in(dir));
+        let mut waiting: Vec<Pending> = Vec::with_capacity(self.0.len());
+        for pending in self.0.drain(..) {
+            let waits_for = |earlier: &Pending| pending.change.builds_on(&earlier.change.paths());
+            if pending.is_synced && !waiting.iter().any(waits_for) {
+                durable.apply(&pending.change);
+            } else {
+                waiting.push(pending);
+            }
+        }
+        self.0 = waiting;
+    }
+
+    /// Applies all of them.
+    pub(super) fn sync_all(&mut self, durable: &mut Names) {
+        self.0.drain(..).for_each(|pending| durable.apply(&pending.change));
+    }
+}
+
 impl Change {
     /// Whether syncing `dir` makes the change durable.
-    pub(super) fn is_in(&self, dir: &Path) -> bool {
+    fn is_in(&self, dir: &Path) -> bool {
         self.paths().iter().any(|path| path.parent() == Some(dir))
     }
 
     /// What lies below a directory goes with it when it gets another name, whether it is durable or not.
-    pub(super) fn follow(&mut self, from: &Path, to: &Path) {
+    fn follow(&mut self, from: &Path, to: &Path) {
         let paths: [Option<&mut PathBuf>; 2] = match self {
             Self::Link(path, _) | Self::Unlink(path) => [Some(path), None],
             Self::Move(one, other) => [Some(one), Some(other)],
@@ -48,6 +88,11 @@ impl Change {
                 *path = to.join(below);
             }
         }
+    }
+
+    /// Whether one of `paths` is a name of the change, or of a directory above.
+    fn builds_on(&self, paths: &[impl AsRef<Path>]) -> bool {
+        self.paths().iter().any(|path| paths.iter().any(|above| path.starts_with(above)))
     }
 
     fn paths(&self) -> Vec<&Path> {
@@ -90,14 +135,12 @@ impl Names {
         }
     }
 
-    /// The names that are there when each of `changes` was lost or survived as chance has it.
-    pub(super) fn after_power_cut(&self, changes: Vec<Change>, random: &mut Random) -> Self {
+    /// The names that are there when each of `changes` that no sync covered was lost or survived as chance has it.
+    pub(super) fn after_power_cut(&self, changes: Changes, random: &mut Random) -> Self {
         let mut names = self.clone();
-        let mut lost = BTreeSet::new();
-        for change in changes {
-            let builds_on_lost =
-                change.paths().iter().any(|path| lost.iter().any(|lost: &PathBuf| path.starts_with(lost)));
-            if builds_on_lost || random.flip() {
+        let mut lost: Vec<PathBuf> = Vec::new();
+        for Pending { change, is_synced } in changes.0 {
+            if change.builds_on(&lost) || !is_synced && random.flip() {
                 lost.extend(change.paths().into_iter().map(Path::to_path_buf));
             } else {
                 names.apply(&change);
