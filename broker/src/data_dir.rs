@@ -183,6 +183,12 @@ fn check(disk: &dyn Disk, path: &Path, node_id: i32) -> Result<Option<Identity>,
     };
     let layout = |reason: String| DataDirError::Layout { path: path.into(), reason };
     let is_layout_1 = match value(MARKER).as_deref() {
+        None if value("version").is_none() || value("cluster.id").is_none() => {
+            return Err(layout(format!(
+                "has a damaged {META_FILE}: put back the one of a backup, or write the lines version=1, {MARKER}={LAYOUT}, \
+                 node.id=N and cluster.id=ANY-TEXT into it"
+            )));
+        }
         None => return Err(layout("is a data directory of Apache Kafka".into())),
         Some(LAYOUT) => false,
         Some(LAYOUT_1) => true,
@@ -261,6 +267,22 @@ mod tests {
         let error = DataDir::open(&RealDisk::default(), dir.path(), 1).unwrap_err();
         assert!(error.to_string().contains("Apache Kafka"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_called_that() {
+        let (disk, path): (&dyn Disk, _) = (&SimulatedDisk::new(1), Path::new("/data"));
+        drop(DataDir::open(disk, path, 1).unwrap());
+        let meta = path.join(META_FILE);
+        let whole = disk.read(&meta).unwrap();
+        let zeros = vec![0; whole.len()];
+        for damaged in [&whole[..0], &whole[..20], &zeros] {
+            disk.replace(&meta, damaged).unwrap();
+            let error = DataDir::open(disk, path, 1).unwrap_err();
+            assert!(error.to_string().contains("damaged meta.properties"), "{error}");
+        }
+        disk.replace(&meta, b"version=1\nkappa.layout=2\nnode.id=1\ncluster.id=new\n").unwrap();
+        assert_eq!(&*DataDir::open(disk, path, 1).unwrap().cluster_id, "new");
     }
 
     #[test]

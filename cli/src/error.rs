@@ -32,7 +32,7 @@ impl Exit {
         (Exit::Usage, "the command line cannot be understood"),
         (Exit::Unreachable, "no broker answers at the bootstrap address"),
         (Exit::NotFound, "a named topic, group, file or directory does not exist"),
-        (Exit::Unsound, "a check found that something does not hold (log verify, demo)"),
+        (Exit::Unsound, "a check found that something does not hold (log verify, log repair, demo)"),
         (Exit::Interrupted, "stopped by Ctrl-C"),
     ];
 

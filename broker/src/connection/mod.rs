@@ -30,8 +30,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// Bytes that one read asks for while frames are small; a buffer of this size is not counted.
+/// Bytes that one read asks for while frames are small. Of a buffer of this size only what is in it is counted, since a
+/// connection that waits for its peer keeps none.
 const READ_BYTES: usize = 64 * 1024;
+/// The beginning of a frame up to this size waits for the rest in a buffer of its own size.
+const BEGINNING_BYTES: usize = READ_BYTES / 16;
 /// A buffer that grew beyond this for a large frame is given back once it is empty; a smaller one is kept for the next
 /// frame, since fresh memory costs more than the copy into it.
 const READ_BYTES_KEPT: usize = 4 * 1024 * 1024;
@@ -229,6 +232,7 @@ impl Connection {
             if (self.stopping || self.ending.is_some()) && self.line.is_empty() && self.output.is_empty() {
                 return Poll::Ready(self.ending.take().map_or(Ok(()), Err));
             }
+            self.rest();
             ready!(self.poll_timer(cx))?;
         }
     }
@@ -285,7 +289,7 @@ impl Connection {
         };
         // What a peer announces is believed as far as it has delivered before, now or in an earlier frame.
         let delivered = self.input.len().max(self.largest_frame).max(READ_BYTES);
-        let wanted = missing.min(delivered).max(READ_BYTES / 16);
+        let wanted = missing.min(delivered).max(BEGINNING_BYTES);
         if self.input.capacity() - self.input.len() < wanted {
             let grows = self.input.len() + wanted > READ_BYTES.max(self.input_bytes);
             if grows && self.share.poll_room(cx, wanted).is_pending() {
@@ -342,6 +346,17 @@ impl Connection {
             self.give_back_buffer();
         }
         taken
+    }
+
+    /// Lets go of a small buffer before it waits: thousands of idle connections have none.
+    fn rest(&mut self) {
+        if self.input_bytes <= READ_BYTES {
+            self.give_back_buffer();
+            if self.input.len() <= BEGINNING_BYTES && self.input.capacity() > 2 * BEGINNING_BYTES {
+                self.input = BytesMut::from(&*self.input);
+                self.input_bytes = self.input.capacity();
+            }
+        }
     }
 
     fn give_back_buffer(&mut self) {
@@ -493,7 +508,7 @@ impl Connection {
     }
 
     fn count(&mut self) {
-        let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { 0 };
+        let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { self.input.len() };
         self.share.set(input + self.line_bytes + self.output.bytes());
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum LogCommand {
     ///
     /// For a directory that a broker refuses, or that `log verify` finds damage in. Without --to nothing is written: it says
     /// what is wrong, what the copy would have instead and which offsets would be lost. The original is never changed. The
-    /// broker must be stopped. The copy takes as much room as the original.
+    /// broker must be stopped. It exits with 5 if anything is wrong and no copy was asked for. The copy takes as much room as the original.
     #[command(after_long_help = REPAIR_EXAMPLES)]
     Repair(repair::Repair),
 }

@@ -83,18 +83,23 @@ impl Repair {
             copy: self.to,
         };
         if output == Output::Json {
-            return output.done("", &report);
+            output.done("", &report)?;
+        } else {
+            output.rows(&report.findings, "nothing is wrong")?;
+            output::line("")?;
+            output.rows(&report.kept, "no partitions are kept")?;
         }
-        output.rows(&report.findings, "nothing is wrong")?;
-        output::line("")?;
-        output.rows(&report.kept, "no partitions are kept")?;
-        output::line("")?;
-        match &report.copy {
-            Some(to) => output::line(&format!(
-                "the copy is in '{}': start the broker with --data-dir there, and keep the original until you are sure",
+        match (&report.copy, report.findings.len()) {
+            (Some(to), _) if output == Output::Table => output::line(&format!(
+                "\nthe copy is in '{}': start the broker with --data-dir there, and keep the original until you are sure",
                 to.display()
             )),
-            None => output::line("nothing was written: --to NEW_DIR makes the copy"),
+            (Some(_), _) | (None, 0) => Ok(()),
+            (None, found) => {
+                let plural = if found == 1 { "problem" } else { "problems" };
+                Err(Failure::new(Exit::Unsound, format!("{found} {plural} found, nothing was written"))
+                    .cure("--to NEW_DIR makes a copy without it"))
+            }
         }
     }
 }
