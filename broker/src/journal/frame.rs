@@ -1,7 +1,8 @@
-//! The bytes of a journal file: a header block, then frames, each a whole number of blocks.
+//! The bytes of a journal file: a block with two headers, of which the newer one counts, then frames, each a whole number
+//! of blocks.
 //!
 //! ```text
-//! header  magic 8, version u32, generation u64, CRC-32C u32 of what is before
+//! header  magic 8, version u32, generation u64, CRC-32C u32 of what is before; at byte 0, the other one at 2048
 //! frame   magic u32, generation u64, sequence u64, pieces u32, payload bytes u32, CRC-32C u32 of what is before and the payload
 //! piece   topic id 16, partition i32, segment i64, position u64, next offset i64, bytes u32, the bytes
 //! ```
@@ -16,12 +17,14 @@ use uuid::Uuid;
 pub(super) const BLOCK: usize = 4096;
 /// Bytes of a frame before its payload.
 pub(super) const FRAME_HEADER_LEN: usize = 32;
+/// Where the headers of a file begin, in different sectors: one is written while the other is valid.
+pub(super) const HEADERS_AT: [usize; 2] = [0, BLOCK / 2];
 const FILE_MAGIC: &[u8; 8] = b"KAPPAJNL";
 const VERSION: u32 = 1;
 const FILE_HEADER_LEN: usize = 24;
 const FRAME_MAGIC: u32 = 0x4b4a_4631;
 const CRC_AT: usize = FRAME_HEADER_LEN - 4;
-const PIECE_HEADER_LEN: usize = 48;
+pub(super) const PIECE_HEADER_LEN: usize = 48;
 /// A buffer that grew beyond this for one frame is given back.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 
@@ -141,22 +144,26 @@ impl Default for Frame {
     }
 }
 
-/// The first block of a file of this generation.
-pub(super) fn file_header(generation: u64) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
+/// A header of a file of this generation.
+pub(super) fn file_header(generation: u64) -> [u8; FILE_HEADER_LEN] {
     let mut head = [0; FILE_HEADER_LEN];
     head[..8].copy_from_slice(FILE_MAGIC);
     head[8..12].copy_from_slice(&VERSION.to_be_bytes());
     head[12..20].copy_from_slice(&generation.to_be_bytes());
     let crc = crc32c(&head[..20]);
     head[20..].copy_from_slice(&crc.to_be_bytes());
-    block[..FILE_HEADER_LEN].copy_from_slice(&head);
-    block
+    head
 }
 
-/// The generation of a file; `None` if the block is no header of ours.
-pub(super) fn file_generation(block: &[u8]) -> Option<u64> {
-    let head = block.first_chunk::<FILE_HEADER_LEN>()?;
+/// The generation of a file, and which of its headers says so; `None` if its first block has no header of ours.
+pub(super) fn file_generation(block: &[u8]) -> Option<(u64, usize)> {
+    let found =
+        HEADERS_AT.iter().zip(0..).filter_map(|(at, which)| Some((parse_header(block.get(*at..)?)?, which)));
+    found.max()
+}
+
+fn parse_header(bytes: &[u8]) -> Option<u64> {
+    let head = bytes.first_chunk::<FILE_HEADER_LEN>()?;
     let crc = u32::from_be_bytes(*head.last_chunk()?);
     let is_ours = head.starts_with(FILE_MAGIC) && number::<4>(head, 8)? == VERSION.to_be_bytes();
     (is_ours && crc == crc32c(head.get(..20)?)).then_some(u64::from_be_bytes(number(head, 12)?))
@@ -276,12 +283,18 @@ mod tests {
 
     #[test]
     fn a_header_is_ours_or_nothing() {
-        let header = file_header(6);
-        assert_eq!(file_generation(&header), Some(6));
-        for at in 0..FILE_HEADER_LEN {
-            let mut damaged = header;
-            damaged[at] ^= 0x10;
-            assert_eq!(file_generation(&damaged), None, "byte {at}");
+        let mut block = [0; BLOCK];
+        for (which, generation) in [(0, 6), (1, 7), (0, 9)] {
+            let before = block;
+            let at = HEADERS_AT[which];
+            block[at..at + FILE_HEADER_LEN].copy_from_slice(&file_header(generation));
+            assert_eq!(file_generation(&block), Some((generation, which)));
+            for byte in at..at + FILE_HEADER_LEN {
+                let mut damaged = block;
+                damaged[byte] ^= 0x10;
+                let other = file_generation(&before).filter(|(_, other)| *other != which);
+                assert_eq!(file_generation(&damaged), other, "byte {byte}");
+            }
         }
         assert_eq!(file_generation(&[0; 10]), None);
     }

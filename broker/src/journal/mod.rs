@@ -14,7 +14,7 @@ mod scan;
 
 use crate::disk::{Disk, File};
 use crate::log::StorageError;
-use frame::{BLOCK, file_header};
+use frame::{BLOCK, HEADERS_AT, file_header};
 use parking_lot::Mutex;
 use scan::{Scanned, damaged, scan};
 use std::collections::{BTreeSet, HashMap};
@@ -22,6 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 pub use frame::{Frame, PartitionKey, Place};
 
@@ -142,6 +143,8 @@ struct JournalFile {
     file: Arc<dyn File>,
     size: u64,
     generation: u64,
+    /// Which of its two headers is valid; the other one is written next.
+    header: usize,
     /// Where the next frame goes.
     end: u64,
     /// What is not in synced segments yet: up to which offset, by partition.
@@ -213,13 +216,14 @@ impl Journal {
     /// [`StorageError`]; what they held would then be applied again at the next start.
     pub fn retire(&self) -> Result<(), StorageError> {
         let mut state = self.state.lock();
-        let mut generation = state.generation;
-        for file in &mut state.files {
-            generation += 1;
-            write_header(&*file.file, generation).map_err(StorageError::on("write to", &file.path))?;
-            (file.generation, file.end) = (generation, BLOCK as u64);
+        let State { files, generation, .. } = &mut *state;
+        for file in files {
+            *generation = next_generation(*generation);
+            (file.generation, file.end) = (*generation, BLOCK as u64);
+            let written = write_header(&*file.file, 1 - file.header, *generation);
+            written.map_err(StorageError::on("write to", &file.path))?;
+            file.header = 1 - file.header;
         }
-        state.generation = generation;
         Ok(())
     }
 
@@ -236,12 +240,12 @@ impl Journal {
             state.sequence += 1;
             let sequence = state.sequence;
             let file = state.files.get_mut(index).ok_or(WriteError::NoRoom)?;
-            let begins = (file.end == BLOCK as u64).then_some(file.generation);
+            let begins = (file.end == BLOCK as u64).then_some((1 - file.header, file.generation));
             let bytes = frame.seal(file.generation, sequence);
             (file.file.clone(), file.path.clone(), file.end, begins, bytes)
         };
         // The generation is durable before its first frame: frames of an earlier one are then told from damaged ones.
-        let begun = begins.map_or(Ok(()), |generation| write_header(&*file, generation));
+        let begun = begins.map_or(Ok(()), |(which, generation)| write_header(&*file, which, generation));
         let result =
             begun.and_then(|()| file.write_at(position, [bytes, &[]])).and_then(|()| file.sync_data());
         let mut state = self.state.lock();
@@ -252,6 +256,7 @@ impl Journal {
         match result {
             Ok(()) => {
                 file.end = position + bytes.len() as u64;
+                file.header = begins.map_or(file.header, |(which, _)| which);
                 for (key, end) in written {
                     let covered = file.covers.entry(key).or_insert(end);
                     *covered = end.max(*covered);
@@ -271,15 +276,16 @@ impl Journal {
     /// [`StorageError`]; to be tried again.
     pub fn heal(&self) -> Result<(), StorageError> {
         let mut state = self.state.lock();
-        let Some((index, position)) = state.failed else { return Ok(()) };
-        let Some(file) = state.files.get(index) else { return Ok(()) };
-        let begun = match position {
-            first if first == BLOCK as u64 => write_header(&*file.file, file.generation),
-            _ => Ok(()),
-        };
+        let State { files, failed, .. } = &mut *state;
+        let Some((index, position)) = *failed else { return Ok(()) };
+        let Some(file) = files.get_mut(index) else { return Ok(()) };
+        let begins = position == BLOCK as u64;
+        let which = if begins { 1 - file.header } else { file.header };
+        let begun = if begins { write_header(&*file.file, which, file.generation) } else { Ok(()) };
         let written = begun.and_then(|()| file.file.write_at(position, [&[0; BLOCK], &[]]));
         written.and_then(|()| file.file.sync_data()).map_err(StorageError::on("write to", &file.path))?;
-        state.failed = None;
+        file.header = which;
+        *failed = None;
         Ok(())
     }
 
@@ -363,13 +369,14 @@ impl Journal {
         let file = made.map_err(StorageError::on("prepare", &path))?;
         let mut state = self.state.lock();
         (state.misses_max, state.was_refused) = (0, false);
-        state.generation += 1;
+        state.generation = next_generation(state.generation);
         let generation = state.generation;
         state.files.push(JournalFile {
             path,
             file,
             size,
             generation,
+            header: 1,
             end: BLOCK as u64,
             covers: HashMap::new(),
         });
@@ -462,7 +469,7 @@ impl State {
             return None;
         };
         self.current = Some(index);
-        self.generation += 1;
+        self.generation = next_generation(self.generation);
         let file = self.files.get_mut(index)?;
         (file.generation, file.end) = (self.generation, BLOCK as u64);
         Some(index)
@@ -477,9 +484,16 @@ fn file_number(name: &str) -> Option<u32> {
     name.strip_prefix("journal-")?.strip_suffix(".kappa")?.parse().ok()
 }
 
-fn write_header(file: &dyn File, generation: u64) -> io::Result<()> {
-    file.write_at(0, [&file_header(generation), &[]])?;
+fn write_header(file: &dyn File, which: usize, generation: u64) -> io::Result<()> {
+    let at = HEADERS_AT.get(which).copied().unwrap_or_default();
+    file.write_at(at as u64, [&file_header(generation), &[]])?;
     file.sync_data()
+}
+
+/// A later generation, which nobody can guess: records of a client's are else taken for frames where a file is used again.
+fn next_generation(generation: u64) -> u64 {
+    let step = 1 + (Uuid::new_v4().as_u128() & u128::from(u32::MAX)) as u64;
+    generation.saturating_add(step)
 }
 
 /// The files of a journal, in order of their names.
@@ -495,8 +509,8 @@ fn open_file(disk: &dyn Disk, path: Arc<Path>) -> Result<(JournalFile, Scanned),
     let file = disk.open(&path).map_err(StorageError::on("open", &path))?;
     let scanned = scan(&file, &path).map_err(StorageError::on("read", &path))?;
     let size = file.size().map_err(StorageError::on("measure", &path))?;
-    let generation = scanned.generation;
-    Ok((JournalFile { path, file, size, generation, end: size, covers: HashMap::new() }, scanned))
+    let Scanned { generation, header, .. } = scanned;
+    Ok((JournalFile { path, file, size, generation, header, end: size, covers: HashMap::new() }, scanned))
 }
 
 fn by_partition(found: Vec<Piece>) -> Pieces {

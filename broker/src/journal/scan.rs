@@ -1,7 +1,7 @@
 //! Reading a file of the journal: its whole frames, and whether one that was whole is damaged.
 
 use super::Piece;
-use super::frame::{BLOCK, FRAME_HEADER_LEN, FrameHeader, Place, file_generation, pieces};
+use super::frame::{BLOCK, FRAME_HEADER_LEN, FrameHeader, HEADERS_AT, Place, file_generation, pieces};
 use crate::disk::File;
 use std::io;
 use std::path::Path;
@@ -14,6 +14,8 @@ const BLOCKS_BYTES: usize = 256 * BLOCK;
 #[derive(Default)]
 pub(super) struct Scanned {
     pub(super) generation: u64,
+    /// Which of its headers says so; the other one is written next.
+    pub(super) header: usize,
     pub(super) pieces: Vec<Piece>,
     /// Where the first frame stood that is not whole and was, if there is one.
     pub(super) damaged_at: Option<u64>,
@@ -31,13 +33,17 @@ impl Scanned {
 pub(super) fn scan(file: &Arc<dyn File>, path: &Arc<Path>) -> io::Result<Scanned> {
     let mut bytes = Vec::new();
     file.read_at(0, BLOCK, &mut bytes)?;
-    let Some(generation) = file_generation(&bytes) else {
+    let Some((generation, header)) = file_generation(&bytes) else {
         return match find_frame(&**file, BLOCK as u64, |_| true)? {
             Some(_) => Err(damaged(0)),
-            None => Ok(Scanned::default()),
+            None => Ok(Scanned { header: 1, ..Scanned::default() }),
         };
     };
-    let mut scanned = Scanned { generation, ..Scanned::default() };
+    // A newer header was durable before the first frame behind it.
+    if read_frame(&**file, BLOCK as u64, |header| header.generation > generation, &mut bytes)?.is_some() {
+        return Err(damaged(HEADERS_AT.get(1 - header).map_or(0, |at| *at as u64)));
+    }
+    let mut scanned = Scanned { generation, header, ..Scanned::default() };
     let (mut position, mut last) = (BLOCK as u64, None);
     loop {
         let follows = |header: &FrameHeader| {

@@ -230,3 +230,81 @@ fn frames_of_an_earlier_use_are_no_damage_however_the_next_one_begins() {
         }
     }
 }
+
+#[test]
+fn a_header_that_could_not_be_written_takes_nothing_of_what_the_one_before_says() {
+    for (seed, operation) in (0..100).map(|seed| (seed, Operation::Write)).chain([(0, Operation::SyncData)]) {
+        let disk = SimulatedDisk::new(seed);
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let journal = begun(&disk);
+        assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+        journal.add_file().unwrap();
+        journal.write(&mut frame(&[(0, 1)])).unwrap();
+        let mut disk = disk;
+        for power_goes in [true, false] {
+            let (journal, pieces) = open(&disk);
+            // The write may have failed at its last byte.
+            assert!(pieces.is_empty() || texts(&pieces, 0) == ["0 up to 1"], "seed {seed}");
+            let (path_contains, error) = ("journal".into(), io::ErrorKind::Other);
+            disk.inject(Fault { operation, path_contains, after: 0, times: 1, error });
+            assert!(journal.retire().is_err());
+            if power_goes || operation == Operation::SyncData {
+                disk = disk.power_cut();
+            }
+        }
+        let (journal, _) = open(&disk);
+        journal.retire().unwrap();
+        assert!(open(&disk).1.is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_damaged_header_with_frames_behind_it_is_told() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    journal.write(&mut frame(&[(0, 1)])).unwrap();
+    journal.retire().unwrap();
+    journal.release(key(0), 1);
+    journal.write(&mut frame(&[(0, 2)])).unwrap();
+    let path = Path::new("/data/journal-0.kappa");
+    for at in HEADERS_AT {
+        let disk = disk.copy(1);
+        disk.open(path).unwrap().write_at(at as u64 + 15, [b"?", b""]).unwrap();
+        match Journal::open(Arc::new(disk), Path::new("/data"), CONFIG) {
+            Ok((_, pieces)) => assert_eq!(texts(&pieces, 0), ["0 up to 2"], "header at {at}"),
+            Err(error) => assert!(error.source.to_string().contains("damaged"), "header at {at}: {error:?}"),
+        }
+    }
+}
+
+#[test]
+fn records_that_look_like_frames_are_none() {
+    let disk = disk();
+    let journal = begun(&disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    journal.add_file().unwrap();
+    // Whole frames of the generations to come, where blocks begin.
+    let before = journal.state.lock().generation;
+    let pad = BLOCK - frame::FRAME_HEADER_LEN - frame::PIECE_HEADER_LEN;
+    let forged: Vec<u8> =
+        (1..=4).flat_map(|n| frame(&[(7, 99)]).seal(before + n, 1 << 40).to_vec()).collect();
+    let record = [vec![1; pad], forged].concat();
+    let mut forging = Frame::new();
+    let place = Place { key: key(0), segment: 0, position: 0, next_offset: 1 };
+    assert!(forging.add(place, record.len(), |into| {
+        into.extend_from_slice(&record);
+        Ok(record.len())
+    }));
+    journal.write(&mut forging).unwrap();
+    assert!(!open(&disk).1.contains_key(&key(7)));
+    journal.release(key(0), 1);
+    journal.retire().unwrap();
+    journal.write(&mut frame(&[(0, 2)])).unwrap();
+    let (_, pieces) = open(&disk);
+    assert_eq!(texts(&pieces, 0), ["0 up to 2"]);
+    assert!(!pieces.contains_key(&key(7)));
+}
