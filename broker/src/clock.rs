@@ -17,6 +17,15 @@ pub enum Clock {
     Manual(Arc<ManualClock>),
 }
 
+/// What both clocks show at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Milliseconds since the epoch.
+    pub now_ms: i64,
+    /// Milliseconds of the clock that nobody sets.
+    pub steady_ms: i64,
+}
+
 /// The state of a manual clock.
 #[derive(Debug, Default)]
 pub struct ManualClock {
@@ -50,6 +59,11 @@ impl Clock {
             Self::System => i64::try_from(START.elapsed().as_millis()).unwrap_or(i64::MAX),
             Self::Manual(manual) => manual.steady_ms.load(Ordering::Relaxed),
         }
+    }
+
+    /// Both.
+    pub fn moment(&self) -> Moment {
+        Moment { now_ms: self.now_ms(), steady_ms: self.steady_ms() }
     }
 
     /// Moves a manual clock forward; the system clock moves by itself.

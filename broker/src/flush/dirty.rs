@@ -100,36 +100,37 @@ impl FlushQueue {
         poll_fn(|cx| share.poll_room(cx, 0)).await;
     }
 
-    /// A partition is gone.
-    pub(crate) fn leave_dirty_list(&self, partition: &Weak<Partition>) {
-        self.dirty.listed.lock().remove(&address(partition));
+    pub(super) fn leave_dirty_list(&self, partition: &Weak<Partition>) {
+        self.dirty.listed.lock().remove(&address(partition.as_ptr()));
     }
 
-    /// Syncs all that is dirty, if it is due, again and again while that leaves many.
+    /// Syncs all that is dirty, if it is due; it is due again at once where that leaves many.
     pub(super) fn sync_dirty(&self) {
-        while self.dirty.is_asked.swap(false, Ordering::AcqRel) {
-            let listed = std::mem::take(&mut *self.dirty.listed.lock());
-            let partitions: Vec<_> = listed.values().filter_map(Weak::upgrade).collect();
-            if partitions.is_empty() {
-                return;
-            }
-            if let Err(error) = Partition::sync_all(&partitions) {
-                tracing::error!(%error, cause = %error.source, "not all that is dirty can be synced");
-            }
-            for partition in partitions.iter().filter(|partition| partition.is_still_dirty()) {
-                self.list(Arc::downgrade(partition));
-            }
-            self.dirty.is_asked.store(self.dirty.are_many(), Ordering::Release);
+        if !self.dirty.is_asked.swap(false, Ordering::AcqRel) {
+            return;
         }
+        let listed = std::mem::take(&mut *self.dirty.listed.lock());
+        let partitions: Vec<_> = listed.values().filter_map(Weak::upgrade).collect();
+        if partitions.is_empty() {
+            return;
+        }
+        if let Err(error) = Partition::sync_all(&partitions) {
+            tracing::error!(%error, cause = %error.source, "not all that is dirty can be synced");
+        }
+        for partition in partitions.iter().filter(|partition| partition.is_still_dirty()) {
+            self.list(Arc::downgrade(partition));
+        }
+        self.dirty.is_asked.store(self.dirty.are_many(), Ordering::Release);
     }
 
     fn list(&self, partition: Weak<Partition>) {
-        self.dirty.listed.lock().insert(address(&partition), partition);
+        self.dirty.listed.lock().insert(address(partition.as_ptr()), partition);
     }
 }
 
-fn address(partition: &Weak<Partition>) -> usize {
-    partition.as_ptr().addr()
+/// What a partition is known by while it is there.
+pub(super) fn address(partition: *const Partition) -> usize {
+    partition.addr()
 }
 
 impl Drop for Taken {

@@ -3,7 +3,7 @@
 //! Invariant: a partition is in `now` at most once (it knows itself whether it is), and of those taken for a sync no two
 //! are the same. Times are those of the steady clock.
 
-use super::dirty::Dirty;
+use super::dirty::{Dirty, address};
 use super::{DIRTY_BYTES_MAX, FlushStats};
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -65,9 +65,10 @@ pub(super) struct Waiting {
     now: Vec<Arc<Partition>>,
     /// To be synced, in turn.
     direct: VecDeque<Arc<Partition>>,
-    /// To be synced, by the time in ms at which they are due, and a number that keeps them apart.
-    later: BTreeMap<(i64, u64), Arc<Partition>>,
-    numbered: u64,
+    /// To be synced, by the time in ms at which they are due, and their addresses.
+    later: BTreeMap<(i64, usize), Arc<Partition>>,
+    /// When each of these is due: it is there once.
+    due: HashMap<usize, i64>,
     /// Those that a thread is syncing.
     taken: Vec<Arc<Partition>>,
     /// Whose commit failed and may be on the disk all the same.
@@ -222,18 +223,27 @@ impl FlushQueue {
         }
     }
 
-    /// Has a partition synced after so many ms.
-    pub(crate) fn push_after(&self, after_ms: i64, partition: Arc<Partition>) {
-        let due_ms = self.clock.steady_ms().saturating_add(after_ms);
+    /// Has a partition synced at this time of the steady clock in ms, or before.
+    pub(crate) fn push_at(&self, due_ms: i64, partition: Arc<Partition>) {
+        let key = (due_ms, address(Arc::as_ptr(&partition)));
         let mut waiting = self.waiting.lock();
-        waiting.numbered += 1;
-        let key = (due_ms, waiting.numbered);
+        if waiting.due.get(&key.1).is_some_and(|due_before_ms| *due_before_ms <= due_ms) {
+            return;
+        }
+        waiting.leave_later(key.1);
+        waiting.due.insert(key.1, due_ms);
         waiting.later.insert(key, partition);
         let is_first = waiting.later.first_key_value().is_some_and(|(first, _)| *first == key);
         drop(waiting);
         if is_first {
             self.syncs.notify_one();
         }
+    }
+
+    /// A partition is gone.
+    pub(crate) fn leave(&self, partition: &Weak<Partition>) {
+        self.waiting.lock().leave_later(address(partition.as_ptr()));
+        self.leave_dirty_list(partition);
     }
 
     /// Has partitions synced, each by itself.
@@ -370,9 +380,20 @@ impl Waiting {
         taken
     }
 
+    fn leave_later(&mut self, address: usize) {
+        if let Some(due_ms) = self.due.remove(&address) {
+            self.later.remove(&(due_ms, address));
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn now_count(&self) -> usize {
         self.now.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn later_count(&self) -> usize {
+        self.later.len()
     }
 
     pub(super) fn has_now(&self) -> bool {
@@ -384,6 +405,7 @@ impl Waiting {
     pub(super) fn take_sync(&mut self, now_ms: i64) -> Option<Arc<Partition>> {
         let horizon = if self.is_stopping { i64::MAX } else { now_ms };
         while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= horizon) {
+            self.due.remove(&entry.key().1);
             self.direct.push_back(entry.remove());
         }
         let is_taken =

@@ -292,7 +292,7 @@ fn a_partition_whose_disk_fails_holds_no_producer_back() {
     let size = long_batch().len();
     let house = lax_house(3, 2 * size);
     for operation in [Operation::SyncData, Operation::SetLen, Operation::Create] {
-        house.fail(operation, "t-1", 1000);
+        house.fail(operation, "t-1/0000", 1000);
     }
     for partition in &house.partitions {
         partition.append(long_batch()).unwrap();

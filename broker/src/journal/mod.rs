@@ -217,6 +217,11 @@ impl Journal {
     pub fn retire(&self) -> Result<(), StorageError> {
         let mut state = self.state.lock();
         let State { files, generation, .. } = &mut *state;
+        // One without a generation was in the making when the process ended: it has no blocks to write to.
+        for unmade in files.extract_if(.., |file| file.generation == 0) {
+            let removed = self.disk.remove_file_if_there(&unmade.path);
+            removed.map_err(StorageError::on("remove", &unmade.path))?;
+        }
         for file in files {
             *generation = next_generation(*generation);
             (file.generation, file.end) = (*generation, BLOCK as u64);

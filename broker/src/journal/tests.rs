@@ -308,3 +308,18 @@ fn records_that_look_like_frames_are_none() {
     assert_eq!(texts(&pieces, 0), ["0 up to 2"]);
     assert!(!pieces.contains_key(&key(7)));
 }
+
+#[test]
+fn files_in_the_making_when_the_process_was_killed_do_not_end_the_journal() {
+    let disk = disk();
+    for number in 0..CONFIG.files_max {
+        let path = Path::new("/data").join(format!("journal-{number}.kappa"));
+        disk.create(&path).unwrap().write_at(0, [&[0; 2 * BLOCK], &[]]).unwrap();
+    }
+    let journal = begun(&disk);
+    assert_eq!(disk.used_bytes(), 0);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    assert_eq!(journal.upkeep(), Some(Upkeep::File));
+    journal.add_file().unwrap();
+    journal.write(&mut frame(&[(0, 1)])).unwrap();
+}

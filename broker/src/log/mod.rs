@@ -63,7 +63,7 @@ pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
 pub use salvage::{Lost, Salvaged, copy as copy_log, drop_damage, first_segment, make_directory, survey};
 pub use spare::SpareJob;
-pub use sync::{CommitJob, SaveJob, SyncJob};
+pub use sync::{CommitJob, SaveJob, SyncError, SyncJob};
 pub use timestamps::{TimestampSearch, TimestampedOffset};
 
 /// A place between two batches.

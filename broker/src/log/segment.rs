@@ -171,7 +171,7 @@ impl SealedSegment {
     fn open(&self, files: &Files, interval: u32) -> Result<Content, StorageError> {
         let path = files.path(self.base_offset, LOG);
         let file = files.open(&path)?;
-        if let Some(content) = self.check_indexes(files, &file, interval) {
+        if let Some(content) = self.check_indexes(files, &file, interval)? {
             return Ok(content);
         }
         tracing::warn!(segment = %path.display(), "building the indexes again");
@@ -188,9 +188,29 @@ impl SealedSegment {
     }
 
     /// The content with the indexes of the directory, if they are what a scan would give as far as their ends show.
-    fn check_indexes(&self, files: &Files, file: &Arc<dyn File>, interval: u32) -> Option<Content> {
-        let map = |suffix| files.disk.open(&files.path(self.base_offset, suffix)).ok()?.map().ok();
-        let (offsets, times) = (map(OFFSET_INDEX)?, map(TIME_INDEX)?);
+    fn check_indexes(
+        &self,
+        files: &Files,
+        file: &Arc<dyn File>,
+        interval: u32,
+    ) -> Result<Option<Content>, StorageError> {
+        let map = |suffix| {
+            let path = files.path(self.base_offset, suffix);
+            match files.disk.open(&path).and_then(|file| file.map()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                mapped => mapped.map(Some).map_err(StorageError::on("read", &path)),
+            }
+        };
+        let (Some(offsets), Some(times)) = (map(OFFSET_INDEX)?, map(TIME_INDEX)?) else { return Ok(None) };
+        Ok(self.compare_indexes(file, (offsets, times), interval))
+    }
+
+    fn compare_indexes(
+        &self,
+        file: &Arc<dyn File>,
+        (offsets, times): (Mapping, Mapping),
+        interval: u32,
+    ) -> Option<Content> {
         let (mut resumed, from) =
             IndexBuilder::resume(self.base_offset, interval, &offsets, &times, self.size);
         let mut scan = Scan::new(&**file, Check::Headers, from, self.size);

@@ -331,24 +331,51 @@ impl Log {
     }
 }
 
+/// Why a sync failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Before the device was given any byte of a segment: none is in doubt.
+    #[error(transparent)]
+    NotBegun(StorageError),
+    /// The device may lack what was written.
+    #[error(transparent)]
+    Lost(StorageError),
+}
+
+impl SyncError {
+    /// What the disk said.
+    pub fn into_error(self) -> StorageError {
+        match self {
+            Self::NotBegun(error) | Self::Lost(error) => error,
+        }
+    }
+}
+
 impl SyncJob {
     /// Syncs, waiting for the device.
     ///
     /// # Errors
     /// The first failure; nothing that the job should have made durable may then be counted on.
-    pub fn run(&self) -> Result<(), StorageError> {
+    pub fn run(&self) -> Result<(), SyncError> {
+        self.sync_names().map_err(SyncError::NotBegun)?;
+        for (base_offset, file) in &self.data {
+            let synced = file.sync_data();
+            synced
+                .map_err(StorageError::on("sync", &self.files.path(*base_offset, LOG)))
+                .map_err(SyncError::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// All that must be durable before the segments' bytes are.
+    fn sync_names(&self) -> Result<(), StorageError> {
         self.unnamed.map_or(Ok(()), |base_offset| spare::give_name(&self.files, base_offset))?;
         if let Some(topic_id) = self.root {
             self.files.sync_root(topic_id)?;
         } else if self.names.is_some() {
             self.files.sync_names()?;
         }
-        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))?;
-        for (base_offset, file) in &self.data {
-            file.sync_data()
-                .map_err(|source| StorageError::on("sync", &self.files.path(*base_offset, LOG))(source))?;
-        }
-        Ok(())
+        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))
     }
 
     /// Does what must come before a sync of the whole file system, which then is as good as [`SyncJob::run`] but for

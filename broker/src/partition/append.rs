@@ -8,6 +8,7 @@ use super::durability::DurableMark;
 use super::offsets::Advance;
 use super::producers::Sequenced;
 use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers, snapshot};
+use crate::clock::Moment;
 use crate::flush::{FlushMode, is_too_dirty};
 use bytes::Bytes;
 use kappa_protocol::record::{Batch, BatchError, DecompressError, TimestampRange, TimestampType};
@@ -41,8 +42,8 @@ pub struct Appended {
 enum Flush {
     No,
     Now,
-    /// After so many ms.
-    After(i64),
+    /// At this time of the steady clock in ms.
+    At(i64),
 }
 
 impl Partition {
@@ -57,13 +58,13 @@ impl Partition {
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
-        let (now_ms, steady_ms) = (self.env.clock.now_ms(), self.env.clock.steady_ms());
+        let now = self.env.clock.moment();
         let mut wakers = Wakers::default();
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(AppendError::Closed);
         }
-        let corrected = check_config(&view, timestamps, &state.config, now_ms)?;
+        let corrected = check_config(&view, timestamps, &state.config, now.now_ms)?;
         let stored = match &corrected {
             Some(bytes) => Batch::produced(bytes)?,
             None => view,
@@ -72,11 +73,11 @@ impl Partition {
             true => {
                 // A cut begins an epoch, which nothing that syncs or deletes may come between.
                 let one_at_a_time = self.syncing.try_lock();
-                state.heal(now_ms, steady_ms, one_at_a_time.is_some())
+                state.heal(now, one_at_a_time.is_some())
             }
             false => Ok(()),
         };
-        let appended = match healed.and_then(|()| state.append(&stored, now_ms, steady_ms, &mut wakers)) {
+        let appended = match healed.and_then(|()| state.append(&stored, now, &mut wakers)) {
             Ok(appended) => appended,
             Err(error) => {
                 drop(state);
@@ -87,7 +88,7 @@ impl Partition {
         let (mut flush, mut unlisted) = (Flush::No, None);
         if !appended.is_duplicate {
             self.env.flush.count_dirty(stored.size() as u64);
-            flush = state.flush_after(&stored);
+            flush = state.flush_after(&stored, now.steady_ms);
             unlisted = (!std::mem::replace(&mut state.flush.is_listed, true)).then(|| self.me.clone());
         }
         drop(state);
@@ -96,9 +97,9 @@ impl Partition {
         match flush {
             Flush::No => {}
             Flush::Now => self.push_to_queue(),
-            Flush::After(interval_ms) => {
+            Flush::At(due_ms) => {
                 if let Some(me) = self.me.upgrade() {
-                    self.env.flush.push_after(interval_ms, me);
+                    self.env.flush.push_at(due_ms, me);
                 }
             }
         }
@@ -110,8 +111,7 @@ impl State {
     fn append(
         &mut self,
         batch: &Batch<'_>,
-        now_ms: i64,
-        steady_ms: i64,
+        now: Moment,
         wakers: &mut Wakers,
     ) -> Result<Appended, AppendError> {
         let log_start = self.offsets.log_start;
@@ -127,11 +127,11 @@ impl State {
                 mark: DurableMark { next_offset, cuts: self.cuts.len() },
             });
         }
-        let base_offset = match self.write(batch, now_ms) {
+        let base_offset = match self.write(batch, now.now_ms) {
             Ok(base_offset) => base_offset,
             Err(error) => {
                 tracing::error!(%error, cause = %error.source, "an append failed, the partition refuses writes");
-                let retry_ms = steady_ms.saturating_add(RETRY_AFTER_MS);
+                let retry_ms = now.steady_ms.saturating_add(RETRY_AFTER_MS);
                 self.health = Health::Broken { error: error.clone(), retry_ms, cut_pending: false };
                 return Err(error.into());
             }
@@ -140,7 +140,7 @@ impl State {
             tracing::info!(base_offset, "an append succeeded again, the partition has healed");
             self.health = Health::Sound;
         }
-        self.producers.add(batch, base_offset, now_ms);
+        self.producers.add(batch, base_offset, now.steady_ms);
         let next_offset = self.log.next_offset();
         self.offsets.advance(Advance::Appended { log_end: next_offset });
         if !self.is_commit() {
@@ -168,17 +168,17 @@ impl State {
     }
 
     /// Makes a broken partition ready for an append, if it is time to try and the lock for syncs is held.
-    fn heal(&mut self, now_ms: i64, steady_ms: i64, may_cut: bool) -> Result<(), AppendError> {
+    fn heal(&mut self, now: Moment, may_cut: bool) -> Result<(), AppendError> {
         self.check_fence()?;
         if let Health::Broken { error, retry_ms, cut_pending } = &mut self.health {
             let must_wait = self.is_blocked || self.must_write_again || (*cut_pending && !may_cut);
-            if steady_ms < *retry_ms || must_wait {
+            if now.steady_ms < *retry_ms || must_wait {
                 return Err(error.clone().into());
             }
-            *retry_ms = steady_ms.saturating_add(RETRY_AFTER_MS);
+            *retry_ms = now.steady_ms.saturating_add(RETRY_AFTER_MS);
         }
         if let Health::Broken { cut_pending: true, .. } = self.health {
-            self.cut_back(now_ms)?;
+            self.cut_back(now)?;
         }
         if self.log.needs_repair()
             && let Err(error) = self.log.repair()
@@ -190,7 +190,7 @@ impl State {
     }
 
     /// What the flush policy wants after an append.
-    fn flush_after(&mut self, batch: &Batch<'_>) -> Flush {
+    fn flush_after(&mut self, batch: &Batch<'_>, steady_ms: i64) -> Flush {
         let policy = self.config.flush;
         let flush = &mut self.flush;
         flush.unsynced_records += i64::from(batch.count());
@@ -203,8 +203,11 @@ impl State {
         if is_due {
             return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };
         }
-        match policy.interval_ms() {
-            Some(interval_ms) if !std::mem::replace(&mut flush.is_timed, true) => Flush::After(interval_ms),
+        match policy.interval_ms().map(|interval_ms| steady_ms.saturating_add(interval_ms)) {
+            Some(due_ms) if !(steady_ms..=due_ms).contains(&flush.due_ms) => {
+                flush.due_ms = due_ms;
+                Flush::At(due_ms)
+            }
             _ => Flush::No,
         }
     }

@@ -9,9 +9,10 @@ use super::fence::FenceOnPanic;
 use super::offsets::Advance;
 use super::waiters::WaiterId;
 use super::{Health, Partition, State, Wakers, load_producers};
+use crate::clock::Moment;
 use crate::flush::{FlushQueue, Taken};
 use crate::journal::{Frame, PartitionKey, Place};
-use crate::log::{CommitJob, StorageError, SyncJob};
+use crate::log::{CommitJob, StorageError, SyncError, SyncJob};
 use parking_lot::MutexGuard;
 use std::future::Future;
 use std::io;
@@ -75,15 +76,18 @@ impl Partition {
         let _one_at_a_time = self.syncing.lock();
         let _fence = self.fence_on_panic();
         self.write_again()?;
-        let now_ms = self.env.clock.now_ms();
+        let now = self.env.clock.moment();
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
                 return Ok(());
             }
-            state.begin_sync(&self.env.flush, now_ms)?
+            state.begin_sync(&self.env.flush, now)?
         };
-        self.sync_and_save(begun, now_ms)
+        let result = begun.run();
+        self.finish_sync(begun, result, now)?;
+        self.follow_up();
+        Ok(())
     }
 
     /// Makes the segments of partitions durable: of each by itself, or of many by one sync of the file system.
@@ -107,9 +111,9 @@ impl Partition {
     /// Those whose segments are being synced already, or that need more than that, are left out.
     fn sync_together(partitions: &[Arc<Partition>], failures: u64) -> Result<(), StorageError> {
         let Some(first) = partitions.first() else { return Ok(()) };
-        let now_ms = first.env.clock.now_ms();
+        let now = first.env.clock.moment();
         let mut begun: Vec<_> =
-            partitions.iter().filter_map(|partition| partition.begin_together(now_ms)).collect();
+            partitions.iter().filter_map(|partition| partition.begin_together(now)).collect();
         let sync = || first.env.flush.sync_disk(&*first.env.disk, &first.directory, failures);
         let mut synced = sync();
         if synced.is_ok() && begun.iter().any(Together::has_epochs) {
@@ -124,18 +128,22 @@ impl Partition {
         for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
             // The error may be that of a file of somebody else; each file tells of its own.
             let itself = || if synced.is_ok() { Ok(()) } else { begun.run() };
-            let result = prepared.and_then(|()| itself());
-            outcome = outcome.and(partition.finish_sync(begun, result, now_ms));
+            let result = prepared.map_err(SyncError::NotBegun).and_then(|()| itself());
+            let finished = partition.finish_sync(begun, result, now);
+            if finished.is_ok() {
+                partition.follow_up();
+            }
+            outcome = outcome.and(finished);
         }
         outcome
     }
 
-    fn begin_together(&self, now_ms: i64) -> Option<Together<'_>> {
+    fn begin_together(&self, now: Moment) -> Option<Together<'_>> {
         let one_at_a_time = self.syncing.try_lock()?;
         let fence = self.fence_on_panic();
         let mut state = self.state.lock();
         let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
-        let begun = is_ready.then(|| state.begin_sync(&self.env.flush, now_ms).ok()).flatten()?;
+        let begun = is_ready.then(|| state.begin_sync(&self.env.flush, now).ok()).flatten()?;
         drop(state);
         let prepared = begun.job.as_ref().map_or(Ok(()), SyncJob::prepare);
         Some(Together { partition: self, begun, prepared, _one_at_a_time: one_at_a_time, _fence: fence })
@@ -162,10 +170,7 @@ impl Partition {
         });
         match written {
             Ok(()) => self.state.lock().must_write_again = false,
-            Err(_) => {
-                self.state.lock().flush.is_timed = false;
-                self.retry_later();
-            }
+            Err(_) => self.retry_later(),
         }
         written
     }
@@ -211,18 +216,12 @@ impl Partition {
         self.state.lock().is_blocked = false;
     }
 
-    /// Carries out a sync and then writes what rolled segments left to write. The lock for syncs is held.
-    pub(super) fn sync_and_save(&self, begun: BegunSync, now_ms: i64) -> Result<(), StorageError> {
-        let result = begun.run();
-        self.finish_sync(begun, result, now_ms)
-    }
-
-    /// Takes in what a sync came to.
-    fn finish_sync(
+    /// Takes in what a sync came to. The lock for syncs is held.
+    pub(super) fn finish_sync(
         &self,
         begun: BegunSync,
-        result: Result<(), StorageError>,
-        now_ms: i64,
+        result: Result<(), SyncError>,
+        now: Moment,
     ) -> Result<(), StorageError> {
         let BegunSync { job, taken, failures_seen, started } = begun;
         let bytes = taken.bytes;
@@ -242,14 +241,19 @@ impl Partition {
                     }
                     state.waiting_for_sync.reached(synced.offset, &mut wakers);
                 }
-                Err(error) => {
+                Err(SyncError::NotBegun(error)) if !state.is_commit() => {
+                    // No byte is in doubt, and nobody was promised more than that it is tried.
+                    tracing::error!(%error, cause = %error.source, "a sync could not begin, it is tried again");
+                    state.flush.must_retry = true;
+                }
+                Err(SyncError::NotBegun(error) | SyncError::Lost(error)) => {
                     // A commit that is under way must know where the log ends.
                     drop(state);
                     let _no_commit = self.committing.lock();
                     state = self.state.lock();
                     state.must_write_again = state.log.synced().offset < state.log.durable().offset;
                     state.fail(error, &mut wakers);
-                    state.cut_failed(now_ms);
+                    state.cut_failed(now);
                 }
             }
             drop(state);
@@ -260,10 +264,16 @@ impl Partition {
             let synced = self.state.lock().log.synced().offset;
             self.env.flush.release(key, synced);
         }
-        result?;
-        self.save()?;
+        result.map_err(SyncError::into_error)
+    }
+
+    /// Does what a sync left to do, and leaves to maintenance what cannot be done now: what was synced is durable all the
+    /// same. The lock for syncs is held.
+    fn follow_up(&self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, cause = %error.source, "what a roll left to write has to be tried again");
+        }
         self.make_spare(|log| if log.wants_spare() { log.begin_spare() } else { None });
-        Ok(())
     }
 
     /// After a sync of all that is dirty: whether it has dirty bytes all the same. Those of a partition whose disk fails
@@ -279,13 +289,15 @@ impl Partition {
         is_dirty
     }
 
-    /// Has a partition synced again soon, if what the journal has of it may not be in its segments.
+    /// Has a partition synced again soon, if its last sync could not begin, or what the journal has of it may not be in its
+    /// segments.
     pub(super) fn retry_later(&self) {
+        let due_ms = self.env.clock.steady_ms().saturating_add(super::append::RETRY_AFTER_MS);
         let mut state = self.state.lock();
-        let retries = state.must_write_again && !std::mem::replace(&mut state.flush.is_timed, true);
+        let retries = state.must_write_again || std::mem::take(&mut state.flush.must_retry);
         drop(state);
         if let Some(me) = self.me.upgrade().filter(|_| retries) {
-            self.env.flush.push_after(super::append::RETRY_AFTER_MS, me);
+            self.env.flush.push_at(due_ms, me);
         }
     }
 
@@ -355,12 +367,12 @@ impl BegunCommit<'_> {
         // A cut begins an epoch, which a sync under way may be about to save.
         let one_at_a_time = if is_undone { self.partition.syncing.try_lock() } else { None };
         let mut wakers = Wakers::default();
-        let now_ms = self.partition.env.clock.now_ms();
+        let now = self.partition.env.clock.moment();
         let mut state = self.partition.state.lock();
         state.is_blocked |= !is_undone;
         state.fail(error, &mut wakers);
         if one_at_a_time.is_some() {
-            state.cut_failed(now_ms);
+            state.cut_failed(now);
         }
         drop(state);
         wakers.wake();
@@ -400,7 +412,7 @@ pub(super) struct BegunSync {
 
 impl BegunSync {
     /// Syncs the partition's own files.
-    fn run(&self) -> Result<(), StorageError> {
+    pub(super) fn run(&self) -> Result<(), SyncError> {
         self.job.as_ref().map_or(Ok(()), SyncJob::run)
     }
 }
@@ -411,16 +423,15 @@ impl State {
     pub(super) fn begin_sync(
         &mut self,
         flush: &Arc<FlushQueue>,
-        now_ms: i64,
+        now: Moment,
     ) -> Result<BegunSync, StorageError> {
         self.check_fence()?;
         self.flush.is_queued = false;
-        self.flush.is_timed = false;
         self.flush.unsynced_records = 0;
         let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
         if let Health::Broken { cut_pending: true, .. } = self.health {
-            self.cut_back(now_ms)?;
+            self.cut_back(now)?;
         }
         Ok(BegunSync { job: self.log.begin_sync(), taken, failures_seen, started: Instant::now() })
     }
@@ -435,14 +446,14 @@ impl State {
     }
 
     /// Tries the cut. The lock for syncs is held.
-    fn cut_failed(&mut self, now_ms: i64) {
-        if let Err(error) = self.cut_back(now_ms) {
+    fn cut_failed(&mut self, now: Moment) {
+        if let Err(error) = self.cut_back(now) {
             tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
         }
     }
 
     /// Cuts log, producers and offsets back to the durable offset. The lock for syncs is held.
-    pub(super) fn cut_back(&mut self, now_ms: i64) -> Result<(), StorageError> {
+    pub(super) fn cut_back(&mut self, now: Moment) -> Result<(), StorageError> {
         if let Health::Broken { error, .. } = &self.health
             && self.is_blocked
         {
@@ -451,13 +462,13 @@ impl State {
         let durable = self.log.durable().offset;
         if self.offsets.high_watermark > durable {
             // Consumers may have seen what goes; the epoch lets them notice.
-            self.log.truncate_seen_to(durable, now_ms)?;
+            self.log.truncate_seen_to(durable, now.now_ms)?;
         } else {
-            self.log.truncate_to(durable, now_ms)?;
+            self.log.truncate_to(durable, now.now_ms)?;
         }
         // A cut that could not be synced may have lost what was not synced before.
         self.must_write_again |= self.log.needs_repair() && self.log.synced().offset < durable;
-        self.producers = load_producers(&self.log, now_ms)?;
+        self.producers = load_producers(&self.log, now.steady_ms)?;
         self.offsets.advance(Advance::Cut { log_end: durable });
         if self.high_watermark.offset >= durable {
             self.high_watermark = self.log.end();

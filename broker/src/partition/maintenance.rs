@@ -42,7 +42,7 @@ impl Partition {
         let (idle, doomed) = {
             let mut state = self.state.lock();
             let expiration_ms = state.config.producer_id_expiration_ms;
-            state.producers.expire(now_ms.saturating_sub(expiration_ms));
+            state.producers.expire(steady_ms.saturating_sub(expiration_ms));
             (state.log.idle_segments(), state.log.take_doomed(steady_ms))
         };
         idle.let_go();
@@ -119,26 +119,25 @@ impl Partition {
     /// # Errors
     /// [`DeleteRecordsError`].
     pub fn delete_records(&self, before: i64) -> Result<i64, DeleteRecordsError> {
-        let is_unsynced = {
-            let state = self.state.lock();
-            let up_to = if before == -1 { state.offsets.high_watermark } else { before };
-            up_to > state.log.synced().offset
-        };
-        if is_unsynced {
+        let before = if before == -1 { self.offsets().high_watermark } else { before };
+        loop {
+            let mut state = self.state.lock();
+            if state.is_closed {
+                return Err(DeleteRecordsError::Closed);
+            }
+            let high_watermark = state.offsets.high_watermark;
+            if before < 0 || before > high_watermark {
+                return Err(DeleteRecordsError::OutOfRange { offset: before, high_watermark });
+            }
+            // Under the lock under which it is trimmed: a commit moves the high watermark, and syncs nothing.
+            if before <= state.log.synced().offset {
+                state.log.advance_start(before);
+                state.offsets.advance(Advance::Trimmed { log_start: before });
+                return Ok(state.offsets.log_start);
+            }
+            drop(state);
             self.sync()?;
         }
-        let mut state = self.state.lock();
-        if state.is_closed {
-            return Err(DeleteRecordsError::Closed);
-        }
-        let high_watermark = state.offsets.high_watermark;
-        let before = if before == -1 { high_watermark } else { before };
-        if before < 0 || before > high_watermark {
-            return Err(DeleteRecordsError::OutOfRange { offset: before, high_watermark });
-        }
-        state.log.advance_start(before);
-        state.offsets.advance(Advance::Trimmed { log_start: before });
-        Ok(state.offsets.log_start)
     }
 
     /// Syncs everything and leaves the directory as a clean start expects it, durably once the file system is synced.
@@ -150,16 +149,20 @@ impl Partition {
         let _maintenance = self.maintaining.lock();
         let _one_at_a_time = self.syncing.lock();
         let written = self.write_again();
-        let now_ms = self.env.clock.now_ms();
+        let now = self.env.clock.moment();
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
                 return Ok(());
             }
             state.is_closed = true;
-            written.and_then(|()| state.begin_sync(&self.env.flush, now_ms))
+            written.and_then(|()| state.begin_sync(&self.env.flush, now))
         };
-        let result = begun.and_then(|begun| self.sync_and_save(begun, now_ms));
+        let synced = begun.and_then(|begun| {
+            let result = begun.run();
+            self.finish_sync(begun, result, now)
+        });
+        let result = synced.and_then(|()| self.save());
         let mut wakers = Wakers::default();
         let mut state = self.state.lock();
         let result = result.and_then(|()| state.finish_closing());
@@ -183,7 +186,7 @@ impl Partition {
         state.waiting_for_records.all(&mut wakers);
         drop(state);
         drop(self.env.flush.take_dirty(bytes));
-        self.env.flush.leave_dirty_list(&self.me);
+        self.env.flush.leave(&self.me);
         wakers.wake();
     }
 

@@ -128,7 +128,10 @@ enum Health {
 #[derive(Debug, Default)]
 struct FlushState {
     is_queued: bool,
-    is_timed: bool,
+    /// When it will be synced at the latest, in ms of the steady clock; in the past if that is not said.
+    due_ms: i64,
+    /// Whether its last sync could not begin.
+    must_retry: bool,
     /// Whether it is in the list of those with unsynced bytes.
     is_listed: bool,
     /// Failed syncs of the file system that there had been before the last sync that succeeded.
@@ -186,7 +189,7 @@ impl Partition {
         let opening = restore_from_journal(env, &directory, topic_id, opening)?;
         let (disk, log_config, how) = (env.disk.clone(), config.log.clone(), (opening, ending));
         let (mut log, report) = Log::open_with(disk, directory, topic_id, log_config, how, now_ms)?;
-        let producers = load_producers(&log, now_ms)?;
+        let producers = load_producers(&log, env.clock.steady_ms())?;
         if log.lacks_snapshot() && !producers.is_empty() {
             log.save_snapshot(&snapshot::encode(&producers))?;
         }
@@ -424,11 +427,11 @@ fn key(topic_id: Uuid, directory: &Path) -> Option<PartitionKey> {
 }
 
 /// The producers as of the log's end: from the newest snapshot that can be used, and the batches behind it.
-fn load_producers(log: &Log, now_ms: i64) -> Result<Producers, StorageError> {
+fn load_producers(log: &Log, steady_ms: i64) -> Result<Producers, StorageError> {
     let (mut producers, mut from) = (Producers::default(), 0);
     let mut before = log.next_offset();
     while let Some((offset, bytes)) = log.snapshot_before(before)? {
-        if let Some(decoded) = snapshot::decode(&bytes, now_ms) {
+        if let Some(decoded) = snapshot::decode(&bytes, steady_ms) {
             (producers, from) = (decoded, offset);
             break;
         }
@@ -436,7 +439,7 @@ fn load_producers(log: &Log, now_ms: i64) -> Result<Producers, StorageError> {
         before = offset - 1;
     }
     if from < log.next_offset() {
-        log.replay(from, |batch| producers.add(batch, batch.base_offset(), now_ms))?;
+        log.replay(from, |batch| producers.add(batch, batch.base_offset(), steady_ms))?;
     }
     Ok(producers)
 }

@@ -62,7 +62,7 @@ pub(super) struct Producer {
     pub(super) epoch: i16,
     batches: [BatchStamp; BATCHES_MAX],
     count: usize,
-    /// When its last batch was appended or replayed, in ms by the broker's clock.
+    /// When its last batch was appended or replayed, in ms of the steady clock: one that is set makes nobody idle.
     pub(super) seen_ms: i64,
 }
 
@@ -151,17 +151,17 @@ impl Producers {
     }
 
     /// Takes in a batch that was appended at `base_offset`, or is found there.
-    pub(super) fn add(&mut self, batch: &Batch<'_>, base_offset: i64, now_ms: i64) {
+    pub(super) fn add(&mut self, batch: &Batch<'_>, base_offset: i64, steady_ms: i64) {
         let producer_id = batch.producer_id();
         if producer_id < 0 || batch.is_control() {
             return;
         }
         let epoch = batch.producer_epoch();
-        let producer = self.by_id.entry(producer_id).or_insert_with(|| Producer::new(epoch, now_ms));
+        let producer = self.by_id.entry(producer_id).or_insert_with(|| Producer::new(epoch, steady_ms));
         if producer.epoch != epoch {
-            *producer = Producer::new(epoch, now_ms);
+            *producer = Producer::new(epoch, steady_ms);
         }
-        producer.seen_ms = now_ms;
+        producer.seen_ms = steady_ms;
         let offset_delta = batch.last_offset_delta();
         producer.push(BatchStamp {
             last_sequence: batch.last_sequence(),
@@ -171,7 +171,7 @@ impl Producers {
         });
     }
 
-    /// Forgets the producers that sent nothing since `before_ms`.
+    /// Forgets the producers that sent nothing since `before_ms` of the steady clock.
     pub(super) fn expire(&mut self, before_ms: i64) {
         self.by_id.retain(|_, producer| producer.seen_ms >= before_ms);
     }

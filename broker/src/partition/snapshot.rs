@@ -47,8 +47,8 @@ pub(super) fn encode(producers: &Producers) -> Vec<u8> {
 /// What a producer without batches has in the place of its last one, as in Kafka.
 const EMPTY: BatchStamp = BatchStamp { last_sequence: -1, last_offset: -1, offset_delta: 0, timestamp: -1 };
 
-/// The producers of a snapshot, all seen at `now_ms`; `None` if the bytes are none.
-pub(super) fn decode(bytes: &[u8], now_ms: i64) -> Option<Producers> {
+/// The producers of a snapshot, all seen at `steady_ms`; `None` if the bytes are none.
+pub(super) fn decode(bytes: &[u8], steady_ms: i64) -> Option<Producers> {
     let (head, body) = bytes.split_at_checked(CRC_END)?;
     let mut head = Fields(head);
     let (version, crc) = (i16::from_be_bytes(head.take()?), u32::from_be_bytes(head.take()?));
@@ -67,7 +67,7 @@ pub(super) fn decode(bytes: &[u8], now_ms: i64) -> Option<Producers> {
     }
     let mut producers = Producers::default();
     for (producer_id, epoch, last) in decoded {
-        let mut producer = Producer::new(epoch, now_ms);
+        let mut producer = Producer::new(epoch, steady_ms);
         if let Some([earlier]) = fields.take() {
             for _ in 0..usize::from(earlier).min(BATCHES_MAX) {
                 producer.push(take_stamp(&mut fields)?);

@@ -33,7 +33,7 @@ fn an_error_of_a_file_of_somebody_else_cuts_nothing() {
 fn of_a_sync_of_the_file_system_that_failed_only_what_was_lost_is_cut() {
     let house = shown_unsynced();
     house.disk.fail_elsewhere(1);
-    house.fail(Operation::SyncData, "/t-7/", 1);
+    house.fail(Operation::SyncData, "/t-7/0000", 1);
     Partition::sync_all(&house.partitions).unwrap_err();
     let expected: Vec<_> = (0..COUNT).map(|index| i64::from(index != 7)).collect();
     assert_eq!(ends(&house), expected);

@@ -154,3 +154,90 @@ fn a_partition_that_was_synced_meanwhile_waits_for_a_round_once() {
     house.env.flush.run_due();
     assert_eq!(outcomes(&mut waiting), [Some(true)]);
 }
+
+/// The high watermark moves while what is to be deleted is synced. A log start beyond the recovery point would have the
+/// next start pass over the pieces of the journal in between, so that those behind them follow a hole.
+#[test]
+fn records_deleted_during_a_commit_take_nothing_acknowledged_behind_them() {
+    for seed in 0..20 {
+        let disk = SimulatedDisk::new(seed);
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let hook = Hook::default();
+        // The first call to the disk after a sync of a segment that is three quarters full.
+        let env = env(&disk, (Operation::Create, "next-segment"), &hook);
+        create_one(&env);
+        let (partition, _) = open_one(&env, FlushMode::Commit);
+        for _ in 0..4 {
+            partition.append(long_batch()).unwrap();
+            env.flush.run_due();
+        }
+        partition.append(long_batch()).unwrap();
+        let (other, flush) = (partition.clone(), env.flush.clone());
+        *hook.lock() = Some(Box::new(move || {
+            other.append(long_batch()).unwrap();
+            assert_eq!(flush.commit(std::slice::from_ref(&other)), 1, "acknowledged by way of the journal");
+        }));
+        // As kafka-delete-records with offset -1 does while a producer goes on.
+        let log_start = partition.delete_records(-1).unwrap();
+        assert!(hook.lock().is_none());
+        let positions = partition.positions();
+        assert!(log_start <= positions.recovery_point, "{positions:?}");
+        let appended = partition.append(batch(6)).unwrap();
+        assert_eq!(env.flush.commit(std::slice::from_ref(&partition)), 1);
+        let mut durable = partition.durable(appended.mark);
+        assert_eq!(outcome(&mut durable), Some(true), "acknowledged");
+        drop((durable, partition));
+
+        let disk = disk.power_cut();
+        let env = self::env(&disk, SEGMENT_SYNCED, &Hook::default());
+        let opening = Opening {
+            clean: false,
+            recovery_point: positions.recovery_point,
+            log_start: positions.log_start,
+        };
+        let (directory, id) = (PathBuf::from("/data/t-0"), Uuid::from_u128(5));
+        let (partition, report) =
+            Partition::open(&env, directory, id, config(FlushMode::Commit), opening).unwrap();
+        let offsets = partition.offsets();
+        let expected = (log_start, 7);
+        assert_eq!((offsets.log_start, offsets.log_end), expected, "seed {seed}: {positions:?} {report:?}");
+    }
+}
+
+#[test]
+fn a_partition_waits_for_its_time_once() {
+    let house = House::new(1);
+    let flush = FlushPolicy { mode: FlushMode::Os, messages: 2, ms: 24 * 60 * 60 * 1000 };
+    let partition = &house.partitions[0];
+    partition.reconfigure(PartitionConfig { flush, ..PartitionConfig::default() });
+    for number in 0..2000 {
+        partition.append(batch(number)).unwrap();
+        house.env.flush.run_due();
+    }
+    let waiting = house.env.flush.waiting.lock().later_count();
+    assert!(waiting <= 1, "{waiting} times");
+}
+
+/// One thread syncs what is dirty, frees the journal, makes its files and lets those go on whose commit failed.
+#[test]
+fn syncs_of_what_is_dirty_leave_time_for_the_journal() {
+    let house = House::open_with(bare_disk(), 2, 4000);
+    let os = FlushPolicy { mode: FlushMode::Os, ..FlushPolicy::default() };
+    let partition = house.partitions[0].clone();
+    partition.reconfigure(PartitionConfig { flush: os, ..PartitionConfig::default() });
+    let appended = Arc::new(AtomicUsize::new(0));
+    let count = appended.clone();
+    // A producer that goes on at the rate of the disk, for as long as this test waits.
+    house.disk.on_sync(move || {
+        if !partition.is_locked() && count.fetch_add(1, Ordering::Relaxed) < 1000 {
+            partition.append(long_batch()).unwrap();
+        }
+    });
+    house.partitions[0].append(long_batch()).unwrap();
+    house.partitions[0].append(long_batch()).unwrap();
+    // What the thread does between two looks at the journal.
+    house.env.flush.sync_dirty();
+    let syncs = appended.load(Ordering::Relaxed) / 2;
+    assert!(syncs < 10, "{syncs} syncs without a look at the journal, and as many more as producers go on");
+}

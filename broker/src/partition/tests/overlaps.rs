@@ -243,3 +243,24 @@ fn rolls_touch_no_name_under_the_lock_whether_an_append_or_retention_makes_them(
         assert_eq!(*held.lock(), []);
     }
 }
+
+#[test]
+fn an_index_that_cannot_be_opened_is_not_one_that_is_missing() {
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let seen = made.clone();
+    let mut bench = Bench::calling(config(FlushMode::Os), move |operation, path| {
+        if operation == Operation::Create {
+            seen.lock().push(path.to_owned());
+        }
+    });
+    for _ in 0..40 {
+        bench.append(1).unwrap();
+    }
+    bench.partition.close().unwrap();
+    bench.reopen(Opening { clean: true, recovery_point: 40, log_start: 0 });
+    made.lock().clear();
+    bench.fail(Operation::Open, "index", 1, io::ErrorKind::Other);
+    bench.partition.read(request(0)).unwrap_err();
+    assert_eq!(*made.lock(), Vec::<PathBuf>::new(), "built anew from the whole segment");
+    bench.partition.read(request(0)).unwrap();
+}

@@ -109,3 +109,41 @@ fn a_directory_that_cannot_be_looked_at_leaves_the_catalog_as_long_as_it_is() {
     world.disk.clear_faults();
     world.churn();
 }
+
+/// A world whose catalog has rolled, on a disk that has no room for what the roll left to write.
+fn with_an_unfinished_roll() -> World {
+    let world = World::new(1);
+    world.create("kept", 1).unwrap();
+    world.produce("kept", "before");
+    for part in [".snapshot", ".index", ".timeindex"] {
+        world.disk.inject(Fault {
+            operation: Operation::Create,
+            path_contains: part.into(),
+            after: 0,
+            times: u32::MAX,
+            error: io::ErrorKind::StorageFull,
+        });
+    }
+    for _ in 0..200 {
+        if world.log().segment_count() > 1 || world.log().offsets().log_start > 0 {
+            return world;
+        }
+        let _ = world.change(|catalog| catalog.producer_id());
+        world.create("churn", 1).and_then(|_| world.delete("churn")).ok();
+    }
+    panic!("the catalog was never rewritten");
+}
+
+#[test]
+fn a_change_that_is_durable_is_made_though_a_roll_is_not_finished() {
+    let world = with_an_unfinished_roll();
+    world.delete("kept").unwrap();
+    assert!(world.topics.topic("kept").is_none());
+    world.create("new", 1).unwrap();
+    world.produce("new", "one");
+    let disk = world.kill();
+    disk.clear_faults();
+    let world = World::open(disk);
+    assert!(world.topics.topic("kept").is_none());
+    assert_eq!(world.values("new"), ["one"]);
+}
