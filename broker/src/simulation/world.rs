@@ -329,7 +329,11 @@ impl World {
         self.disk.set_capacity(self.room());
         self.disk.set_read_only(false);
         (self.faulty, self.armed) = (false, false);
-        self.interrupts.lock().node = None;
+        {
+            // Nobody asks for anything while the next life begins and is held against the model.
+            let mut interrupts = self.interrupts.lock();
+            (interrupts.node, interrupts.left) = (None, 0);
+        }
         self.model.settle_deletions();
         if let Some(life) = self.life.take() {
             let _entered = self.runtime.enter();
