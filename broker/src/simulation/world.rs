@@ -153,6 +153,9 @@ impl Interrupts {
         let request = clients::produce(acks, &parts);
         let reply = dispatch::call(&node, &context(13), request.into());
         self.issued.push((topic, Asked::Produce { acks, parts, losses: self.losses }, reply));
+        if self.random.one_in(2) {
+            node.topics.env().flush.commit_beside();
+        }
     }
 }
 
