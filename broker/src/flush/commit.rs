@@ -112,10 +112,9 @@ impl FlushQueue {
                 let is_undone = journal.heal().is_ok();
                 let mut blocked = Vec::new();
                 for (partition, commit) in begun {
-                    if commit.fail(&error, is_undone) {
-                        direct.push(partition.clone());
-                    }
-                    blocked.extend((!is_undone).then(|| partition.clone()));
+                    commit.fail(&error, is_undone);
+                    // Its next sync cuts it back.
+                    if is_undone { &mut *direct } else { &mut blocked }.push(partition.clone());
                 }
                 self.waiting.lock().blocked.extend(blocked);
                 0
@@ -132,6 +131,7 @@ impl FlushQueue {
             Ok(()) => {
                 let blocked = std::mem::take(&mut self.waiting.lock().blocked);
                 blocked.iter().for_each(|partition| partition.unblock());
+                self.push_direct(blocked);
             }
             Err(error) => tracing::error!(%error, cause = %error.source, "the journal cannot be healed yet"),
         }

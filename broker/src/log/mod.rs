@@ -5,7 +5,7 @@
 //! authoritative and its indexes are caches; nothing in a segment counts as synced until the segments before it and
 //! the names of all their files are. A log is used under its owner's lock, but what may wait for the disk is handed out
 //! as a value to be run without it: [`ReadPlan`], [`TimestampSearch`], [`DeletionSearch`],
-//! [`DeletionJob`], [`SyncJob`], [`SaveJob`], [`SpareJob`].
+//! [`DeletionJob`], [`SyncJob`], [`SaveJob`], [`SpareJob`], [`CutJob`], [`RepairJob`].
 //! It knows no partitions, producers, clients or clocks.
 
 mod checkpoint;
@@ -65,6 +65,7 @@ pub use salvage::{Lost, Salvaged, copy as copy_log, drop_damage, first_segment, 
 pub use spare::SpareJob;
 pub use sync::{CommitJob, SaveJob, SyncError, SyncJob};
 pub use timestamps::{TimestampSearch, TimestampedOffset};
+pub use truncation::{CutJob, RepairJob};
 
 /// A place between two batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +109,18 @@ impl Log {
     /// Nothing but what [`Log::needs_roll`] and [`Log::needs_repair`] say must come before.
     ///
     /// # Errors
-    /// [`StorageError`]; the log is then as before and needs a repair.
+    /// [`StorageError`]; the log is then as before, and may need a repair.
     pub fn append(&mut self, batch: &Batch<'_>) -> Result<i64, StorageError> {
         debug_assert!(!self.needs_repair(), "appends follow the repair of what failed before");
         let base_offset = self.next_offset;
         let prefix = patched_prefix(batch.bytes(), base_offset, self.epochs.current());
         let rest = batch.bytes().get(prefix.len()..).unwrap_or_default();
         if let Err(source) = self.active.file.write_at(self.active.size, [&prefix, rest]) {
-            self.repairs.push(Repair::CutActive);
+            // What came of it is in the way of what follows, and of others where the disk is full.
+            match self.active.file.set_len(self.active.size) {
+                Ok(()) => self.active.was_cut = true,
+                Err(_) => self.repairs.push(Repair::CutActive),
+            }
             return Err(StorageError::on("write to", &self.active_path())(source));
         }
         let last_offset = base_offset + i64::from(batch.last_offset_delta());

@@ -36,7 +36,7 @@ pub(super) struct SyncState {
     /// The segment whose file was made beforehand and has no name of its own yet.
     unnamed: Option<i64>,
     /// Whether the directory's own name, and whose it is, are durable.
-    is_rooted: bool,
+    pub(super) is_rooted: bool,
 }
 
 /// A rolled segment, `None` once it is deleted, and the producers' state at its end.

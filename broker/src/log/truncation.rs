@@ -1,11 +1,12 @@
 //! Cutting off the end of a log.
 //!
-//! A cut takes hold in memory at once; what it has to do on the disk is a list of repairs that is worked off at once if
-//! the disk allows, else before the next append. Invariant: nothing is appended while a repair is pending, so that no
-//! file of the old end can be taken for part of the new one.
+//! A cut takes hold in memory at once, behind a [`CutJob`] where someone may have seen what goes; what it has to do on the
+//! disk is a list of repairs, worked off by a [`RepairJob`]. Invariant: nothing is appended while a repair is pending, so
+//! that no file of the old end can be taken for part of the new one.
 
 use super::files::{Files, LOG, OFFSET_INDEX, SNAPSHOT, TIME_INDEX};
 use super::index::{IndexBuilder, Indexed, floor_offset};
+use super::leader_epoch::LeaderEpochs;
 use super::scan::{Check, Scan, Step};
 use super::segment::ActiveSegment;
 use super::{Log, StorageError, spare};
@@ -13,9 +14,10 @@ use crate::disk::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Something left to do on the disk before the log may grow again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Repair {
     /// The active file may hold bytes beyond the log's end.
     CutActive,
@@ -27,6 +29,27 @@ pub(super) enum Repair {
     SyncNames,
 }
 
+/// What must be durable before a log is cut: to be run without the log's lock, waiting for the disk.
+#[derive(Debug)]
+pub struct CutJob {
+    offset: i64,
+    files: Arc<Files>,
+    /// Whose the directory is, if that is not durable.
+    root: Option<Uuid>,
+    /// The epochs, with one that begins at the cut, if what goes may have been seen.
+    epochs: Option<LeaderEpochs>,
+}
+
+/// Repairs to be made without the log's lock, waiting for the disk.
+#[derive(Debug)]
+pub struct RepairJob {
+    files: Arc<Files>,
+    active: (i64, Arc<dyn File>, u64),
+    repairs: Vec<Repair>,
+    /// How many are made.
+    done: usize,
+}
+
 /// Where a segment is cut.
 struct Cut {
     position: u64,
@@ -34,11 +57,10 @@ struct Cut {
 }
 
 impl Log {
-    /// Cuts off every batch that holds `offset` or a later one.
+    /// Cuts off every batch that holds `offset` or a later one. The log needs a repair then.
     ///
     /// # Errors
-    /// [`StorageError`] if what stays cannot be read; the log is then as before. Writes that fail make the log need a
-    /// repair, but the cut holds.
+    /// [`StorageError`] if what stays cannot be read; the log is then as before.
     pub fn truncate_to(&mut self, offset: i64, now_ms: i64) -> Result<(), StorageError> {
         if offset >= self.next_offset {
             return Ok(());
@@ -73,56 +95,52 @@ impl Log {
         self.log_start = self.log_start.min(cut.next_offset);
         self.sync.cut(self.end());
         self.repairs.extend([Repair::CutActive, Repair::SyncActive, Repair::SyncNames]);
-        if let Err(error) = self.repair() {
-            tracing::warn!(%error, "the end of the log is cut off, but not on the disk yet");
+        Ok(())
+    }
+
+    /// What has to come before a cut at `offset`. Where someone may have `seen` what goes, what comes in its place is of a
+    /// new leader epoch, which is durable before anything goes.
+    pub fn begin_cut(&self, offset: i64, seen: bool) -> CutJob {
+        let epochs = seen.then(|| {
+            let mut epochs = self.epochs.clone();
+            epochs.begin_next(offset);
+            epochs
+        });
+        // What is in a directory that is not durable is not either.
+        let root = (seen && !self.sync.is_rooted).then_some(self.topic_id);
+        CutJob { offset, files: self.files.clone(), root, epochs }
+    }
+
+    /// Cuts the log after the job was run.
+    ///
+    /// # Errors
+    /// As [`Log::truncate_to`].
+    pub fn finish_cut(&mut self, job: CutJob, now_ms: i64) -> Result<(), StorageError> {
+        self.sync.is_rooted |= job.root.is_some();
+        self.truncate_to(job.offset, now_ms)?;
+        if let Some(epochs) = job.epochs {
+            (self.epochs, self.are_epochs_saved) = (epochs, true);
         }
         Ok(())
     }
 
-    /// The same for offsets that someone may have seen: what comes in their place is of a new leader epoch, which is
-    /// durable before anything goes.
-    ///
-    /// # Errors
-    /// [`StorageError`] as [`Log::truncate_to`], or if the epoch cannot be saved; the log is then as before.
-    pub fn truncate_seen_to(&mut self, offset: i64, now_ms: i64) -> Result<(), StorageError> {
-        let mut epochs = self.epochs.clone();
-        epochs.begin_next(offset);
-        // What is in a directory that is not durable is not either.
-        self.make_root_durable()?;
-        epochs.save(&self.files)?;
-        self.truncate_to(offset, now_ms)?;
-        (self.epochs, self.are_epochs_saved) = (epochs, true);
-        Ok(())
-    }
-
-    /// Whether [`Log::repair`] must succeed before the next append.
+    /// Whether a [`RepairJob`] must succeed before the next append.
     pub fn needs_repair(&self) -> bool {
         !self.repairs.is_empty()
     }
 
-    /// Does on the disk what failed writes and cuts left to do.
-    ///
-    /// # Errors
-    /// The first failure; the rest stays to be done.
-    pub fn repair(&mut self) -> Result<(), StorageError> {
-        while let Some(repair) = self.repairs.first() {
-            match repair {
-                // Not synced here: were that to fail, it would take unsynced batches along that are still good.
-                Repair::CutActive => {
-                    let cut = self.active.file.set_len(self.active.size);
-                    cut.map_err(StorageError::on("cut", &self.active_path()))?;
-                    self.active.was_cut = true;
-                }
-                Repair::SyncActive => {
-                    let synced = self.active.file.sync_data();
-                    synced.map_err(StorageError::on("sync", &self.active_path()))?;
-                }
-                Repair::Remove(path) => self.files.remove(path)?,
-                Repair::SyncNames => self.files.sync_names()?,
-            }
-            self.repairs.remove(0);
-        }
-        Ok(())
+    /// What failed writes and cuts left to do on the disk; `None` for nothing. Nobody else may change the log's end
+    /// before the job was given to [`Log::finish_repair`].
+    pub fn begin_repair(&self) -> Option<RepairJob> {
+        let active = (self.active.base_offset, self.active.file.clone(), self.active.size);
+        let (files, repairs) = (self.files.clone(), self.repairs.clone());
+        self.needs_repair().then_some(RepairJob { files, active, repairs, done: 0 })
+    }
+
+    /// Takes note of what the job has done.
+    pub fn finish_repair(&mut self, job: &RepairJob) {
+        let done = self.repairs.drain(..job.done.min(self.repairs.len()));
+        self.active.was_cut |= done.into_iter().any(|repair| matches!(repair, Repair::CutActive));
     }
 
     /// The segment that is active after the cut, where it is cut, and how many sealed segments come before it.
@@ -145,6 +163,48 @@ impl Log {
         let indexes: (&[u8], &[u8]) = (&content.offsets, &content.times);
         let (segment, cut) = cut_segment(&self.files, parts, indexes, interval, offset, now_ms)?;
         Ok((segment, cut, kept))
+    }
+}
+
+impl CutJob {
+    /// Whether what is cut may have been seen.
+    pub fn is_of_seen(&self) -> bool {
+        self.epochs.is_some()
+    }
+
+    /// Makes the new epoch durable.
+    ///
+    /// # Errors
+    /// [`StorageError`]; nothing may be cut then.
+    pub fn run(&self) -> Result<(), StorageError> {
+        self.root.map_or(Ok(()), |topic_id| self.files.sync_root(topic_id))?;
+        self.epochs.as_ref().map_or(Ok(()), |epochs| epochs.save(&self.files))
+    }
+}
+
+impl RepairJob {
+    /// Repairs what it can.
+    ///
+    /// # Errors
+    /// The first failure; the rest stays to be done.
+    pub fn run(&mut self) -> Result<(), StorageError> {
+        let (base_offset, file, size) = &self.active;
+        let path = || self.files.path(*base_offset, LOG);
+        while let Some(repair) = self.repairs.get(self.done) {
+            match repair {
+                // Not synced here: were that to fail, it would take unsynced batches along that are still good.
+                Repair::CutActive => {
+                    file.set_len(*size).map_err(|source| StorageError::on("cut", &path())(source))?;
+                }
+                Repair::SyncActive => {
+                    file.sync_data().map_err(|source| StorageError::on("sync", &path())(source))?;
+                }
+                Repair::Remove(path) => self.files.remove(path)?,
+                Repair::SyncNames => self.files.sync_names()?,
+            }
+            self.done += 1;
+        }
+        Ok(())
     }
 }
 

@@ -167,24 +167,27 @@ impl State {
         !matches!(self.health, Health::Sound) || self.log.needs_repair()
     }
 
-    /// Makes a broken partition ready for an append, if it is time to try and the lock for syncs is held.
+    /// Makes a broken partition ready for an append, if it is time to try. What a sync that failed could not cut off is cut
+    /// here, if the lock for syncs is held.
     fn heal(&mut self, now: Moment, may_cut: bool) -> Result<(), AppendError> {
         self.check_fence()?;
+        let needs_cut = self.log.needs_repair();
         if let Health::Broken { error, retry_ms, cut_pending } = &mut self.health {
-            let must_wait = self.is_blocked || self.must_write_again || (*cut_pending && !may_cut);
+            let must_wait =
+                self.is_blocked || self.must_write_again || ((*cut_pending || needs_cut) && !may_cut);
             if now.steady_ms < *retry_ms || must_wait {
                 return Err(error.clone().into());
             }
             *retry_ms = now.steady_ms.saturating_add(RETRY_AFTER_MS);
         }
-        if let Health::Broken { cut_pending: true, .. } = self.health {
-            self.cut_back(now)?;
+        if let Some(job) = self.begin_cut()? {
+            job.run()?;
+            self.finish_cut(job, now)?;
         }
-        if self.log.needs_repair()
-            && let Err(error) = self.log.repair()
-        {
-            self.must_write_again |= self.log.synced().offset < self.log.durable().offset;
-            return Err(error.into());
+        if let Some(mut job) = self.log.begin_repair() {
+            let repaired = job.run();
+            self.finish_repair(&job, &repaired);
+            repaired?;
         }
         Ok(())
     }

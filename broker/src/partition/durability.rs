@@ -12,7 +12,7 @@ use super::{Health, Partition, State, Wakers, load_producers};
 use crate::clock::Moment;
 use crate::flush::{FlushQueue, Taken};
 use crate::journal::{Frame, PartitionKey, Place};
-use crate::log::{CommitJob, StorageError, SyncError, SyncJob};
+use crate::log::{CommitJob, CutJob, RepairJob, StorageError, SyncError, SyncJob};
 use parking_lot::MutexGuard;
 use std::future::Future;
 use std::io;
@@ -75,14 +75,15 @@ impl Partition {
     pub fn sync(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.syncing.lock();
         let _fence = self.fence_on_panic();
-        self.write_again()?;
         let now = self.env.clock.moment();
+        self.heal(now)?;
+        self.write_again()?;
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
                 return Ok(());
             }
-            state.begin_sync(&self.env.flush, now)?
+            state.begin_sync(&self.env.flush)?
         };
         let result = begun.run();
         self.finish_sync(begun, result, now)?;
@@ -113,7 +114,7 @@ impl Partition {
         let Some(first) = partitions.first() else { return Ok(()) };
         let now = first.env.clock.moment();
         let mut begun: Vec<_> =
-            partitions.iter().filter_map(|partition| partition.begin_together(now)).collect();
+            partitions.iter().filter_map(|partition| partition.begin_together()).collect();
         let sync = || first.env.flush.sync_disk(&*first.env.disk, &first.directory, failures);
         let mut synced = sync();
         if synced.is_ok() && begun.iter().any(Together::has_epochs) {
@@ -138,15 +139,40 @@ impl Partition {
         outcome
     }
 
-    fn begin_together(&self, now: Moment) -> Option<Together<'_>> {
+    fn begin_together(&self) -> Option<Together<'_>> {
         let one_at_a_time = self.syncing.try_lock()?;
         let fence = self.fence_on_panic();
         let mut state = self.state.lock();
         let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
-        let begun = is_ready.then(|| state.begin_sync(&self.env.flush, now).ok()).flatten()?;
+        let begun = is_ready.then(|| state.begin_sync(&self.env.flush).ok()).flatten()?;
         drop(state);
         let prepared = begun.job.as_ref().map_or(Ok(()), SyncJob::prepare);
         Some(Together { partition: self, begun, prepared, _one_at_a_time: one_at_a_time, _fence: fence })
+    }
+
+    /// Cuts off what a failed sync or commit should have kept, and makes the repairs that are left. The lock for syncs is
+    /// held; that which everybody takes is not while the disk is waited for.
+    pub(super) fn heal(&self, now: Moment) -> Result<(), StorageError> {
+        self.cut_off(now, self.committing.lock()).and_then(|()| self.repair())
+    }
+
+    fn cut_off(&self, now: Moment, _no_commit: MutexGuard<'_, ()>) -> Result<(), StorageError> {
+        loop {
+            let Some(job) = self.state.lock().begin_cut()? else { return Ok(()) };
+            let cut = job.run().and_then(|()| self.state.lock().finish_cut(job, now));
+            match cut {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn repair(&self) -> Result<(), StorageError> {
+        let Some(mut job) = self.state.lock().log.begin_repair() else { return Ok(()) };
+        let repaired = job.run();
+        self.state.lock().finish_repair(&job, &repaired);
+        repaired
     }
 
     /// After a sync that failed, what only the journal has for sure goes to the segments' files once more. The lock for
@@ -249,11 +275,16 @@ impl Partition {
                 Err(SyncError::NotBegun(error) | SyncError::Lost(error)) => {
                     // A commit that is under way must know where the log ends.
                     drop(state);
-                    let _no_commit = self.committing.lock();
+                    let no_commit = self.committing.lock();
                     state = self.state.lock();
                     state.must_write_again = state.log.synced().offset < state.log.durable().offset;
                     state.fail(error, &mut wakers);
-                    state.cut_failed(now);
+                    drop(state);
+                    std::mem::take(&mut wakers).wake();
+                    if let Err(error) = self.cut_off(now, no_commit).and_then(|()| self.repair()) {
+                        tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
+                    }
+                    state = self.state.lock();
                 }
             }
             drop(state);
@@ -361,22 +392,15 @@ impl BegunCommit<'_> {
         state.waiting_for_sync.reached(durable.offset, wakers);
     }
 
-    /// The frame is not durable. If it is not known to be undone, appends are refused until [`Partition::unblock`].
-    /// Returns whether the cut that is due is left to the partition's next sync.
-    pub(crate) fn fail(self, error: &StorageError, is_undone: bool) -> bool {
-        // A cut begins an epoch, which a sync under way may be about to save.
-        let one_at_a_time = if is_undone { self.partition.syncing.try_lock() } else { None };
+    /// The frame is not durable: the partition's next sync cuts it off. If it is not known to be undone, that waits for
+    /// [`Partition::unblock`].
+    pub(crate) fn fail(self, error: &StorageError, is_undone: bool) {
         let mut wakers = Wakers::default();
-        let now = self.partition.env.clock.moment();
         let mut state = self.partition.state.lock();
         state.is_blocked |= !is_undone;
         state.fail(error, &mut wakers);
-        if one_at_a_time.is_some() {
-            state.cut_failed(now);
-        }
         drop(state);
         wakers.wake();
-        is_undone && one_at_a_time.is_none()
     }
 }
 
@@ -418,21 +442,17 @@ impl BegunSync {
 }
 
 impl State {
-    /// The sync of what is in the log now. If the last one failed and its end is not cut off yet, that comes first:
-    /// what it should have written is never synced again.
-    pub(super) fn begin_sync(
-        &mut self,
-        flush: &Arc<FlushQueue>,
-        now: Moment,
-    ) -> Result<BegunSync, StorageError> {
+    /// The sync of what is in the log now. What the last one should have written is cut off before, if it failed: it is
+    /// never synced again.
+    pub(super) fn begin_sync(&mut self, flush: &Arc<FlushQueue>) -> Result<BegunSync, StorageError> {
         self.check_fence()?;
+        if let Health::Broken { error, cut_pending: true, .. } = &self.health {
+            return Err(error.clone());
+        }
         self.flush.is_queued = false;
         self.flush.unsynced_records = 0;
         let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
-        if let Health::Broken { cut_pending: true, .. } = self.health {
-            self.cut_back(now)?;
-        }
         Ok(BegunSync { job: self.log.begin_sync(), taken, failures_seen, started: Instant::now() })
     }
 
@@ -445,29 +465,26 @@ impl State {
         self.waiting_for_sync.all(wakers);
     }
 
-    /// Tries the cut. The lock for syncs is held.
-    fn cut_failed(&mut self, now: Moment) {
-        if let Err(error) = self.cut_back(now) {
-            tracing::error!(%error, cause = %error.source, "the cut has to be tried again");
+    /// The cut that is due, if there is one: back to the durable offset.
+    pub(super) fn begin_cut(&self) -> Result<Option<CutJob>, StorageError> {
+        match &self.health {
+            Health::Broken { error, cut_pending: true, .. } if self.is_blocked => Err(error.clone()),
+            Health::Broken { cut_pending: true, .. } => {
+                let durable = self.log.durable().offset;
+                Ok(Some(self.log.begin_cut(durable, self.offsets.high_watermark > durable)))
+            }
+            _ => Ok(None),
         }
     }
 
-    /// Cuts log, producers and offsets back to the durable offset. The lock for syncs is held.
-    pub(super) fn cut_back(&mut self, now: Moment) -> Result<(), StorageError> {
-        if let Health::Broken { error, .. } = &self.health
-            && self.is_blocked
-        {
-            return Err(error.clone());
-        }
+    /// Cuts log, producers and offsets back to the durable offset. Returns whether it did: not if consumers may meanwhile
+    /// have seen what goes, and the job has no epoch that lets them notice.
+    pub(super) fn finish_cut(&mut self, job: CutJob, now: Moment) -> Result<bool, StorageError> {
         let durable = self.log.durable().offset;
-        if self.offsets.high_watermark > durable {
-            // Consumers may have seen what goes; the epoch lets them notice.
-            self.log.truncate_seen_to(durable, now.now_ms)?;
-        } else {
-            self.log.truncate_to(durable, now.now_ms)?;
+        if self.offsets.high_watermark > durable && !job.is_of_seen() {
+            return Ok(false);
         }
-        // A cut that could not be synced may have lost what was not synced before.
-        self.must_write_again |= self.log.needs_repair() && self.log.synced().offset < durable;
+        self.log.finish_cut(job, now.now_ms)?;
         self.producers = load_producers(&self.log, now.steady_ms)?;
         self.offsets.advance(Advance::Cut { log_end: durable });
         if self.high_watermark.offset >= durable {
@@ -476,7 +493,16 @@ impl State {
         if let Health::Broken { cut_pending, .. } = &mut self.health {
             *cut_pending = false;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Takes note of the repairs that were made.
+    pub(super) fn finish_repair(&mut self, job: &RepairJob, repaired: &Result<(), StorageError>) {
+        self.log.finish_repair(job);
+        if repaired.is_err() {
+            // One that could not be synced may have lost what was not synced before.
+            self.must_write_again |= self.log.synced().offset < self.log.durable().offset;
+        }
     }
 
     /// Whether the batch that ends at `mark` is durable; `None` if that is not decided.

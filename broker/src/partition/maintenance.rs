@@ -148,15 +148,15 @@ impl Partition {
     pub fn close(&self) -> Result<(), StorageError> {
         let _maintenance = self.maintaining.lock();
         let _one_at_a_time = self.syncing.lock();
-        let written = self.write_again();
         let now = self.env.clock.moment();
+        let written = self.heal(now).and_then(|()| self.write_again());
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
                 return Ok(());
             }
             state.is_closed = true;
-            written.and_then(|()| state.begin_sync(&self.env.flush, now))
+            written.and_then(|()| state.begin_sync(&self.env.flush))
         };
         let synced = begun.and_then(|begun| {
             let result = begun.run();
@@ -224,10 +224,7 @@ impl State {
         if let Health::Broken { error, cut_pending: true, .. } = &self.health {
             return Err(error.clone());
         }
-        if self.log.needs_repair() {
-            self.log.repair()?;
-        }
-        if self.log.needs_sync() {
+        if self.log.needs_sync() || self.log.needs_repair() {
             let cause = io::Error::other("a sync failed");
             return Err(StorageError::on("close", self.log.directory())(cause));
         }

@@ -275,6 +275,7 @@ fn a_sync_that_a_cut_overtakes_says_nothing_of_what_is_appended_after_the_cut() 
     let job = log.begin_sync().unwrap();
     job.run().unwrap();
     log.truncate_to(1, NOW_MS).unwrap();
+    repair(&mut log).unwrap();
     append(&mut log, &batch(1, 150, 2000)).unwrap();
     log.finish_sync(&job);
     assert_eq!((log.synced().offset, log.needs_sync()), (1, true));

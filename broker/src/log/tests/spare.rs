@@ -174,6 +174,7 @@ fn a_cut_before_a_segment_without_a_name_takes_its_file_away() {
     let (_, disk, dir) = simulated(1);
     let mut log = rolled(&disk, &dir, 3);
     log.truncate_to(2, NOW_MS).unwrap();
+    repair(&mut log).unwrap();
     assert_eq!(files_of(&disk, &dir), ["00000000000000000000.log"]);
     while log.segment_count() < 3 {
         append(&mut log, &batch(1, 150, 1000)).unwrap();

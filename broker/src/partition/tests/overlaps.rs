@@ -245,6 +245,25 @@ fn rolls_touch_no_name_under_the_lock_whether_an_append_or_retention_makes_them(
 }
 
 #[test]
+fn a_cut_after_a_failed_sync_waits_for_no_disk_under_the_lock() {
+    let (held, slot) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Weak::<Partition>::new())));
+    let (seen, locked) = (held.clone(), slot.clone());
+    let bench = Bench::calling(config(FlushMode::Commit), move |operation, path| {
+        let is_locked = locked.lock().upgrade().is_some_and(|partition| partition.is_locked());
+        if is_locked && matches!(operation, Operation::SyncData | Operation::SyncDir) {
+            seen.lock().push((operation, path.to_owned()));
+        }
+    });
+    *slot.lock() = Arc::downgrade(&bench.partition);
+    bench.append(1).unwrap();
+    bench.partition.sync().unwrap();
+    bench.append(1).unwrap();
+    bench.fail(Operation::SyncData, ".log", 1, io::ErrorKind::Other);
+    bench.partition.sync().unwrap_err();
+    assert_eq!(*held.lock(), []);
+}
+
+#[test]
 fn an_index_that_cannot_be_opened_is_not_one_that_is_missing() {
     let made = Arc::new(Mutex::new(Vec::new()));
     let seen = made.clone();
