@@ -103,7 +103,8 @@ fn refuse_huge_pages() {
     }
 }
 
-/// Sends what the broker has to say to standard error: information and worse, or what `RUST_LOG` asks for.
+/// Sends what the broker has to say to standard error: information and worse, or what `RUST_LOG` asks for. What cannot be
+/// written there is lost and stops nothing.
 pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -111,6 +112,8 @@ pub fn log_to_stderr() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say so where it cannot write, and panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }

@@ -106,7 +106,9 @@ pub(crate) fn start_tracing(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_env("KAPPA_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // It would say so where it cannot write, and panic.
+    lines.log_internal_errors(false).init();
 }
 
 #[cfg(test)]

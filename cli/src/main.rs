@@ -14,6 +14,7 @@ mod session;
 mod timestamp;
 
 use clap::Parser as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if !failure.is_quiet() {
-                eprintln!("kappa: {failure}");
+                // Nobody has to read it.
+                let _ = writeln!(std::io::stderr(), "kappa: {failure}");
             }
             ExitCode::from(failure.exit().code())
         }

@@ -38,6 +38,30 @@ fn the_daemon_says_when_it_is_ready_and_ends_cleanly_on_sigterm() {
 }
 
 #[test]
+fn a_daemon_whose_messages_nobody_takes_goes_on() {
+    let dir = tempdir().unwrap();
+    let mut daemon = Command::new(DAEMON)
+        .args(["--listen", "127.0.0.1:0", "--http", "off", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .env("RUST_LOG", "debug")
+        .stdout(Stdio::piped())
+        .stderr(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.strip_prefix("kappa broker ready kafka=").unwrap().split(' ').next().unwrap();
+    let mut client = crate::client::Client::connect(address.parse().unwrap());
+    for name in ["one", "two"] {
+        client.create_topic(name, 1);
+        client.produce(name, 0, &["a"]);
+    }
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn wrong_flags_end_with_2_and_a_directory_that_is_not_ours_with_1() {
     let run = |args: &[&str]| {
         let output = Command::new(DAEMON).args(args).output().unwrap();
