@@ -54,7 +54,7 @@ pub use deletion::{DeletionJob, DeletionSearch, Doomed, IdleSegments, is_retired
 pub use epoch_floor::EpochFloor;
 pub use error::StorageError;
 pub use files::NewDirectories;
-pub use metadata::directory_topic_id;
+pub use metadata::{Owner, directory_owner, directory_topic_id, index_of};
 pub use open::is_owner;
 pub use read::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};

@@ -15,7 +15,7 @@ use super::spare::{self, Spare};
 use super::sync::SyncState;
 use super::truncation::first_timestamp;
 use super::{
-    Damage, Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, RecoveryEnd,
+    Damage, Files, Indexed, Log, LogConfig, LogPosition, NewDirectories, Opening, Owner, RecoveryEnd,
     RecoveryReport, StorageError, metadata,
 };
 use super::{SetAside, set_aside};
@@ -263,11 +263,21 @@ impl Log {
 
 /// Refuses a directory that is not one of `topic_id`.
 pub(super) fn check_owner(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> Result<(), StorageError> {
-    let found = metadata::directory_topic_id(disk, dir)?;
-    if found.is_some_and(|found| is_owner(found, topic_id)) {
+    let found = metadata::directory_owner(disk, dir)?;
+    let own_index = metadata::index_of(dir);
+    let is_partition = |index: Option<i32>| index.is_none() || own_index.is_none() || index == own_index;
+    if found.is_some_and(|found| is_owner(found.topic_id, topic_id) && is_partition(found.index)) {
         return Ok(());
     }
-    let found = found.map_or_else(|| "no topic".to_owned(), |id| format!("topic {id}"));
+    let found = found.map_or_else(
+        || "no topic".to_owned(),
+        |Owner { topic_id, index }| {
+            format!(
+                "topic {topic_id}{}",
+                index.map_or_else(String::new, |index| format!(", partition {index}"))
+            )
+        },
+    );
     let cause =
         io::Error::new(io::ErrorKind::InvalidData, format!("it belongs to {found}, not to {topic_id}"));
     Err(StorageError::on("open the directory", dir)(cause))

@@ -16,6 +16,8 @@ use uuid::Uuid;
 pub(super) struct Found {
     /// The topic that it belongs to; `None` if nothing of it was ever durable, or it is no partition's at all.
     pub(super) owner: Result<Option<Uuid>, StorageError>,
+    /// Which partition of it, if that is said.
+    pub(super) index: Option<i32>,
     /// Whether it is known to hold nothing but what the creation of a partition leaves: no byte of any record.
     pub(super) is_blank: bool,
 }
@@ -87,6 +89,16 @@ pub enum Refusal {
         /// A directory of a topic.
         other: String,
     },
+    /// A directory has the name of one partition and is another one of the same topic.
+    #[error(
+        "{directory} is partition {index} of its topic: directories were renamed by hand; give them their names back"
+    )]
+    Misplaced {
+        /// The directory.
+        directory: String,
+        /// Which partition it is.
+        index: i32,
+    },
     /// A directory has the name of one topic's partition and the id of another topic.
     #[error(
         "{directory} belongs to topic {owner}, which is there under the name {name:?}: directories were renamed by \
@@ -139,11 +151,18 @@ pub(super) fn plan(state: &CatalogState, found: &Directories, checkpoints: &Chec
             let here = left.remove(directory.as_str());
             let what = match here.map(|here| &here.owner) {
                 Some(Ok(Some(owner))) if is_owner(*owner, topic_id) => {
-                    actions.push(Action::Open(Place { topic_id, index, directory }, opening));
+                    actions.push(match here.and_then(|here| here.index).filter(|said| *said != index) {
+                        None => Action::Open(Place { topic_id, index, directory }, opening),
+                        Some(index) => Action::Refuse(Refusal::Misplaced { directory, index }),
+                    });
+                    continue;
+                }
+                Some(Err(error)) => {
+                    actions.push(Action::Refuse(unreadable(&directory, error)));
                     continue;
                 }
                 Some(Ok(Some(_))) => "that of another topic",
-                Some(_) => "without partition.metadata",
+                Some(Ok(None)) => "without partition.metadata",
                 None => "missing",
             };
             if opening.held_records() {

@@ -212,14 +212,15 @@ impl Repair<'_> {
         for (directory, found) in found.iter().filter(|(name, _)| !is_retired(name)) {
             match (&found.owner, place_of(directory)) {
                 (Ok(Some(id)), _) if *id == CATALOG_ID => {}
-                (Ok(Some(id)), Some((name, index))) if is_partition(id, index) => {
-                    if topics.get(id).is_some_and(|entry| entry.name != name) {
-                        let right = topics.get(id).map_or("", |entry| entry.name.as_str());
-                        let done = format!("copied as {right}-{index}");
-                        self.repaired.note(directory, "has the name of another topic", done, "");
-                    }
+                (Ok(Some(id)), Some((name, named))) if is_partition(id, found.index.unwrap_or(named)) => {
+                    let index = found.index.unwrap_or(named);
+                    let right = topics.get(id).map_or("", |entry| entry.name.as_str());
                     // One that has its own name comes before one that was renamed.
-                    let has_own = topics.get(id).is_some_and(|entry| entry.name == name);
+                    let has_own = right == name && index == named;
+                    if !has_own {
+                        let done = format!("copied as {right}-{index}");
+                        self.repaired.note(directory, "has the name of another partition", done, "");
+                    }
                     if has_own || !places.contains_key(&(*id, index)) {
                         places.insert((*id, index), directory.clone());
                     }

@@ -15,7 +15,7 @@ use crate::disk::Disk;
 use crate::journal::PartitionKey;
 use crate::log::{
     Checkpoints, Damage, EpochFloor, NewDirectories, Opening, RecoveryEnd, RecoveryReport, SetAside,
-    StorageError, directory_topic_id, is_retired, keep_reserve, retire,
+    StorageError, directory_owner, index_of, is_retired, keep_reserve, retire,
 };
 use crate::partition::{Fold, FoldError, Partition, PartitionConfig, PartitionEnv, SYNC_TOGETHER_MIN};
 use arc_swap::ArcSwap;
@@ -263,9 +263,10 @@ impl<'a> House<'a> {
     fn look_at(&self, name: &str) -> Found {
         let owner = match is_retired(name) {
             true => Ok(None),
-            false => directory_topic_id(&*self.env.disk, &self.data_dir.join(name)),
+            false => directory_owner(&*self.env.disk, &self.data_dir.join(name)),
         };
-        Found { owner, is_blank: false }
+        let index = owner.as_ref().ok().and_then(|owner| owner.as_ref()?.index);
+        Found { owner: owner.map(|owner| Some(owner?.topic_id)), index, is_blank: false }
     }
 
     /// Finds out which of the directories that `matters` says are blank.
@@ -312,7 +313,7 @@ impl<'a> House<'a> {
                     let path = self.data_dir.join(&directory);
                     tracing::info!(%directory, "removing what is left of a topic");
                     match owner {
-                        Some(owner) => doomed.push(retire(disk, &path, owner, index_of(&directory))?),
+                        Some(owner) => doomed.push(retire(disk, &path, owner, index_of(&path).unwrap_or(0))?),
                         None if is_retired(&directory) => doomed.push(path),
                         // It is in the way of a partition, and there is next to nothing in it.
                         None => blank.push(path),
@@ -448,11 +449,6 @@ impl<'a> House<'a> {
         disk.rename(&path, &target).map_err(StorageError::on("rename", &path))?;
         disk.sync_dir(&aside).map_err(StorageError::on("sync the directory", &aside))
     }
-}
-
-/// The partition's index that a directory's name ends in.
-fn index_of(directory: &str) -> i32 {
-    directory.rsplit_once('-').and_then(|(_, index)| index.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a directory holds nothing but empty files and the statement whose it is.

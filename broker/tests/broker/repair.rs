@@ -274,6 +274,33 @@ fn directories_that_swapped_names_get_them_back() {
 }
 
 #[test]
+fn partitions_of_a_topic_that_swapped_directories_get_them_back() {
+    let dir = stopped();
+    let [a0, a1, aside] = ["a-0", "a-1", "aside"].map(|name| dir.path().join(name));
+    let running = Running::start(dir.path());
+    running.client().produce("a", 1, &["of partition 1"]);
+    running.stop();
+    fs::rename(&a0, &aside).unwrap();
+    fs::rename(&a1, &a0).unwrap();
+    fs::rename(&aside, &a1).unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("a-0 is partition 1 of its topic"), "{refused}");
+    let (repaired, home) = repaired(dir.path());
+    assert!(told(&repaired).contains("copied as a-1"), "{}", told(&repaired));
+    let served = served(&home);
+    assert_eq!(served[&("a", 0)], ["one", "two", "three"]);
+    assert_eq!(served[&("a", 1)], ["one", "two", "three", "of partition 1"]);
+}
+
+#[test]
+fn a_statement_whose_a_directory_is_that_is_damaged_is_called_that() {
+    let dir = stopped();
+    fs::write(dir.path().join("a-0/partition.metadata"), "garbage").unwrap();
+    let refused = refusal(dir.path());
+    assert!(refused.contains("it names no topic id") && !refused.contains("kappa-checkpoint"), "{refused}");
+}
+
+#[test]
 fn a_journal_that_cannot_be_read_is_left_out() {
     let dir = stopped();
     // A directory where a file should be: opened, it cannot be read.

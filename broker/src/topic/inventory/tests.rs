@@ -101,7 +101,8 @@ fn every_directory_has_one_fate() {
     ];
     for (directory, owner, is_blank, logs, expected) in table {
         let owner = owner.ok_or_else(unreadable_file);
-        let found = Directories::from([((*directory).to_owned(), Found { owner, is_blank: *is_blank })]);
+        let found =
+            Directories::from([((*directory).to_owned(), Found { owner, index: None, is_blank: *is_blank })]);
         let actions = plan(&state(), &found, &checkpoints(logs));
         assert_eq!(fate(&actions, directory), *expected, "{directory} {found:?} {logs:?}");
     }
@@ -126,7 +127,8 @@ fn a_recorded_directory_that_is_missing_is_made_only_if_it_never_held_anything()
 #[test]
 fn the_catalog_is_opened_or_made_in_an_empty_house_and_never_moved() {
     let catalog = format!("{CATALOG_TOPIC}-0");
-    let found = |owner: Owner, is_blank| Found { owner: owner.ok_or_else(unreadable_file), is_blank };
+    let found =
+        |owner: Owner, is_blank| Found { owner: owner.ok_or_else(unreadable_file), index: None, is_blank };
     let here = |owner, is_blank| Some(found(owner, is_blank));
     let held = &[(CATALOG_ID, 5, 0)][..];
     let other = |owner, is_blank| Some(found(owner, is_blank));
