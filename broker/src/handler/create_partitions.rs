@@ -6,15 +6,18 @@ use kappa_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kappa_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kappa_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: CreatePartitionsRequest) -> Reply {
     let validate_only = request.validate_only;
+    let mut named: HashMap<&str, usize> = HashMap::new();
+    request.topics.iter().for_each(|topic| *named.entry(&topic.name).or_default() += 1);
     let checked: Vec<(String, i32, Result<(), Refusal>)> = request
         .topics
         .iter()
         .map(|topic| {
-            let twice = request.topics.iter().filter(|other| other.name == topic.name).count() > 1;
+            let twice = named.get(topic.name.as_str()).is_some_and(|count| *count > 1);
             (topic.name.clone(), topic.count, check(node, cx, topic, twice))
         })
         .collect();

@@ -1,6 +1,6 @@
 //! DescribeConfigs: what holds for topics and brokers, where it comes from, and what it means.
 
-use super::{Node, Refusal, elsewhere};
+use super::{Node, Refusal, elsewhere, joined};
 use crate::config::{BrokerLayers, Overrides, Property, Scope, Setting, Source, TABLE, topic_settings};
 use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kappa_protocol::messages::describe_configs_response::{
@@ -25,7 +25,18 @@ struct Detail {
 /// Resources from which on describing them takes too long for the thread that serves everybody.
 const MANY_RESOURCES: usize = 20;
 
-pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeConfigsRequest) -> Reply {
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, mut request: DescribeConfigsRequest) -> Reply {
+    let named = |resource: &DescribeConfigsResource| {
+        (u128::from(resource.resource_type.unsigned_abs()), resource.resource_name.clone())
+    };
+    request.resources = joined(request.resources, named, |first, again| {
+        let all = |keys: &Option<Vec<String>>| keys.as_ref().is_none_or(Vec::is_empty);
+        match (&mut first.configuration_keys, again.configuration_keys) {
+            (Some(keys), Some(others)) if !keys.is_empty() && !others.is_empty() => keys.extend(others),
+            (keys, others) if !all(keys) && all(&others) => *keys = None,
+            _ => {}
+        }
+    });
     match request.resources.len() {
         MANY_RESOURCES.. => elsewhere(node, cx, request, describe_all),
         _ => describe_all(node, cx, request),

@@ -1,12 +1,14 @@
 //! DescribeLogDirs: the data directory, the sizes of its partitions, and the room that is left.
 
-use super::{Node, elsewhere};
+use super::{Node, elsewhere, joined};
 use crate::topic::Topic;
+use kappa_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kappa_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
 use kappa_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeLogDirsRequest) -> Reply {
@@ -20,12 +22,14 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeLogDirsReq
 fn answer(node: &Node, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
     let topics = match request.topics {
         None => node.topics.all().iter().map(|topic| describe(topic, None)).collect(),
-        Some(wanted) => wanted
-            .into_iter()
-            .filter_map(|wanted| {
-                Some(describe(&*node.topics.topic(&wanted.topic)?, Some(&wanted.partitions)))
-            })
-            .collect(),
+        Some(wanted) => {
+            let named = |wanted: &DescribableLogDirTopic| (0, wanted.topic.clone());
+            let wanted = joined(wanted, named, |first, again| first.partitions.extend(again.partitions));
+            let topics = wanted.into_iter().filter_map(|DescribableLogDirTopic { topic, partitions }| {
+                Some(describe(&*node.topics.topic(&topic)?, Some(&partitions.into_iter().collect())))
+            });
+            topics.collect()
+        }
     };
     let dir = node.topics.data_dir();
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
@@ -42,7 +46,7 @@ fn answer(node: &Node, request: DescribeLogDirsRequest) -> DescribeLogDirsRespon
     DescribeLogDirsResponse { results: vec![result], ..Default::default() }
 }
 
-fn describe(topic: &Topic, wanted: Option<&[i32]>) -> DescribeLogDirsTopic {
+fn describe(topic: &Topic, wanted: Option<&HashSet<i32>>) -> DescribeLogDirsTopic {
     let partitions = (0i32..)
         .zip(topic.partitions().iter())
         .filter(|(index, _)| wanted.is_none_or(|wanted| wanted.contains(index)))

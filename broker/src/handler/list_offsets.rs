@@ -10,6 +10,7 @@ use kappa_protocol::messages::list_offsets_response::{
 };
 use kappa_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a timestamp in a request stands for.
@@ -48,11 +49,11 @@ impl Position {
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ListOffsetsRequest) -> Reply {
     let partitions = || request.topics.iter().flat_map(|topic| &topic.partitions);
     if !partitions().any(|partition| Position::looks_into_the_log(partition.timestamp)) {
-        return Reply::Now(answer(node, cx, request).into());
+        return Reply::Now(answer(node, cx, &request).into());
     }
     let (task_node, cx) = (node.clone(), cx.clone());
     let (node, asked) = (node.clone(), request.clone());
-    let work = node.jobs.run(move || answer(&task_node, &cx, request));
+    let work = node.jobs.run(move || answer(&task_node, &cx, &request));
     Reply::later(async move { work.await.unwrap_or_else(|_| unanswered(&node, asked)).into() })
 }
 
@@ -70,29 +71,50 @@ fn unanswered(node: &Node, request: ListOffsetsRequest) -> ListOffsetsResponse {
     ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
 }
 
-fn answer(node: &Node, cx: &Context, request: ListOffsetsRequest) -> ListOffsetsResponse {
+fn answer(node: &Node, cx: &Context, request: &ListOffsetsRequest) -> ListOffsetsResponse {
     let isolation = match request.isolation_level {
         1 => IsolationLevel::ReadCommitted,
         _ => IsolationLevel::ReadUncommitted,
     };
-    let topics = request.topics.into_iter().map(|topic| answer_topic(node, cx, isolation, topic)).collect();
+    let twice = named_twice(request);
+    let answer = |topic| answer_topic(node, cx, isolation, &twice, topic);
+    let topics = request.topics.iter().map(answer).collect();
     ListOffsetsResponse { topics, ..Default::default() }
+}
+
+/// Partitions that stand in the request more than once; like Kafka, they are refused.
+fn named_twice(request: &ListOffsetsRequest) -> HashSet<(&str, i32)> {
+    let (mut seen, mut twice) = (HashSet::new(), HashSet::new());
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            let named = (topic.name.as_str(), partition.partition_index);
+            if !seen.insert(named) {
+                twice.insert(named);
+            }
+        }
+    }
+    twice
 }
 
 fn answer_topic(
     node: &Node,
     cx: &Context,
     isolation: IsolationLevel,
-    topic: ListOffsetsTopic,
+    twice: &HashSet<(&str, i32)>,
+    topic: &ListOffsetsTopic,
 ) -> ListOffsetsTopicResponse {
     let allowed = cx.allows(Operation::Describe, Resource::Topic(&topic.name));
     let partitions = topic
         .partitions
-        .into_iter()
+        .iter()
         .map(|wanted| {
             let partition_index = wanted.partition_index;
             let found = match allowed {
-                true => find(node, &topic.name, isolation, &wanted),
+                true if twice.contains(&(topic.name.as_str(), partition_index)) => {
+                    let message = "the partition stands in the request more than once";
+                    Err(Refusal::new(ErrorCode::InvalidRequest, message))
+                }
+                true => find(node, &topic.name, isolation, wanted),
                 false => {
                     let message = format!("not allowed to describe topic {}", topic.name);
                     Err(Refusal::new(ErrorCode::TopicAuthorizationFailed, message))
@@ -114,7 +136,7 @@ fn answer_topic(
             }
         })
         .collect();
-    ListOffsetsTopicResponse { name: topic.name, partitions }
+    ListOffsetsTopicResponse { name: topic.name.clone(), partitions }
 }
 
 /// No record: Kafka's answer where there is none.

@@ -1,7 +1,7 @@
 //! Metadata: brokers, topics and their partitions; creates topics that clients ask for, where that is allowed.
 
 use super::create_topics::partitions_of;
-use super::{Node, elsewhere, unanswered};
+use super::{Node, elsewhere, once, unanswered};
 use crate::topic::{NewTopic, Topic, TopicError, TopicName, is_internal};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
 use kappa_protocol::messages::metadata_response::{
@@ -20,11 +20,18 @@ pub(crate) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 /// Topics and partitions from which on describing them takes too long for the thread that serves everybody.
 const MANY: usize = 1_000;
 
-pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: MetadataRequest) -> Reply {
+pub(crate) fn handle(node: &Arc<Node>, cx: &Context, mut request: MetadataRequest) -> Reply {
+    request.topics = request.topics.map(|topics| once(topics, named));
     if is_long(node, cx, &request) {
         return elsewhere(node, cx, request, describe_wanted);
     }
     describe_wanted(node, cx, request)
+}
+
+/// What a request names a topic by: its id, if it has one.
+fn named(topic: &MetadataRequestTopic) -> (u128, &str) {
+    let name = topic.name.as_deref().filter(|_| topic.topic_id.is_nil());
+    (topic.topic_id.as_u128(), name.unwrap_or_default())
 }
 
 fn is_long(node: &Node, cx: &Context, request: &MetadataRequest) -> bool {

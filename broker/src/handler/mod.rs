@@ -34,6 +34,7 @@ use crate::partition::{AppendError, DeleteRecordsError, ProducerError, ReadError
 use crate::topic::{TopicError, Topics};
 use kappa_protocol::record::BatchError;
 use kappa_protocol::{ApiKey, Context, ErrorCode, LaneError, Reply};
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
@@ -119,6 +120,34 @@ pub(crate) fn elsewhere<R: Send + 'static>(
             Err(error) => Err(unanswered(error)),
         }
     }))
+}
+
+/// What a request names again is answered once: an answer is then no larger than what there is to be told. Keys are a
+/// number and a name.
+pub(crate) fn once<T>(mut items: Vec<T>, key: impl for<'a> Fn(&'a T) -> (u128, &'a str)) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(items.len());
+    let first: Vec<bool> = items.iter().map(|item| seen.insert(key(item))).collect();
+    let mut first = first.into_iter();
+    items.retain(|_| first.next().unwrap_or(true));
+    items
+}
+
+/// The same for things that are named with a part of what is wanted of them: `add` gives the first the parts of the others.
+pub(crate) fn joined<T>(
+    items: Vec<T>,
+    key: impl Fn(&T) -> (u128, String),
+    add: impl Fn(&mut T, T),
+) -> Vec<T> {
+    let mut places: HashMap<(u128, String), usize> = HashMap::new();
+    let mut joined: Vec<T> = Vec::new();
+    for item in items {
+        let place = *places.entry(key(&item)).or_insert(joined.len());
+        match joined.get_mut(place) {
+            Some(first) => add(first, item),
+            None => joined.push(item),
+        }
+    }
+    joined
 }
 
 /// There is no answer, and none is made up.

@@ -24,8 +24,12 @@ struct Pending {
     appended: Appended,
 }
 
+/// Bytes of all messages of an answer: what is refused beyond them has a code alone.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) -> Reply {
     let mut response = ProduceResponse::default();
+    let mut message_bytes = 0;
     let mut pending = Vec::new();
     for (index, data) in request.topic_data.into_iter().enumerate() {
         let topic = match data.topic_id.is_nil() {
@@ -39,7 +43,9 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
         };
         let mut partition_responses = Vec::with_capacity(data.partition_data.len());
         for (position, partition) in data.partition_data.into_iter().enumerate() {
-            let (answer, appended) = target.append(node, partition);
+            let (mut answer, appended) = target.append(node, partition);
+            message_bytes += answer.error_message.as_ref().map_or(0, String::len);
+            answer.error_message = answer.error_message.filter(|_| message_bytes <= MESSAGE_BYTES_MAX);
             partition_responses.push(answer);
             if let Some((log, appended)) = appended.filter(|_| request.acks != 0) {
                 pending.push(Pending { topic: index, partition: position, log, appended });

@@ -18,5 +18,6 @@ mod order;
 mod process;
 mod produce_fetch;
 mod repair;
+mod repeated;
 mod restart;
 mod sessions;

@@ -1,6 +1,6 @@
 //! DescribeGroups: members of groups, with what they were assigned.
 
-use super::{Node, elsewhere, group_error_code};
+use super::{Node, elsewhere, group_error_code, once};
 use crate::group::{GroupDescription, GroupError, Member};
 use kappa_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kappa_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
@@ -18,8 +18,8 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeGroupsRequ
 
 fn handle_blocking(node: &Arc<Node>, cx: &Context, request: DescribeGroupsRequest) -> Reply {
     let with_operations = request.include_authorized_operations;
-    let groups =
-        request.groups.into_iter().map(|group_id| describe(node, cx, group_id, with_operations)).collect();
+    let groups = once(request.groups, |group_id| (0, group_id.as_str()));
+    let groups = groups.into_iter().map(|group_id| describe(node, cx, group_id, with_operations)).collect();
     Reply::Now(DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() }.into())
 }
 

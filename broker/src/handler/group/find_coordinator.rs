@@ -1,6 +1,6 @@
 //! FindCoordinator: it is always this broker, once `__consumer_offsets` exists.
 
-use super::Node;
+use super::{Node, once};
 use kappa_protocol::messages::find_coordinator_response::Coordinator;
 use kappa_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource, Response};
@@ -14,6 +14,7 @@ const BATCHED: i16 = 4;
 pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: FindCoordinatorRequest) -> Reply {
     let (version, key_type) = (cx.version, request.key_type);
     let keys = if version >= BATCHED { request.coordinator_keys } else { vec![request.key] };
+    let keys = once(keys, |key| (0, key.as_str()));
     let refusals: Vec<(String, Option<Refusal>)> = keys
         .into_iter()
         .map(|key| {

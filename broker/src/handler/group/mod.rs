@@ -17,7 +17,7 @@ pub(crate) mod sync_group;
 #[cfg(test)]
 mod tests;
 
-use super::{Node, elsewhere};
+use super::{Node, elsewhere, joined, once};
 use crate::group::{GroupError, Waiting};
 use kappa_protocol::{ErrorCode, Reply, Response};
 

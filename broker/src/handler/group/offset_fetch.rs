@@ -2,7 +2,7 @@
 //!
 //! Only what is on disk is told, and no transaction can have offsets pending, so every answer is stable.
 
-use super::{Node, elsewhere, group_error_code};
+use super::{Node, elsewhere, group_error_code, joined};
 use crate::group::{CommittedOffset, GroupError};
 use crate::topic::Topic;
 use kappa_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
@@ -12,6 +12,7 @@ use kappa_protocol::messages::offset_fetch_response::{
 };
 use kappa_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 use kappa_protocol::{Context, ErrorCode, Operation, Reply, Resource};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// From this version on, several groups are asked for at once.
@@ -26,7 +27,12 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: OffsetFetchRequest
 
 fn handle_blocking(node: &Arc<Node>, cx: &Context, request: OffsetFetchRequest) -> Reply {
     let response = if cx.version >= BATCHED {
-        let groups = request.groups.into_iter().map(|group| fetch(node, cx, group)).collect();
+        let named = |group: &OffsetFetchRequestGroup| (0, group.group_id.clone());
+        let groups = joined(request.groups, named, |first, again| match (&mut first.topics, again.topics) {
+            (Some(topics), Some(others)) => topics.extend(others),
+            (topics, _) => *topics = None,
+        });
+        let groups = groups.into_iter().map(|group| fetch(node, cx, group)).collect();
         OffsetFetchResponse { groups, ..OffsetFetchResponse::default() }
     } else {
         single(node, cx, request)
@@ -59,7 +65,9 @@ fn some(
     topics: &[OffsetFetchRequestTopics],
 ) -> Result<Vec<OffsetFetchResponseTopics>, GroupError> {
     node.groups.committed(group, |committed| {
-        let answer = |topic: &OffsetFetchRequestTopics| {
+        let mut told = HashSet::new();
+        let answer = |topic| {
+            let topic: &OffsetFetchRequestTopics = topic;
             let name = name_of(node, cx, topic);
             let name = name.and_then(|name| {
                 let allowed = cx.allows(Operation::Describe, Resource::Topic(&name));
@@ -74,7 +82,12 @@ fn some(
             OffsetFetchResponseTopics {
                 name: topic.name.clone(),
                 topic_id: topic.topic_id,
-                partitions: topic.partition_indexes.iter().map(offset).collect(),
+                partitions: topic
+                    .partition_indexes
+                    .iter()
+                    .filter(|index| told.insert((topic.topic_id, topic.name.as_str(), **index)))
+                    .map(offset)
+                    .collect(),
             }
         };
         topics.iter().map(answer).collect()
