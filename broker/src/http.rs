@@ -141,7 +141,13 @@ impl Collector for States {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
+        let group_bytes = self.node.groups.bytes() as u64;
         let now = [
+            (
+                "groups_bytes",
+                "Bytes of what members of groups said of themselves and were given",
+                group_bytes,
+            ),
             ("dirty_bytes", "Bytes appended and in no synced segment yet", flush.dirty_bytes),
             ("held_producers", "Producers that wait until fewer bytes are dirty", flush.held_producers),
         ];

@@ -184,6 +184,8 @@ pub struct GroupConfig {
     pub initial_rebalance_delay_ms: i32,
     /// `group.max.size`.
     pub group_size_max: usize,
+    /// `kappa.groups.bytes.max`.
+    pub bytes_max: usize,
 }
 
 impl Settings {
@@ -216,6 +218,7 @@ impl Settings {
                 session_timeout_max_ms: layers.number("group.max.session.timeout.ms"),
                 initial_rebalance_delay_ms: layers.number("group.initial.rebalance.delay.ms"),
                 group_size_max: layers.number("group.max.size"),
+                bytes_max: layers.number("kappa.groups.bytes.max"),
             },
         }
     }

@@ -93,6 +93,8 @@ pub const TABLE: &[Property] = &[
         "Shortest session timeout a group member may ask for."),
     broker("kappa.dirty.bytes.max", Kind::Long(1_048_576, i64::MAX), "536870912",
         "Most bytes of records that may wait to be synced, whatever the flush policies say. From half of it on everything is synced; beyond it producers are not read from until syncs have caught up."),
+    broker("kappa.groups.bytes.max", Kind::Long(1_048_576, i64::MAX), "67108864",
+        "Most bytes that all groups together keep of what their members say of themselves and are assigned. Beyond it joins and assignments are refused with COORDINATOR_NOT_AVAILABLE, which clients try again."),
     broker("kappa.http", Kind::Text, "127.0.0.1:9644",
         "Where health and metrics are served, `HOST:PORT` or `off`. Flag: `--http`."),
     broker("kappa.max.partitions", Kind::Int(1, i32::MAX), "20000",

@@ -5,6 +5,7 @@
 //! at once; what waits is in what they return.
 
 use super::GroupError;
+use super::memory::Memory;
 use super::offsets::{CommittedOffset, OffsetsError, TopicOffsets};
 use super::shard::{Notices, PendingWrite, Shard};
 use super::state::{Caller, GroupLimits, JoinGroup, Joined, Joiner, SyncGroup, Synced};
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 pub(crate) struct GroupCoordinator {
     topics: Arc<Topics>,
     config: GroupConfig,
+    memory: Arc<Memory>,
     clock: Clock,
     shards: OnceLock<Vec<Arc<Shard>>>,
     opening: Mutex<()>,
@@ -65,6 +67,7 @@ impl GroupCoordinator {
         let (writes, written) = mpsc::unbounded_channel();
         let coordinator = Self {
             topics,
+            memory: Memory::new(config.bytes_max),
             config,
             clock,
             shards: OnceLock::new(),
@@ -149,6 +152,11 @@ impl GroupCoordinator {
     /// Whether [`GroupCoordinator::ready`] would resolve at once.
     pub(crate) fn is_ready(&self) -> bool {
         self.shards.get().is_some()
+    }
+
+    /// Bytes that groups hold of what their members said and were given.
+    pub(crate) fn bytes(&self) -> usize {
+        self.memory.used()
     }
 
     /// Someone wants to be a member of a group.
@@ -385,7 +393,8 @@ impl GroupCoordinator {
             members_max: self.config.group_size_max,
         };
         let open = |partition: &Arc<Partition>| {
-            Shard::new(partition.clone(), limits, self.clock.clone(), self.notices.clone()).map(Arc::new)
+            let (memory, clock, notices) = (self.memory.clone(), self.clock.clone(), self.notices.clone());
+            Shard::new(partition.clone(), limits, memory, clock, notices).map(Arc::new)
         };
         let shards = topic.partitions().iter().map(open).collect::<Result<Vec<_>, _>>()?;
         self.shards.get_or_init(|| shards);

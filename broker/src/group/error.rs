@@ -67,6 +67,19 @@ pub(crate) enum GroupError {
         /// `group.max.size`.
         max: usize,
     },
+    /// All groups together hold as much as they may.
+    #[error(
+        "groups hold {used} bytes of what their members said and were given, and {bytes} more pass \
+         kappa.groups.bytes.max = {max}: raise it, or have members say less"
+    )]
+    OutOfMemory {
+        /// Bytes held.
+        used: usize,
+        /// Bytes that would come to them.
+        bytes: usize,
+        /// `kappa.groups.bytes.max`.
+        max: usize,
+    },
     /// The group has members, so it may not be deleted.
     #[error("the group is not empty")]
     NotEmpty,

@@ -1,7 +1,8 @@
 //! Consumer groups: who is in them, what they were assigned, and which offsets they committed.
 //!
 //! `state` is one group as a pure state machine; `offsets` is what the topic `__consumer_offsets` says, in Kafka's own
-//! record format (`records`), and `expiry` which of it is old; `shard` joins the two over one partition, and
+//! record format (`records`), and `expiry` which of it is old; `shard` joins the two over one partition (`live` are its
+//! machines, `memory` what those of all shards may hold), and
 //! [`GroupCoordinator`] is all of them. Invariants: nothing is answered from a record before it is durable, nobody is
 //! shown an assignment before it is written, and what the topic says is a fold of it. Knows nothing of requests and
 //! versions. Groups with another protocol than the classic one would be further machines beside `state`, over the
@@ -10,6 +11,8 @@
 mod coordinator;
 mod error;
 mod expiry;
+mod live;
+mod memory;
 mod offsets;
 mod records;
 mod shard;

@@ -5,6 +5,8 @@
 //! commits and generations in the order in which they were allowed. Invariants: nothing waits under the lock; machines
 //! that a thread panicked over are gone, with the partition, until the broker is started again.
 
+use super::live::{LiveGroup, LiveGroups};
+use super::memory::Memory;
 use super::offsets::{CommittedOffset, OffsetsError, OffsetsState};
 use super::records::{self, Encoded};
 use super::state::{
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use kappa_protocol::EncodeError;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -49,6 +51,7 @@ pub(super) struct Shard {
     pub(super) fold: Fold<OffsetsState>,
     live: Mutex<LiveGroups>,
     limits: GroupLimits,
+    memory: Arc<Memory>,
     clock: Clock,
     notices: Notices,
     /// While the partition's log is rewritten: the keys of what was appended since that began.
@@ -63,17 +66,6 @@ pub(super) struct LiveGuard<'a> {
     was_panicking: bool,
     /// Let go of after the lock.
     _fence: FenceOnPanic<'a>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct LiveGroups {
-    groups: HashMap<GroupId, LiveGroup>,
-    /// The next deadline of each group that has one.
-    deadlines: BTreeSet<(i64, GroupId)>,
-    tickets: u64,
-    stopped: bool,
-    /// Whether a thread panicked over them: then they are not known any more.
-    is_lost: bool,
 }
 
 impl Deref for LiveGuard<'_> {
@@ -98,25 +90,12 @@ impl Drop for LiveGuard<'_> {
     }
 }
 
-#[derive(Debug)]
-struct LiveGroup {
-    group: Group,
-    deadline_ms: Option<i64>,
-    joins: HashMap<Ticket, oneshot::Sender<Result<Joined, GroupError>>>,
-    syncs: HashMap<Ticket, oneshot::Sender<Result<Synced, GroupError>>>,
-}
-
-impl LiveGroup {
-    fn new(group: Group) -> Self {
-        Self { group, deadline_ms: None, joins: HashMap::new(), syncs: HashMap::new() }
-    }
-}
-
 impl Shard {
     /// Replays the partition. Members are as last written, and just heard of.
     pub(super) fn new(
         partition: Arc<Partition>,
         limits: GroupLimits,
+        memory: Arc<Memory>,
         clock: Clock,
         notices: Notices,
     ) -> Result<Self, FoldError<OffsetsError>> {
@@ -132,6 +111,7 @@ impl Shard {
             fold,
             live: Mutex::default(),
             limits,
+            memory,
             clock,
             notices,
             rewriting: Mutex::default(),
@@ -140,7 +120,10 @@ impl Shard {
         let now_ms = shard.clock.steady_ms();
         let mut live = shard.live.lock();
         for (id, metadata) in metadata {
-            live.groups.insert(id.clone(), LiveGroup::new(Group::restored(limits, metadata, now_ms)));
+            let group = Group::restored(limits, metadata, now_ms);
+            let mut restored = LiveGroup::new(group, shard.memory.clone());
+            restored.count();
+            live.groups.insert(id.clone(), restored);
             live.schedule(&id);
         }
         drop(live);
@@ -165,8 +148,10 @@ impl Shard {
         let (answer, answered) = oneshot::channel();
         let id = GroupId::from(id);
         let ticket = self.step_or_create(&id, |live, ticket, now_ms| {
+            live.held.take(live.group.growth_by_join(&join))?;
             live.joins.insert(ticket, answer);
             live.group.join(join, ticket, now_ms);
+            Ok(ticket)
         })?;
         Ok(Waiting::new(answered, self.clone(), id, ticket))
     }
@@ -179,12 +164,13 @@ impl Shard {
     ) -> Result<Waiting<Synced>, GroupError> {
         let (answer, answered) = oneshot::channel();
         let id = GroupId::from(id);
-        let ticket = self.step(&id, |live, ticket, now_ms| {
+        let ticket: Option<Result<_, GroupError>> = self.step(&id, |live, ticket, now_ms| {
+            live.held.take(live.group.growth_by_sync(&sync))?;
             live.syncs.insert(ticket, answer);
             live.group.sync(sync, ticket, now_ms);
-            ticket
+            Ok(ticket)
         })?;
-        let ticket = ticket.ok_or(GroupError::UnknownMember)?;
+        let ticket = ticket.ok_or(GroupError::UnknownMember)??;
         Ok(Waiting::new(answered, self.clone(), id, ticket))
     }
 
@@ -438,20 +424,17 @@ impl Shard {
     fn step_or_create(
         self: &Arc<Self>,
         id: &GroupId,
-        step: impl FnOnce(&mut LiveGroup, Ticket, i64),
+        step: impl FnOnce(&mut LiveGroup, Ticket, i64) -> Result<Ticket, GroupError>,
     ) -> Result<Ticket, GroupError> {
         {
             let mut live = self.live()?;
             if live.stopped {
                 return Err(GroupError::NotAvailable);
             }
-            live.groups.entry(id.clone()).or_insert_with(|| LiveGroup::new(Group::new(self.limits)));
+            let new = || LiveGroup::new(Group::new(self.limits), self.memory.clone());
+            live.groups.entry(id.clone()).or_insert_with(new);
         }
-        let ticket = self.step(id, |live, ticket, now_ms| {
-            step(live, ticket, now_ms);
-            ticket
-        })?;
-        ticket.ok_or(GroupError::NotAvailable)
+        self.step(id, step)?.ok_or(GroupError::NotAvailable)?
     }
 
     /// One step of a group, and everything that comes of it. `None` if there is no such group.
@@ -466,6 +449,7 @@ impl Shard {
         let Some(group) = live.groups.get_mut(id) else { return Ok(None) };
         let result = step(group, ticket, now_ms);
         self.execute(id, group, now_ms);
+        group.count();
         let earlier = live.schedule(id);
         drop(live);
         if earlier {
@@ -539,41 +523,6 @@ impl Shard {
             keys.extend(records.iter().map(|record| record.key.clone()));
         }
         Ok(self.partition.synced(appended.mark))
-    }
-}
-
-impl LiveGroups {
-    /// Forgets every group. Whoever waits learns that there will be no answer.
-    fn lose(&mut self) {
-        *self = Self { is_lost: true, ..Self::default() };
-    }
-
-    /// Notes a group's next deadline; whether it is now the earliest of all. A group of which nothing is left to
-    /// remember is forgotten.
-    fn schedule(&mut self, id: &GroupId) -> bool {
-        let Some(live) = self.groups.get_mut(id) else { return false };
-        if live.group.is_blank() {
-            self.forget(id);
-            return false;
-        }
-        let next = live.group.next_deadline();
-        if next == live.deadline_ms {
-            return false;
-        }
-        if let Some(deadline_ms) = live.deadline_ms {
-            self.deadlines.remove(&(deadline_ms, id.clone()));
-        }
-        live.deadline_ms = next;
-        let Some(next) = next else { return false };
-        self.deadlines.insert((next, id.clone()));
-        self.deadlines.first().is_some_and(|(first, group)| *first == next && group == id)
-    }
-
-    fn forget(&mut self, id: &str) {
-        let Some(live) = self.groups.remove(id) else { return };
-        if let Some(deadline_ms) = live.deadline_ms {
-            self.deadlines.remove(&(deadline_ms, GroupId::from(id)));
-        }
     }
 }
 

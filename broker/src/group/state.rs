@@ -101,6 +101,11 @@ pub(crate) struct Synced {
     pub(crate) assignment: Bytes,
 }
 
+/// What a group is counted as beside its members.
+const GROUP_BYTES: usize = 1024;
+/// What a member id that was given out is counted as beside its bytes.
+const RESERVED_BYTES: usize = 128;
+
 /// A group. See the module's description.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -323,6 +328,39 @@ impl Group {
             Phase::Completing { .. } => "CompletingRebalance",
             Phase::Stable => "Stable",
         }
+    }
+
+    /// Bytes of memory that it is counted as.
+    pub(crate) fn bytes(&self) -> usize {
+        let members = self.members.iter().map(|(id, member)| member.bytes(id.len()));
+        let reserved = self.reserved.keys().map(|id| RESERVED_BYTES + id.len());
+        GROUP_BYTES + self.protocol_type.len() + members.sum::<usize>() + reserved.sum::<usize>()
+    }
+
+    /// Bytes by which a join may make it grow, at most.
+    pub(crate) fn growth_by_join(&self, join: &JoinGroup) -> usize {
+        let base = if self.is_blank() { GROUP_BYTES + join.protocol_type.len() } else { 0 };
+        let (id, kept) = match &join.joiner {
+            Joiner::New { member_id, must_return: true } if join.instance_id.is_none() => {
+                return base + RESERVED_BYTES + member_id.len();
+            }
+            Joiner::New { member_id, .. } => {
+                (member_id, join.instance_id.as_ref().and_then(|id| self.instances.get(id)))
+            }
+            Joiner::Known(member_id) => (member_id, Some(member_id)),
+        };
+        let kept = kept.and_then(|id| Some((id, self.members.get(id)?)));
+        let kept = kept.map_or(0, |(id, member)| member.bytes(id.len()));
+        base + member::bytes_said(join, id.len()).saturating_sub(kept)
+    }
+
+    /// Bytes by which a sync may make it grow.
+    pub(crate) fn growth_by_sync(&self, sync: &SyncGroup<'_>) -> usize {
+        let leads = self.leader.as_deref() == Some(sync.caller.member_id);
+        if self.phase != (Phase::Completing { write: None }) || !leads {
+            return 0;
+        }
+        sync.assignments.iter().map(|(_, assignment)| assignment.len()).sum()
     }
 
     /// Whether there is no member.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 mod containment;
+mod memory;
 mod shortening;
 
 const START_MS: i64 = 1_000_000;

@@ -33,7 +33,30 @@ pub(crate) struct Member {
     heard_at_ms: i64,
 }
 
+/// What a member is counted as beside what it said and was given.
+const MEMBER_BYTES: usize = 512;
+/// The same for a protocol.
+const PROTOCOL_BYTES: usize = 64;
+
+/// Bytes that a join makes its group keep, if it is let in under an id of `id_len` bytes.
+pub(super) fn bytes_said(join: &JoinGroup, id_len: usize) -> usize {
+    let instance_len = join.instance_id.as_ref().map_or(0, String::len);
+    let texts = 2 * (id_len + instance_len) + join.client_id.len() + join.client_host.len();
+    MEMBER_BYTES + texts + protocol_bytes(&join.protocols)
+}
+
+fn protocol_bytes(protocols: &[(String, Bytes)]) -> usize {
+    protocols.iter().map(|(name, metadata)| PROTOCOL_BYTES + name.len() + metadata.len()).sum()
+}
+
 impl Member {
+    /// Bytes that it is counted as, its id of `id_len` bytes included.
+    pub(super) fn bytes(&self, id_len: usize) -> usize {
+        let instance_len = self.instance_id.as_ref().map_or(0, String::len);
+        let texts = 2 * (id_len + instance_len) + self.client_id.len() + self.client_host.len();
+        MEMBER_BYTES + texts + protocol_bytes(&self.protocols) + self.assignment.len()
+    }
+
     pub(super) fn new(join: JoinGroup, now_ms: i64) -> Self {
         Self {
             instance_id: join.instance_id,

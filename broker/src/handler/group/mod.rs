@@ -40,9 +40,11 @@ pub(crate) fn group_error_code(error: &GroupError) -> ErrorCode {
         GroupError::TopicDeleted => ErrorCode::UnknownTopicOrPartition,
         GroupError::RecordTooLarge => ErrorCode::UnknownServerError,
         // Clients look for the coordinator anew and try again: the disk may have healed by then.
-        GroupError::NotAvailable | GroupError::Lost | GroupError::NotStored => {
-            ErrorCode::CoordinatorNotAvailable
-        }
+        // So do they here: others may have gone.
+        GroupError::OutOfMemory { .. }
+        | GroupError::NotAvailable
+        | GroupError::Lost
+        | GroupError::NotStored => ErrorCode::CoordinatorNotAvailable,
     }
 }
 
