@@ -6,15 +6,20 @@
 //! | `/readyz` | 200 while clients are served, every partition takes writes and nothing panicked, else 503 with the reason |
 //! | `/metrics` | OpenMetrics text |
 //!
+//! Every answer ends its connection, of which there are few at a time (`front`).
 //! What is a state rather than a count (sizes, offsets, lags) is read here, at each scrape.
+
+mod front;
 
 use crate::handler::Node;
 use crate::partition::Offsets;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use front::Front;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -47,12 +52,17 @@ pub(crate) async fn serve(listener: TcpListener, pages: Pages) {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        // One request for each connection: who comes next need not wait for who stays.
+        .layer(map_response(async |mut response: Response| {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }))
         .with_state(pages);
     let stopped = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     tokio::select! {
-        served = axum::serve(listener, router) => {
+        served = axum::serve(Front::new(listener), router) => {
             if let Err(error) = served {
                 tracing::error!(%error, "HTTP ended");
             }

@@ -45,6 +45,13 @@ async fn run_until_signal(config: BrokerConfig) -> ExitCode {
              clients on other machines need --advertise HOST:PORT"
         );
     }
+    if let Some(address) = broker.http_address().filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            %address,
+            "anyone who reaches this address can read the names of topics and groups, their sizes and offsets; \
+             set --http (kappa.http) to a loopback address or off"
+        );
+    }
     let mut stdout = std::io::stdout().lock();
     // Nobody has to read it.
     let _ = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());

@@ -2,8 +2,9 @@
 
 use crate::client::Running;
 use kappa_broker::BrokerConfig;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 use tempfile::tempdir;
 
 fn get(address: SocketAddr, path: &str) -> String {
@@ -41,5 +42,32 @@ fn health_and_metrics_are_served_on_a_port_of_their_own() {
         assert!(metrics.lines().any(|found| found == line), "{line} is missing in\n{metrics}");
     }
     assert!(metrics.contains("kappa_flush_latency_seconds_bucket") && metrics.ends_with("# EOF\n"));
+    running.stop();
+}
+
+#[test]
+fn who_takes_all_connections_and_asks_for_nothing_is_sent_away() {
+    let dir = tempdir().unwrap();
+    let mut config = BrokerConfig::new(dir.path());
+    config.http = Some("127.0.0.1:0".into());
+    let running = Running::with(config);
+    let address = running.broker.http_address().unwrap();
+    let idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
+    for mut stream in idle {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let end = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert!(
+            matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)),
+            "neither answered nor closed: {end:?}"
+        );
+    }
+    // Who asks and stays is answered, and does not stay.
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: kappa\r\n\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
     running.stop();
 }

@@ -79,3 +79,22 @@ fn wrong_flags_end_with_2_and_a_directory_that_is_not_ours_with_1() {
     assert_eq!(code, Some(1));
     assert!(text.contains("not a data directory of ours"), "{text}");
 }
+
+#[test]
+fn an_http_port_that_others_can_reach_is_warned_of() {
+    for (http, warned) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+        let dir = tempdir().unwrap();
+        let mut daemon = Command::new(DAEMON)
+            .args(["--listen", "127.0.0.1:0", "--http", http, "--data-dir"])
+            .arg(dir.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        let pid = rustix::process::Pid::from_child(&daemon);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let text = String::from_utf8(daemon.wait_with_output().unwrap().stderr).unwrap();
+        assert_eq!(text.contains("anyone who reaches this address"), warned, "{text}");
+    }
+}
