@@ -143,9 +143,19 @@ impl Collector for States {
         self.panics(&mut encoder)?;
         let flush = self.node.topics.env().flush.stats();
         let counts = [
-            ("flushes", "Syncs of the log", flush.syncs),
-            ("flush_failures", "Syncs of the log that failed", flush.failures),
-            ("flushed_bytes", "Bytes made durable by syncs of the log", flush.bytes),
+            ("journal_commits", "Commits by the journal, each one sync for many partitions", flush.commits),
+            (
+                "journal_committed_partitions",
+                "Partitions in commits by the journal",
+                flush.committed_partitions,
+            ),
+            ("flushes", "Syncs of segments, each of one partition", flush.syncs),
+            ("flush_failures", "Commits by the journal and syncs of segments that failed", flush.failures),
+            (
+                "flushed_bytes",
+                "Bytes in synced segments; what the journal committed comes to them later",
+                flush.bytes,
+            ),
         ];
         for (name, help, value) in counts {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

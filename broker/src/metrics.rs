@@ -18,6 +18,9 @@ const LATENCY_BUCKETS: [f64; 18] = [
     10.0, 30.0,
 ];
 
+/// No error code is as large.
+const ERROR_CODES_END: i16 = 256;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ApiLabel {
     api: String,
@@ -64,7 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) malformed_frames: Counter,
     /// Bytes of requests and answers that connections hold now.
     pub(crate) in_flight_bytes: Gauge,
-    /// How long syncs of the log take, in seconds.
+    /// How long commits by the journal and syncs of segments take, in seconds.
     pub(crate) flush_latency: Histogram,
     registry: Registry,
 }
@@ -83,6 +86,10 @@ impl Metrics {
             latency.clone(),
         );
         registry.register("errors", "Errors answered, by code", errors.clone());
+        // Each is there before it is answered: what appears with its first error is no rise to who watches.
+        for code in (-1..ERROR_CODES_END).map(ErrorCode::from).filter(|code| !code.is_none()) {
+            errors.get_or_create(&ErrorLabel { error: code.name().to_owned() });
+        }
         let mut apis = Vec::new();
         for key in served {
             let label = ApiLabel { api: key.name().to_owned() };
@@ -99,7 +106,8 @@ impl Metrics {
             }
         }
         let flush_latency = latency_histogram();
-        registry.register("flush_latency_seconds", "How long syncs of the log take", flush_latency.clone());
+        let help = "How long commits by the journal and syncs of segments take";
+        registry.register("flush_latency_seconds", help, flush_latency.clone());
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -153,7 +161,7 @@ impl Metrics {
         code.code()
     }
 
-    /// Counts a sync of the log.
+    /// Counts a commit by the journal or a sync of a segment.
     pub(crate) fn flushed(&self, took: Duration) {
         self.flush_latency.observe(took.as_secs_f64());
     }

@@ -38,9 +38,20 @@ fn health_and_metrics_are_served_on_a_port_of_their_own() {
         "kappa_log_end_offset{topic=\"lines\",partition=\"0\"} 0",
         "kappa_log_start_offset{topic=\"lines\",partition=\"1\"} 0",
         "kappa_topics 2",
+        "kappa_groups_bytes 0",
+        "kappa_errors_total{error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 0",
+        "kappa_errors_total{error=\"UNKNOWN_SERVER_ERROR\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is missing in\n{metrics}");
     }
+    let total = |name: &str| -> u64 {
+        let found = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("_total "));
+        found.unwrap_or_else(|| panic!("{name} is missing in\n{metrics}")).parse().unwrap()
+    };
+    // What was acknowledged above was made durable by one or the other.
+    assert!(total("kappa_journal_commits") + total("kappa_flushes") > 0);
+    assert!(total("kappa_journal_committed_partitions") >= total("kappa_journal_commits"));
+    assert_eq!(total("kappa_flush_failures"), 0);
     assert!(metrics.contains("kappa_flush_latency_seconds_bucket") && metrics.ends_with("# EOF\n"));
     running.stop();
 }
