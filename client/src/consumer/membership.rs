@@ -176,9 +176,14 @@ impl Member {
             let timeout = self.config.max_poll_interval + JOIN_GRACE;
             let request = |version| self.join_request(&protocols, version);
             let asked = self.group.coordinator.ask(LaneKind::Group, timeout, request);
-            let response = self.unless_leaving(asked).await?;
+            let named = !self.member_id.is_empty() || self.config.group_instance_id.is_some();
+            let response =
+                if named { self.unless_leaving(asked).await? } else { self.until_named(asked).await? };
             if ErrorCode::from(response.error_code) == ErrorCode::MemberIdRequired {
                 self.member_id = response.member_id;
+                if self.is_leaving() {
+                    return Err(Interrupted::Leaving);
+                }
                 continue;
             }
             self.group.coordinator.check(ApiKey::JoinGroup, response.error_code, None)?;
@@ -196,6 +201,25 @@ impl Member {
         tokio::select! {
             answer = asked => Ok(answer?),
             _ = leaving.wait_for(|leaving| *leaving) => Err(Interrupted::Leaving),
+        }
+    }
+
+    /// The coordinator has a member from this request on, under an id that only the answer tells: leaving before it
+    /// would leave a member behind that everybody waits for until its session ends. It comes at once where the id is
+    /// given before the join (KIP-394), which all but very old brokers do.
+    async fn until_named(
+        &self,
+        asked: impl Future<Output = Result<JoinGroupResponse, RequestError>>,
+    ) -> Result<JoinGroupResponse, Interrupted> {
+        let mut leaving = self.group.leaving.subscribe();
+        let patience = async {
+            // The group, and so the sender, lives as long as this task.
+            let _ = leaving.wait_for(|leaving| *leaving).await;
+            tokio::time::sleep(JOIN_GRACE).await;
+        };
+        tokio::select! {
+            answer = asked => Ok(answer?),
+            () = patience => Err(Interrupted::Leaving),
         }
     }
 
@@ -329,6 +353,7 @@ impl Member {
         let limit = self.config.max_poll_interval;
         tracing::warn!(group = %self.group_id, ?limit, "no poll for too long; leaving the group until the next");
         self.leave("max_poll_interval passed without a poll").await;
+        self.member_id.clear();
         self.group.state.lock().overdue = true;
         self.lose().await
     }
@@ -406,7 +431,6 @@ impl Member {
     /// The group may have given our partitions to others.
     async fn lose(&mut self) -> Result<(), Interrupted> {
         self.generation = -1;
-        self.member_id.clear();
         self.group.no_member();
         let owned = std::mem::take(&mut self.owned);
         if owned.is_empty() { Ok(()) } else { self.announce(Event::Lost(owned.into_iter().collect())).await }
@@ -416,14 +440,21 @@ impl Member {
         let code = if let ConsumerError::Request(error) = &error { error.code() } else { None };
         match code {
             Some(ErrorCode::RebalanceInProgress) => {}
-            Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration) => {
+            Some(ErrorCode::UnknownMemberId) => {
                 tracing::info!(group = %self.group_id, %error, "dropped by the group; joining again");
+                self.member_id.clear();
                 // Leaving is seen by the loop that called.
+                let _ = self.lose().await;
+            }
+            // Still a member, of a later generation: under another id it would be there twice.
+            Some(ErrorCode::IllegalGeneration) => {
+                tracing::info!(group = %self.group_id, %error, "a rebalance was missed; joining again");
                 let _ = self.lose().await;
             }
             Some(ErrorCode::FencedInstanceId) => {
                 let instance = self.config.group_instance_id.as_deref().unwrap_or_default();
                 self.report(ConsumerError::Fenced(Arc::from(instance)));
+                self.member_id.clear();
                 let _ = self.lose().await;
                 self.group.state.lock().topics.clear();
             }

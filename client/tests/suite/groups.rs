@@ -13,9 +13,15 @@ use kappa_client::{
         },
     },
 };
+use kappa_protocol::{
+    ApiKey, Context, ErrorCode, Reply, Request, Response, Service, messages::HeartbeatResponse,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,6 +32,7 @@ over_both_transports! {
     member_that_does_not_poll_is_dropped_and_comes_back
     static_member_keeps_its_partitions_through_a_restart
     commit_after_a_rebalance_is_refused
+    member_closed_while_it_joins_holds_nobody_up
 }
 
 /// Notes what it is told.
@@ -250,4 +257,109 @@ async fn commit_after_a_rebalance_is_refused(_: &Cluster, client: &Client) {
     consumer.close().await.unwrap();
     outsider.commit_offsets(&[(partitions[0].clone(), 2.into())]).await.unwrap();
     outsider.close().await.unwrap();
+}
+
+/// Holds the answers to joins back, and refuses a heartbeat when told.
+struct Meddling {
+    broker: Arc<dyn Service>,
+    illegal: AtomicBool,
+}
+
+impl Service for Meddling {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        if request.api_key() == ApiKey::Heartbeat && self.illegal.swap(false, Ordering::SeqCst) {
+            let error_code = ErrorCode::IllegalGeneration.code();
+            return Reply::Now(Response::Heartbeat(HeartbeatResponse { error_code, ..Default::default() }));
+        }
+        let joins = request.api_key() == ApiKey::JoinGroup;
+        match self.broker.call(cx, request) {
+            reply if !joins => reply,
+            reply => Reply::Later(Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match reply {
+                    Reply::Now(response) => Ok(response),
+                    Reply::Later(later) => later.await,
+                    Reply::None => unreachable!("joins are answered"),
+                }
+            })),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_leaves_though_it_was_closed_before_it_knew_its_id() {
+    let cluster = Cluster::start().await;
+    let meddling = Arc::new(Meddling { broker: cluster.broker.lane(), illegal: AtomicBool::new(false) });
+    let client = Client::in_process(meddling);
+    let partitions = topic(&client, "slow", 2).await;
+    let new = || {
+        let consumer = Consumer::new(&client, config(RangeAssignor::default())).unwrap();
+        consumer.subscribe(["slow"]).unwrap();
+        consumer
+    };
+    // Before the answer that tells the id, and before that to the join under it.
+    for wait in [50, 150] {
+        let brief = new();
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        brief.close().await.unwrap();
+        let (started, next) = (Instant::now(), new());
+        poll_until(&[&next], || next.assignment() == partitions).await;
+        let took = started.elapsed();
+        assert!(
+            took < Duration::from_secs(3),
+            "closed after {wait} ms, it held the next one up for {took:?}"
+        );
+        next.close().await.unwrap();
+    }
+    client.close().await;
+    cluster.broker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_missed_a_rebalance_joins_again_as_the_same() {
+    let cluster = Cluster::start().await;
+    let meddling = Arc::new(Meddling { broker: cluster.broker.lane(), illegal: AtomicBool::new(false) });
+    let client = Client::in_process(meddling.clone());
+    let partitions = topic(&client, "missed", 2).await;
+    let member = Consumer::new(&client, config(RangeAssignor::default())).unwrap();
+    let notes = Notes::default();
+    member.subscribe_with(["missed"], notes.clone()).unwrap();
+    poll_until(&[&member], || member.assignment() == partitions).await;
+    let before = member.membership().unwrap();
+    meddling.illegal.store(true, Ordering::SeqCst);
+    let started = Instant::now();
+    poll_until(&[&member], || {
+        notes.0.lock().unwrap().iter().filter(|(what, _)| *what == "assigned").count() == 2
+    })
+    .await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(3), "it waited for itself under its old id for {took:?}");
+    assert_eq!(member.membership().unwrap().member_id, before.member_id);
+    member.close().await.unwrap();
+    client.close().await;
+    cluster.broker.stop().await.unwrap();
+}
+
+/// A member that is closed before its first join is answered must not stay in the group until its session ends (6 s).
+async fn member_closed_while_it_joins_holds_nobody_up(_: &Cluster, client: &Client) {
+    let partitions = topic(client, "brief", 2).await;
+    let new = || {
+        let consumer = Consumer::new(client, config(RangeAssignor::default())).unwrap();
+        consumer.subscribe(["brief"]).unwrap();
+        consumer
+    };
+    for round in 0..40 {
+        let (started, first) = (Instant::now(), new());
+        poll_until(&[&first], || first.assignment() == partitions).await;
+        let second = new();
+        // Somewhere between the request and the answers to it.
+        let until = Instant::now() + Duration::from_micros(50 * round);
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        second.close().await.unwrap();
+        first.close().await.unwrap();
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(3), "round {round}: joined and closed after {took:?}");
+    }
 }
