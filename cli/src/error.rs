@@ -88,6 +88,11 @@ impl Failure {
         Self::failed(format!("cannot write to standard output: {error}"))
     }
 
+    /// The same failure with more said of it.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { what: format!("{}; {more}", self.what), ..self }
+    }
+
     /// The user pressed Ctrl-C.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted")

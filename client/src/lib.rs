@@ -65,6 +65,6 @@ pub use config::ClientConfig;
 pub use consumer::{Consumer, ConsumerConfig, FetchedBatch, IsolationLevel, OffsetReset, RebalanceListener};
 pub use error::{ConnectError, RequestError};
 pub use kappa_protocol::record::{Compression, DecodedBatch, Headers, Record};
-pub use producer::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+pub use producer::{Acks, Backlog, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
 pub use routing::{Lane, LaneKind};
 pub use topic_partition::TopicPartition;

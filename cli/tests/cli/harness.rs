@@ -75,9 +75,14 @@ impl Broker {
     /// Starts one and waits for its ready line.
     pub(crate) fn start() -> Broker {
         let data_dir = tempfile::tempdir().unwrap();
+        let (child, address) = Broker::child("127.0.0.1:0", data_dir.path());
+        Broker { child, address, data_dir }
+    }
+
+    fn child(listen: &str, data_dir: &Path) -> (Child, String) {
         let mut child = kappa()
-            .args(["broker", "--listen", "127.0.0.1:0", "--http", "off", "--data-dir"])
-            .arg(data_dir.path())
+            .args(["broker", "--listen", listen, "--http", "off", "--data-dir"])
+            .arg(data_dir)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -86,7 +91,18 @@ impl Broker {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let address = ready.split_whitespace().find_map(|word| word.strip_prefix("kafka="));
         let address = address.unwrap_or_else(|| panic!("no ready line but {ready:?}")).to_owned();
-        Broker { child, address, data_dir }
+        (child, address)
+    }
+
+    /// Ends it without a warning.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts another one in its place, after [`Broker::kill`] or [`Broker::stop`].
+    pub(crate) fn restart(&mut self) {
+        (self.child, self.address) = Broker::child(&self.address, self.data_dir.path());
     }
 
     /// A command that talks to this broker.

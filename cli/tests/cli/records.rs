@@ -2,8 +2,9 @@
 
 use crate::harness::{Broker, Ran};
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 fn broker_with(topic: &str, partitions: &str) -> Broker {
@@ -45,6 +46,8 @@ fn every_codec_and_acknowledgement_carries_the_same_lines() {
         broker.kappa_with(&[&["produce", "codecs"], arguments].concat(), lines.as_bytes()).ok();
         expected.push_str(&lines);
     }
+    // With --acks 0 nobody says when the last ones are there.
+    wait_for(&broker, "codecs", 3000);
     assert_eq!(consumed(&broker, "codecs", &[]).ok(), expected);
 }
 
@@ -154,6 +157,111 @@ fn a_line_that_is_no_record_is_named_and_what_came_before_it_is_kept() {
         ran.stderr
     );
     assert_eq!(consumed(&broker, "lines", &[]).ok(), "1\n2\n");
+}
+
+/// A `kappa produce` that goes on reading, with its stderr.
+struct Producing {
+    child: std::process::Child,
+    stdin: Option<std::process::ChildStdin>,
+    stderr: BufReader<std::process::ChildStderr>,
+    sent: usize,
+}
+
+impl Producing {
+    fn start(broker: &Broker, arguments: &[&str]) -> Producing {
+        let mut command = broker.command(&[&["produce"], arguments].concat());
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdin, stderr) = (child.stdin.take(), BufReader::new(child.stderr.take().unwrap()));
+        Producing { child, stdin, stderr, sent: 0 }
+    }
+
+    /// Writes lines that count on.
+    fn lines(&mut self, count: usize) {
+        let lines: String =
+            (self.sent..self.sent + count).map(|number| format!("{}\n", number + 1)).collect();
+        self.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+        self.sent += count;
+    }
+
+    fn line_of_stderr(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        drop(self.stdin.take());
+        let mut stderr = String::new();
+        self.stderr.read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), stderr)
+    }
+}
+
+/// Waits until a topic of one partition has so many records.
+fn wait_for(broker: &Broker, topic: &str, count: usize) {
+    let started = Instant::now();
+    while consumed(broker, topic, &[]).ok().lines().count() < count {
+        assert!(started.elapsed() < Duration::from_secs(20), "{count} records did not come");
+    }
+}
+
+#[test]
+fn a_broker_that_goes_away_ends_the_command_at_the_first_line_that_it_did_not_get() {
+    let mut broker = broker_with("g", "1");
+    let mut producing = Producing::start(&broker, &["g", "--timeout", "5"]);
+    producing.lines(1000);
+    wait_for(&broker, "g", 1000);
+    broker.kill();
+    let killed = Instant::now();
+    producing.lines(500);
+    let told = producing.line_of_stderr();
+    assert!(
+        told.starts_with("kappa: nothing was acknowledged for 2 s: ")
+            && told.contains("is the broker running?"),
+        "{told}"
+    );
+    assert!(told.ends_with("500 records wait, for up to 5 s\n"), "{told}");
+    // It ends though its input does not.
+    let ended = producing.line_of_stderr();
+    assert!(killed.elapsed() < Duration::from_secs(15), "{:?}", killed.elapsed());
+    assert!(ended.starts_with("kappa: cannot produce: g-0: not acknowledged within 5000 ms"), "{ended}");
+    let place = "1000 records were delivered, line 1001 of stdin is the first that was not; \
+                 to resume, send from that line on (`tail -n +1001`)";
+    assert!(ended.contains(place), "{ended}");
+    assert_eq!(producing.end(), (Some(1), String::new()));
+    broker.restart();
+    assert_eq!(consumed(&broker, "g", &[]).ok(), numbers(1000));
+}
+
+#[test]
+fn a_broker_that_comes_back_gets_everything_once() {
+    let mut broker = broker_with("g", "1");
+    let mut producing = Producing::start(&broker, &["g"]);
+    producing.lines(1000);
+    wait_for(&broker, "g", 1000);
+    broker.kill();
+    producing.lines(1000);
+    assert!(producing.line_of_stderr().starts_with("kappa: nothing was acknowledged for 2 s: "));
+    broker.restart();
+    let again = producing.line_of_stderr();
+    assert!(again.starts_with("kappa: the broker acknowledges again, after "), "{again}");
+    producing.lines(1000);
+    assert_eq!(producing.end(), (Some(0), String::new()));
+    assert_eq!(consumed(&broker, "g", &[]).ok(), numbers(3000));
+}
+
+#[test]
+fn a_line_that_the_topic_does_not_take_is_named_and_nothing_behind_it_is_sent() {
+    let broker = Broker::start();
+    broker.kappa(&["topic", "create", "small", "-c", "max.message.bytes=1000"]).ok();
+    let mut producing = Producing::start(&broker, &["small", "--rate", "20"]);
+    producing.lines(3);
+    producing.stdin.as_mut().unwrap().write_all(format!("{}\n", "x".repeat(2000)).as_bytes()).unwrap();
+    producing.lines(20);
+    let (code, stderr) = producing.end();
+    let place = "3 records were delivered, line 4 of stdin is the first that was not";
+    assert!(code == Some(1) && stderr.contains(place) && stderr.lines().count() == 1, "{code:?} {stderr}");
+    assert_eq!(consumed(&broker, "small", &[]).ok(), numbers(3));
 }
 
 #[test]

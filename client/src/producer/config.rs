@@ -56,6 +56,10 @@ settings! {
         send_timeout: Duration = Duration::from_secs(60),
         /// Time after which a batch that was not acknowledged, retries included, is reported as failed. Default 120 s.
         delivery_timeout: Duration = Duration::from_secs(120),
+        /// Whether the first record that is not delivered is the last: what is not on its way yet is given up, and no
+        /// record is taken any more, so that with idempotence each partition ends before the first record that is
+        /// lacking. Default false: records behind it are sent all the same, as by Kafka's clients.
+        stop_on_failure: bool = false,
         /// Requests in flight per broker. Default 5, the most that idempotence allows.
         in_flight_max: usize = 5_usize,
     }

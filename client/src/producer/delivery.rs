@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
 };
+use tokio::time::Instant;
 
 /// Resolves when the record is acknowledged, or given up. It may be dropped: the record is sent all the same.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ impl Delivery {
     pub fn try_result(&self) -> Option<Result<RecordMetadata, DeliveryError>> {
         let outcome = self.finished.batch.state.lock().outcome.clone()?;
         Some(outcome.map(|stored| self.metadata(stored)))
+    }
+
+    /// Whether both records go in one batch, and so share their fate.
+    pub fn shares_batch(&self, other: &Delivery) -> bool {
+        Arc::ptr_eq(&self.finished.batch, &other.finished.batch)
     }
 
     /// The partition that the record goes to.
@@ -60,6 +66,8 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) struct Completion {
     partition: i32,
+    /// When its first record came.
+    since: Instant,
     state: Mutex<State>,
 }
 
@@ -70,8 +78,12 @@ struct State {
 }
 
 impl Completion {
-    pub(super) fn new(partition: i32) -> Arc<Completion> {
-        Arc::new(Completion { partition, state: Mutex::default() })
+    pub(super) fn new(partition: i32, since: Instant) -> Arc<Completion> {
+        Arc::new(Completion { partition, since, state: Mutex::default() })
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     pub(super) fn partition(&self) -> i32 {

@@ -53,6 +53,10 @@ pub enum SendError {
     /// The producer was closed.
     #[error("the producer is closed")]
     Closed,
+    /// A record was not delivered, and the producer stopped there
+    /// ([`ProducerConfig::stop_on_failure`](super::ProducerConfig::stop_on_failure)).
+    #[error("the producer stopped at a record that was not delivered")]
+    Stopped,
 }
 
 impl SendError {
@@ -61,13 +65,16 @@ impl SendError {
         match self {
             SendError::Full { .. } | SendError::TopicUnknown { .. } => true,
             SendError::Metadata { reason, .. } => reason.is_retriable(),
-            SendError::PartitionUnknown { .. } | SendError::TooLarge { .. } | SendError::Closed => false,
+            SendError::PartitionUnknown { .. }
+            | SendError::TooLarge { .. }
+            | SendError::Closed
+            | SendError::Stopped => false,
         }
     }
 
     /// Whether no record will ever be taken again.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, SendError::Closed)
+        matches!(self, SendError::Closed | SendError::Stopped)
     }
 }
 
@@ -113,6 +120,10 @@ pub enum DeliveryError {
     /// The producer was closed or dropped before the record was acknowledged.
     #[error("the producer was closed before the record was acknowledged")]
     Closed,
+    /// An earlier record was not delivered, and the producer stopped there
+    /// ([`ProducerConfig::stop_on_failure`](super::ProducerConfig::stop_on_failure)).
+    #[error("the producer stopped at an earlier record that was not delivered")]
+    Stopped,
 }
 
 impl DeliveryError {
@@ -123,7 +134,7 @@ impl DeliveryError {
             DeliveryError::Timeout { .. } => true,
             DeliveryError::Refused { code, .. } => code.is_retriable(),
             DeliveryError::Request { reason, .. } => reason.is_retriable(),
-            DeliveryError::Closed => false,
+            DeliveryError::Closed | DeliveryError::Stopped => false,
         }
     }
 
@@ -132,7 +143,7 @@ impl DeliveryError {
         match self {
             DeliveryError::Request { reason, .. } => reason.is_fatal(),
             DeliveryError::Refused { code, .. } => *code == ErrorCode::ClusterAuthorizationFailed,
-            DeliveryError::Closed => true,
+            DeliveryError::Closed | DeliveryError::Stopped => true,
             DeliveryError::Timeout { .. } => false,
         }
     }

@@ -19,6 +19,7 @@ pub use config::{Acks, ProducerConfig};
 pub use delivery::Delivery;
 pub use error::{DeliveryError, SendError};
 pub use record::{ProducerRecord, RecordMetadata};
+pub use shared::Backlog;
 
 use crate::{Client, RequestError};
 use delivery::Finished;
@@ -126,7 +127,7 @@ impl Producer {
     fn append(&self, record: &ProducerRecord<'_>) -> Result<Appended, SendError> {
         let shared = &self.inner.shared;
         if shared.is_closed() {
-            return Err(SendError::Closed);
+            return Err(if shared.has_stopped() { SendError::Stopped } else { SendError::Closed });
         }
         let (config, reserved) = (&shared.config, reserved_len(record));
         if reserved > config.record_bytes_max {
@@ -192,6 +193,16 @@ impl Producer {
     /// Records that were taken and are neither acknowledged nor given up.
     pub fn unacknowledged(&self) -> usize {
         self.inner.shared.unacknowledged()
+    }
+
+    /// What waits for its acknowledgement, how long, and what is in the way; `None` if nothing does.
+    pub fn backlog(&self) -> Option<Backlog> {
+        self.inner.shared.backlog()
+    }
+
+    /// Whether it has stopped at a record that was not delivered ([`ProducerConfig::stop_on_failure`]).
+    pub fn has_stopped(&self) -> bool {
+        self.inner.shared.has_stopped()
     }
 
     /// Takes no more records, flushes, and ends the background task and the connections. Later calls, and those on

@@ -109,11 +109,12 @@ impl PartitionQueue {
         let batch = match &mut state.open {
             Some(batch) => batch,
             None => {
-                let completion = Completion::new(self.partition);
+                let since = Instant::now();
+                let completion = Completion::new(self.partition, since);
                 state.incomplete.push_back(completion.clone());
                 let options = BatchOptions { compression: config.compression, ..Default::default() };
                 let builder = BatchBuilder::with_capacity(options, state.last_size.max(reserved));
-                state.open.insert(Batch { builder, completion, since: Instant::now(), reserved: 0 })
+                state.open.insert(Batch { builder, completion, since, reserved: 0 })
             }
         };
         let index = batch.builder.len() as u32;
@@ -157,6 +158,11 @@ impl PartitionQueue {
         if let Some(at) = incomplete.iter().position(|waiting| Arc::ptr_eq(waiting, completion)) {
             incomplete.remove(at);
         }
+    }
+
+    /// Since when the oldest batch waits that is not settled.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.state.lock().incomplete.front().map(|oldest| oldest.since())
     }
 
     /// Completions of all batches that are not settled yet.

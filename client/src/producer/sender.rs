@@ -58,8 +58,6 @@ pub(super) struct Sender {
     background: JoinSet<Event>,
     metadata: MetadataState,
     asking_identity: bool,
-    /// The latest failure to connect or to get metadata, told with batches that expire meanwhile.
-    failure: Option<RequestError>,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +119,6 @@ impl Sender {
             background: JoinSet::new(),
             metadata,
             asking_identity: false,
-            failure: None,
         }
     }
 
@@ -130,8 +127,14 @@ impl Sender {
         while !self.shared.is_stopping() {
             self.take_listed();
             let now = Instant::now();
-            let due = self.dispatch(now).min(self.expire(now));
-            self.ask_metadata(now);
+            let due = if self.shared.has_stopped() {
+                self.give_up(&DeliveryError::Stopped);
+                now + IDLE
+            } else {
+                let due = self.dispatch(now).min(self.expire(now));
+                self.ask_metadata(now);
+                due
+            };
             match self.wait(due).await {
                 Woken::Queue | Woken::Time => {}
                 Woken::Event(event) => self.on_event(event),
@@ -381,14 +384,14 @@ impl Sender {
                     for flow in self.active.iter().filter_map(|id| self.flows.get(id)) {
                         self.client.mark_stale(&flow.queue.topic);
                     }
-                    self.failure = Some(failure);
+                    self.shared.meet(failure);
                 }
             }
             Event::Metadata(outcome) => {
                 self.metadata.asking = false;
                 match outcome {
                     Ok(()) => self.metadata.backoff.reset(),
-                    Err(failure) => self.failure = Some(failure),
+                    Err(failure) => self.shared.meet(failure),
                 }
                 self.metadata.not_before = Instant::now() + self.metadata.backoff.next();
             }
@@ -396,7 +399,7 @@ impl Sender {
                 self.asking_identity = false;
                 match outcome {
                     Ok(identity) => self.identity = Some(identity),
-                    Err(failure) => self.failure = Some(failure),
+                    Err(failure) => self.shared.meet(failure),
                 }
             }
         }
@@ -425,6 +428,7 @@ impl Sender {
         for mut sent in sent {
             self.client.mark_stale(&sent.queue.topic);
             if failure.is_retriable() {
+                self.shared.meet(failure.clone());
                 sent.batch.failure = Some(failure.clone());
                 self.take_back(sent, false);
             } else {
@@ -452,6 +456,10 @@ impl Sender {
                     self.client.mark_stale(&sent.queue.topic);
                 }
                 sent.batch.failure = RequestError::check(ApiKey::Produce, answer.error_code, message).err();
+                // Out of order, a batch only waits for the one before it.
+                if let Some(failure) = sent.batch.failure.clone().filter(RequestError::is_retriable) {
+                    self.shared.meet(failure);
+                }
                 self.take_back(sent, false);
             }
             Verdict::Renumber => {
@@ -497,7 +505,7 @@ impl Sender {
             while let Some((queue, batch)) =
                 self.flows.get_mut(&id).and_then(|flow| Some((flow.queue.clone(), flow.expired(oldest)?)))
             {
-                let reason = batch.failure.clone().or_else(|| self.failure.clone());
+                let reason = batch.failure.clone().or_else(|| self.shared.obstacle());
                 let (topic, partition) = (queue.topic.clone(), queue.partition);
                 let outcome = Err(DeliveryError::Timeout { topic, partition, millis, reason });
                 self.settle_batch(&queue, &batch, outcome);
@@ -507,6 +515,20 @@ impl Sender {
             }
         }
         due
+    }
+
+    /// Gives up all that is not in flight.
+    fn give_up(&mut self, failure: &DeliveryError) {
+        let far = Instant::now() + IDLE;
+        let mut left = Vec::new();
+        for flow in self.flows.values_mut() {
+            while let Some(batch) = flow.expired(far) {
+                left.push((flow.queue.clone(), batch));
+            }
+        }
+        for (queue, batch) in left {
+            self.settle_batch(&queue, &batch, Err(failure.clone()));
+        }
     }
 }
 
@@ -518,16 +540,7 @@ impl Drop for Sender {
         for sent in sent {
             self.settle_batch(&sent.queue, &sent.batch, Err(DeliveryError::Closed));
         }
-        let far = Instant::now() + IDLE;
-        let mut left = Vec::new();
-        for flow in self.flows.values_mut() {
-            while let Some(batch) = flow.expired(far) {
-                left.push((flow.queue.clone(), batch));
-            }
-        }
-        for (queue, batch) in left {
-            self.settle_batch(&queue, &batch, Err(DeliveryError::Closed));
-        }
+        self.give_up(&DeliveryError::Closed);
         self.shared.fail_queues();
     }
 }

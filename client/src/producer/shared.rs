@@ -6,14 +6,27 @@ use super::{
     queue::PartitionQueue,
     topics::Topics,
 };
+use crate::RequestError;
 use parking_lot::Mutex;
 use std::{
     fmt,
     pin::pin,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
+
+/// What waits for its acknowledgement, and what is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Records that were taken and are neither acknowledged nor given up.
+    pub records: usize,
+    /// How long records have waited without any being acknowledged or given up.
+    pub stalled: Duration,
+    /// What the last attempt met, if none has succeeded since.
+    pub obstacle: Option<RequestError>,
+}
 
 /// Says whether records may be sent at the moment.
 pub(super) struct Gate(pub(super) Box<dyn Fn() -> bool + Send + Sync>);
@@ -43,8 +56,14 @@ pub(super) struct Shared {
     unacknowledged: AtomicUsize,
     /// First failure since the last flush.
     failure: Mutex<Option<DeliveryError>>,
+    /// What the last attempt to deliver met, if none has succeeded since.
+    obstacle: Mutex<Option<RequestError>>,
+    /// When a batch was settled last.
+    settled_at: Mutex<Instant>,
     /// No record is taken any more.
     closed: AtomicBool,
+    /// A record was not delivered, and none behind it is to be.
+    stopped: AtomicBool,
     /// The task is to end.
     stopping: AtomicBool,
     /// The task has ended.
@@ -73,7 +92,10 @@ impl Shared {
             hurrying: AtomicUsize::new(0),
             unacknowledged: AtomicUsize::new(0),
             failure: Mutex::default(),
+            obstacle: Mutex::default(),
+            settled_at: Mutex::new(Instant::now()),
             closed: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
@@ -156,9 +178,19 @@ impl Shared {
         reserved: usize,
         outcome: Result<Stored, DeliveryError>,
     ) {
-        if let Err(failure) = &outcome {
-            tracing::warn!(records, %failure, "records were not delivered");
-            self.failure.lock().get_or_insert_with(|| failure.clone());
+        *self.settled_at.lock() = Instant::now();
+        match &outcome {
+            Ok(_) => *self.obstacle.lock() = None,
+            Err(failure) => {
+                self.failure.lock().get_or_insert_with(|| failure.clone());
+                if self.config.stop_on_failure {
+                    tracing::debug!(records, %failure, "records were not delivered");
+                    self.stopped.store(true, Ordering::SeqCst);
+                    self.close();
+                } else {
+                    tracing::warn!(records, %failure, "records were not delivered");
+                }
+            }
         }
         self.unacknowledged.fetch_sub(records, Ordering::Relaxed);
         self.release(reserved);
@@ -169,6 +201,28 @@ impl Shared {
     /// The first failure since this was last asked.
     pub(super) fn take_failure(&self) -> Option<DeliveryError> {
         self.failure.lock().take()
+    }
+
+    /// An attempt to deliver failed, and there will be another.
+    pub(super) fn meet(&self, obstacle: RequestError) {
+        *self.obstacle.lock() = Some(obstacle);
+    }
+
+    pub(super) fn obstacle(&self) -> Option<RequestError> {
+        self.obstacle.lock().clone()
+    }
+
+    /// What waits, and why; `None` if nothing does.
+    pub(super) fn backlog(&self) -> Option<Backlog> {
+        let oldest = self.topics.queues().iter().filter_map(|queue| queue.waits_since()).min()?;
+        let since = oldest.max(*self.settled_at.lock());
+        let obstacle = self.obstacle();
+        Some(Backlog { records: self.unacknowledged(), stalled: since.elapsed(), obstacle })
+    }
+
+    /// Whether the producer has stopped at a record that was not delivered.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// Takes no more records.

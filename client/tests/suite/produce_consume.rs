@@ -3,10 +3,16 @@
 use crate::support::{Cluster, PATIENCE, consume, fill, over_both_transports, producer, reader};
 use kappa_client::{
     Acks, Client, Compression, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig,
-    ProducerRecord, TopicPartition, producer::SendError,
+    ProducerRecord, TopicPartition,
+    producer::{DeliveryError, SendError},
 };
+use kappa_protocol::{ApiKey, Context, ErrorCode, Reply, Request, Response, Service};
 use std::{
     collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -280,4 +286,76 @@ async fn unknown_topic_and_closed_producer_are_told(_: &Cluster, client: &Client
     producer.close().await.unwrap();
     producer.close().await.unwrap();
     assert!(matches!(producer.send(record).await, Err(SendError::Closed)));
+}
+
+/// Answers the third produce request with a refusal, and does not pass it on.
+struct RefusesOne {
+    broker: Arc<dyn Service>,
+    produced: AtomicUsize,
+}
+
+impl Service for RefusesOne {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        let produces = request.api_key() == ApiKey::Produce;
+        if !produces || self.produced.fetch_add(1, Ordering::SeqCst) != 2 {
+            return self.broker.call(cx, request);
+        }
+        let Request::Produce(request) = request else { unreachable!("it is a produce request") };
+        let mut response = kappa_protocol::messages::ProduceResponse::default();
+        for topic in request.topic_data {
+            let partition = |data: kappa_protocol::messages::produce_request::PartitionProduceData| {
+                kappa_protocol::messages::produce_response::PartitionProduceResponse {
+                    index: data.index,
+                    error_code: ErrorCode::InvalidRecord.code(),
+                    ..Default::default()
+                }
+            };
+            response.responses.push(kappa_protocol::messages::produce_response::TopicProduceResponse {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                partition_responses: topic.partition_data.into_iter().map(partition).collect(),
+            });
+        }
+        Reply::Now(Response::Produce(response))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producer_that_stops_on_failure_leaves_no_hole() {
+    let cluster = Cluster::start().await;
+    let plain = cluster.client(crate::support::Transport::InProcess).await;
+    let service = RefusesOne { broker: cluster.broker.lane(), produced: AtomicUsize::new(0) };
+    let client = Client::in_process(Arc::new(service));
+    kappa_client::Admin::new(&client)
+        .create_topic(&kappa_client::admin::NewTopic::new("holes", 1))
+        .await
+        .unwrap();
+    // Ten records to a batch; the buffer takes thirty batches.
+    let config =
+        ProducerConfig::default().batch_bytes(400_usize).buffer_bytes(12_000_usize).stop_on_failure(true);
+    let producer = Producer::new(&client, config).await.unwrap();
+    let (mut deliveries, mut refused) = (Vec::new(), None);
+    for number in 0..10_000 {
+        let value = format!("v{number}");
+        match producer.send(ProducerRecord::to("holes").partition(0).value(&value)).await {
+            Ok(delivery) => deliveries.push(delivery),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, Some(SendError::Stopped), "no record is taken behind one that was not delivered");
+    assert!(producer.has_stopped());
+    let first = producer.close().await.unwrap_err();
+    assert!(matches!(first, DeliveryError::Refused { code: ErrorCode::InvalidRecord, .. }), "{first}");
+    let outcomes: Vec<_> = deliveries.iter().map(|delivery| delivery.try_result().unwrap()).collect();
+    let delivered = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
+    assert!(delivered > 0 && outcomes.iter().skip(delivered).all(Result::is_err), "{delivered}");
+    let partition = TopicPartition::new("holes", 0);
+    let reader = reader(&plain, &partition);
+    let records = consume(&reader, delivered).await.remove(&partition).unwrap();
+    assert!((0..).zip(&records).all(|(at, (offset, value))| *offset == at && *value == format!("v{at}")));
+    assert_eq!(reader.end_offsets(&[partition.clone()]).await.unwrap()[&partition], delivered as i64);
+    assert!(producer.backlog().is_none());
 }

@@ -1,6 +1,10 @@
 //! `kappa produce`: lines of files or stdin become records.
+//!
+//! Invariant: nothing is sent behind a record that was not delivered, and which line that was is told.
 
 mod input;
+mod ledger;
+mod watch;
 
 use crate::{
     error::Failure,
@@ -10,11 +14,16 @@ use crate::{
 };
 use indicatif::ProgressBar;
 use input::{LineForm, LineRecord};
-use kappa_client::{Acks, Compression, Producer, ProducerConfig, ProducerRecord, producer::SendError};
+use kappa_client::{
+    Acks, Compression, Delivery, Producer, ProducerConfig, ProducerRecord,
+    producer::{DeliveryError, SendError},
+};
+use ledger::{Ledger, Line};
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal},
     path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,7 +37,8 @@ Examples:
 
 /// Arguments of `kappa produce`.
 ///
-/// Each line is the value of one record. The command ends when every record is acknowledged; it fails if one is not.
+/// Each line is the value of one record. The command ends when every record is acknowledged. At the first that is not,
+/// it stops: nothing behind it is sent, and it names the line to go on from. While no broker answers it says so and waits.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(about = "Write records from files or stdin to a topic")]
@@ -57,7 +67,8 @@ pub(crate) struct Produce {
     /// Event time of every record: milliseconds since 1970, or UTC such as 2013-01-01T10:00:00Z [default: now]
     #[arg(short, long, value_name = "TIME", value_parser = timestamp::parse, allow_negative_numbers = true)]
     timestamp: Option<i64>,
-    /// Partition of every record [default: chosen by key, or evenly without one]
+    /// Partition of every record [default: chosen by key; without one, a random partition for each megabyte or so, so few
+    /// records go to one partition]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// When a record counts as delivered: 0 once sent, 1 once written, all once kept
@@ -69,6 +80,9 @@ pub(crate) struct Produce {
     /// Most records per second
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// How long a record may wait for its acknowledgement before it counts as not delivered
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -93,32 +107,57 @@ impl Produce {
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
         // A mistyped name must not become a topic, so the broker is not left to create one.
         session.partitions(&self.topic, self.partition.as_slice()).await?;
+        let timeout = Duration::from_secs(self.timeout);
         let config = ProducerConfig::default()
             .acks(self.acks)
             .idempotent(self.acks == Acks::All)
-            .compression(self.compression);
+            .compression(self.compression)
+            .delivery_timeout(timeout)
+            .stop_on_failure(true);
         let producer = Producer::new(&session.client, config);
         let producer = producer.await.map_err(|error| session::refused("produce", &error))?;
         let reads_terminal = self.files.is_empty() && io::stdin().is_terminal();
         let counter =
             if reads_terminal { ProgressBar::hidden() } else { progress::counter("records produced") };
-        let mut sender = Sender {
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let mut watching = tokio::spawn(watch::until_stopped(producer.clone(), counter.clone(), timeout));
+        let report = Report { topic: self.topic.clone(), inputs: self.inputs(), ledger: ledger.clone() };
+        let mut feed = Feed {
             form: self.form(),
-            headers: self
-                .header
-                .iter()
-                .map(|(name, value)| (name.as_str(), Some(value.as_bytes())))
-                .collect(),
-            arguments: &self,
-            producer: &producer,
             pace: self.rate.map(Pace::new),
-            counter: &counter,
+            arguments: self,
+            producer: producer.clone(),
+            ledger,
+            counter: counter.clone(),
         };
-        let sent = sender.send_all().await;
+        // Reading blocks a thread of its own: it may wait for a line that never comes, when nothing can be sent any more.
+        let runtime = tokio::runtime::Handle::current();
+        let reading = tokio::task::spawn_blocking(move || runtime.block_on(feed.send_all()));
+        let (sent, has_stopped) = tokio::select! {
+            sent = reading => (sent.unwrap_or_else(|error| Err(Failure::failed(error.to_string()))), false),
+            _ = &mut watching => (Ok(()), true),
+        };
         // What was read before a bad line is delivered all the same.
-        let flushed = producer.close().await.map_err(|error| session::delivery_error(&self.topic, &error));
+        let flushed = producer.close().await;
+        if !has_stopped {
+            watching.abort();
+        }
         counter.finish();
-        sent.and(flushed)
+        match flushed {
+            Ok(()) => sent,
+            Err(error) => Err(report.failure(&error)),
+        }
+    }
+
+    /// The names of all inputs, in order.
+    fn inputs(&self) -> Vec<String> {
+        if self.files.is_empty() {
+            return vec!["stdin".to_owned()];
+        }
+        let name = |path: &PathBuf| {
+            if path.as_os_str() == "-" { "stdin".into() } else { path.display().to_string() }
+        };
+        self.files.iter().map(name).collect()
     }
 
     fn form(&self) -> LineForm {
@@ -129,35 +168,76 @@ impl Produce {
     }
 }
 
-/// Sends the lines of all inputs.
-struct Sender<'a> {
-    arguments: &'a Produce,
-    form: LineForm,
-    headers: Vec<(&'a str, Option<&'a [u8]>)>,
-    producer: &'a Producer,
-    pace: Option<Pace>,
-    counter: &'a ProgressBar,
+/// Says what was delivered when not all was.
+struct Report {
+    topic: String,
+    inputs: Vec<String>,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
-impl Sender<'_> {
-    async fn send_all(&mut self) -> Result<(), Failure> {
-        if self.arguments.files.is_empty() {
-            return self.send_lines("stdin", &mut io::stdin().lock()).await;
+impl Report {
+    /// The failure of a delivery, with the line to go on from.
+    fn failure(&self, error: &DeliveryError) -> Failure {
+        let failure = session::delivery_error(&self.topic, error);
+        let mut ledger = locked(&self.ledger);
+        ledger.settle_all();
+        let Some((Line { input, number }, behind)) = ledger.lacking() else { return failure };
+        let delivered = ledger.delivered();
+        let input = self.inputs.get(input).map_or("the input", String::as_str);
+        let mut text =
+            format!("{delivered} records were delivered, line {number} of {input} is the first that was not");
+        if behind > 0 {
+            text += &format!(" ({behind} behind it went to other partitions)");
         }
-        for path in &self.arguments.files {
+        let mut cure = format!("to resume, send from that line on (`tail -n +{number}`)");
+        if matches!(error, DeliveryError::Timeout { .. } | DeliveryError::Request { .. }) {
+            cure += &format!(
+                "; what was on its way may be in the topic all the same, see `kappa consume {} -o -1 -e`",
+                self.topic
+            );
+        }
+        failure.and(&text).cure(cure)
+    }
+}
+
+fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends the lines of all inputs.
+struct Feed {
+    arguments: Produce,
+    form: LineForm,
+    producer: Producer,
+    pace: Option<Pace>,
+    ledger: Arc<Mutex<Ledger>>,
+    counter: ProgressBar,
+}
+
+impl Feed {
+    async fn send_all(&mut self) -> Result<(), Failure> {
+        let files = self.arguments.files.clone();
+        if files.is_empty() {
+            return self.send_lines(0, "stdin", &mut io::stdin().lock()).await;
+        }
+        for (index, path) in files.iter().enumerate() {
             if path.as_os_str() == "-" {
-                self.send_lines("stdin", &mut io::stdin().lock()).await?;
+                self.send_lines(index, "stdin", &mut io::stdin().lock()).await?;
                 continue;
             }
             let file = File::open(path).map_err(|error| Failure::file("open", path, &error))?;
-            self.send_lines(&path.display().to_string(), &mut BufReader::with_capacity(256 * 1024, file))
-                .await?;
+            let mut reader = BufReader::with_capacity(256 * 1024, file);
+            self.send_lines(index, &path.display().to_string(), &mut reader).await?;
         }
         Ok(())
     }
 
-    /// Reading blocks this thread, and no other: deliveries go on in the runtime's.
-    async fn send_lines(&mut self, name: &str, reader: &mut impl BufRead) -> Result<(), Failure> {
+    async fn send_lines(
+        &mut self,
+        input: usize,
+        name: &str,
+        reader: &mut impl BufRead,
+    ) -> Result<(), Failure> {
         let mut line = Vec::new();
         let mut number = 0_u64;
         while input::read_line(reader, &mut line)
@@ -167,19 +247,21 @@ impl Sender<'_> {
             if let Some(pace) = &mut self.pace {
                 pace.wait().await;
             }
-            self.send_line(&line).await.map_err(|error| match error {
+            let delivery = self.send_line(&line).await.map_err(|error| match error {
                 SendLineError::Line(error) => Failure::failed(format!("line {number} of {name} {error}")),
-                SendLineError::Send(error) => session::send_error(&self.arguments.topic, &error),
+                SendLineError::Send(error) => session::send_error(&self.arguments.topic, &error)
+                    .and(&format!("line {number} of {name} and what follows was not sent")),
             })?;
+            locked(&self.ledger).take(Line { input, number }, delivery);
             self.counter.inc(1);
         }
         Ok(())
     }
 
-    async fn send_line(&self, line: &[u8]) -> Result<(), SendLineError> {
+    async fn send_line(&self, line: &[u8]) -> Result<Delivery, SendLineError> {
         loop {
             match self.form.with_record(line, |record| self.try_send(&record))? {
-                Ok(()) => return Ok(()),
+                Ok(delivery) => return Ok(delivery),
                 Err(SendError::Full { .. }) => self.producer.room().await,
                 Err(SendError::TopicUnknown { topic }) => {
                     let known = self.producer.partitions_for(&topic).await;
@@ -190,23 +272,18 @@ impl Sender<'_> {
         }
     }
 
-    fn try_send(&self, line: &LineRecord<'_>) -> Result<(), SendError> {
-        let mut joined = Vec::new();
-        let headers = if line.headers.is_empty() {
-            self.headers.as_slice()
-        } else {
-            joined.extend(line.headers.iter().chain(&self.headers).copied());
-            joined.as_slice()
-        };
+    fn try_send(&self, line: &LineRecord<'_>) -> Result<Delivery, SendError> {
+        let own = self.arguments.header.iter().map(|(name, value)| (name.as_str(), Some(value.as_bytes())));
+        let headers: Vec<_> = line.headers.iter().copied().chain(own).collect();
         let record = ProducerRecord {
             topic: &self.arguments.topic,
             partition: self.arguments.partition,
             timestamp: line.timestamp.or(self.arguments.timestamp),
             key: line.key.or(self.arguments.key.as_ref().map(String::as_bytes)),
             value: line.value,
-            headers,
+            headers: &headers,
         };
-        self.producer.send_nowait(record).map(|_| ())
+        self.producer.try_send(record)
     }
 }
 
