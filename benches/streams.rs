@@ -5,18 +5,23 @@
 //! production, with no changelog topic to write; "broker" is an application with one worker against an embedded broker
 //! (`kappa.flush=commit`), changelog included; "restore" starts it again with nothing to read but its changelog. The
 //! limit is a plain map of the same keys, counted from the same bytes on one core. "partitions" is what a record costs the engine
-//! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes.
+//! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes. "hops" is what one more
+//! operator that keeps nothing costs, by a chain of ten; "observed" is an aggregate of 10,000 texts with operators behind it; "keys"
+//! counts by keys that take time to encode. A word as an argument leaves only what is called so.
 
 mod harness;
 
 use bytes::Bytes;
 use harness::server::own_usage;
-use harness::{Comparison, rounds, scaled};
+use harness::{Comparison, is_wanted, rounds, scaled};
 use kappa_broker::{Broker, BrokerConfig};
 use kappa_client::{Client, Producer, ProducerConfig, ProducerRecord};
 use kappa_protocol::record::{BatchBuilder, BatchOptions, DecodedBatch};
-use kappa_streams::codec::Raw;
-use kappa_streams::{App, Builder, Config, Headers, InputBatch, Table, TestDriver, Topology, Windows};
+use kappa_streams::codec::{I64, Json, Raw, Utf8};
+use kappa_streams::{
+    App, Builder, Config, Headers, InputBatch, InputBatchBuilder, Stream, Table, TestDriver, Topology,
+    Windows,
+};
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -28,8 +33,26 @@ const KEYS: u64 = 100_000;
 const BATCH_RECORDS: usize = 1000;
 
 fn main() {
+    if is_wanted("partitions") {
+        partitions();
+    }
+    if is_wanted("hops") {
+        hops();
+    }
+    if is_wanted("observed") {
+        observed();
+    }
+    if is_wanted("keys") {
+        keys();
+    }
+    if is_wanted("count") {
+        count();
+    }
+}
+
+/// Counting by 100,000 keys, in memory and from a broker, and restoring what was counted.
+fn count() {
     let records = scaled(3_000_000) / BATCH_RECORDS * BATCH_RECORDS;
-    partitions();
     let batches = batches(records);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -49,6 +72,144 @@ fn main() {
     }
     rate.print();
     cpu.print();
+}
+
+/// Nanoseconds of CPU per record of a topology that reads "events", given these batches time and again.
+fn per_record(topology: &Topology, batches: &[InputBatch], times: usize) -> f64 {
+    let records: usize = batches.iter().map(InputBatch::len).sum();
+    let mut taken = Duration::ZERO;
+    for _ in 0..times {
+        // Offsets have to grow, so each time is a run of its own.
+        let driver = TestDriver::new(topology).commit_every(usize::MAX).start();
+        let mut driver = driver.expect("it starts");
+        let feed = |batch: &InputBatch| driver.feed("events", 0, batch).expect("it is processed");
+        let start = thread_time();
+        batches.iter().for_each(feed);
+        taken += thread_time() - start;
+        assert!(driver.counters().records_in >= records as u64);
+    }
+    taken.as_nanos() as f64 / (records * times) as f64
+}
+
+/// CPU that this thread has used; finer than what a process is told of its usage.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Batches of a thousand records.
+fn made(records: usize, record: impl Fn(usize) -> (Vec<u8>, Vec<u8>)) -> Vec<InputBatch> {
+    let batch = |first: usize| {
+        let mut builder = InputBatchBuilder::new(first as i64);
+        for number in first..first + BATCH_RECORDS {
+            let (key, value) = record(number);
+            builder.push(number as i64, Some(&key), Some(&value), Headers::NONE);
+        }
+        builder.finish()
+    };
+    (0..records).step_by(BATCH_RECORDS).map(batch).collect()
+}
+
+/// What an operator without state adds to a record, by chains of ten.
+fn hops() {
+    type Texts = Stream<String, i64>;
+    type Grow = fn(Texts) -> Texts;
+    let chains: [(&'static str, Grow); 5] = [
+        ("map_values", |s| s.map_values(|value| value.wrapping_mul(3))),
+        ("filter", |s| s.filter(|_, value| *value != i64::MIN)),
+        ("map", |s| s.map(|key, value| (key, value ^ 5))),
+        ("peek", |s| s.peek(|record| _ = black_box(record.value))),
+        ("flat_map_values", |s| s.flat_map_values(|value| [value])),
+    ];
+    let number = |number: usize| (record(number as u64).0.to_vec(), (number as i64).to_be_bytes().to_vec());
+    let (batches, times) = (made(scaled(200_000).max(BATCH_RECORDS), number), 5);
+    let chain = |hops: usize, grow: Grow| {
+        let b = Builder::new("bench");
+        let stream = (0..hops).fold(b.stream("events", (Utf8, I64)), |stream, _| grow(stream));
+        stream.peek(|record| _ = black_box(record.timestamp));
+        b.build().expect("it is wired")
+    };
+    let mut cost = Comparison::new("an operator without state, in a chain of ten", "ns/record");
+    for _ in 0..rounds() {
+        for (name, grow) in chains {
+            let [none, ten] = [0, 10].map(|hops| per_record(&chain(hops, grow), &batches, times));
+            cost.add(name, (ten - none) / 10.0);
+            cost.add("(the record itself)", none);
+        }
+    }
+    cost.print();
+}
+
+/// An aggregate of 10,000 texts, by what is behind it.
+fn observed() {
+    let number = |number: usize| (b"the key".to_vec(), (number as i64).to_be_bytes().to_vec());
+    let batches = made(scaled(20_000).max(BATCH_RECORDS), number);
+    let topology = |behind: fn(&Table<String, Vec<String>>)| {
+        let b = Builder::new("bench");
+        let whole = || (0..10_000).map(|number: u64| number.to_string()).collect::<Vec<String>>();
+        let texts = b.stream("events", (Utf8, I64)).group_by_key().aggregate(
+            "texts",
+            Json::<Vec<String>>::new(),
+            whole,
+            |_, value, mut texts| {
+                let at = value as usize % texts.len();
+                if let Some(text) = texts.get_mut(at) {
+                    text.clear();
+                }
+                texts
+            },
+        );
+        behind(&texts);
+        b.build().expect("it is wired")
+    };
+    let mut cost = Comparison::new("an aggregate of 10,000 texts, by what is behind it", "ns/record");
+    for _ in 0..rounds() {
+        let mut add = |name, behind| {
+            cost.add(name, per_record(&topology(behind), &batches, 1));
+        };
+        add("nothing", |_| {});
+        add("map_values", |table| drop(table.map_values(|_, texts| texts.len()).to_stream()));
+        add("filter, map_values", |table| {
+            let some = table.filter(|_, texts| !texts.is_empty());
+            drop(some.map_values(|_, texts| texts.len()).to_stream());
+        });
+        add("to_stream", |table| {
+            table.to_stream().peek(|record| _ = black_box(record.timestamp));
+        });
+    }
+    cost.print();
+}
+
+/// Counting by keys of JSON, which have to be written again once read.
+fn keys() {
+    let json = |number: usize| {
+        let key = format!("[\"key-{:06}\",{}]", number % 1000, number % 7);
+        (key.into_bytes(), (number as i64).to_be_bytes().to_vec())
+    };
+    let text =
+        |number: usize| (format!("key-{:06}", number % 7000).into_bytes(), 7i64.to_be_bytes().to_vec());
+    let records = scaled(300_000).max(BATCH_RECORDS);
+    let (json, text) = (made(records, json), made(records, text));
+    let of_json = Builder::new("bench");
+    let pairs = Json::<(String, i64)>::new();
+    of_json.stream("events", (pairs, I64)).group_by_key().count("counts");
+    let of_json = of_json.build().expect("it is wired");
+    let through = Builder::new("bench");
+    through
+        .stream("events", (pairs, I64))
+        .group_by("again", (pairs, I64), |key, _| key.clone())
+        .count("counts");
+    let through = through.build().expect("it is wired");
+    let of_text = Builder::new("bench");
+    of_text.stream("events", (Utf8, I64)).group_by_key().count("counts");
+    let of_text = of_text.build().expect("it is wired");
+    let mut cost = Comparison::new("count by 7,000 keys, by what they are", "ns/record");
+    for _ in 0..rounds() {
+        cost.add("text", per_record(&of_text, &text, 1));
+        cost.add("JSON", per_record(&of_json, &json, 1));
+        cost.add("JSON, repartitioned", per_record(&through, &json, 1));
+    }
+    cost.print();
 }
 
 /// Seconds on the clock and microseconds of CPU.
