@@ -5,7 +5,10 @@ use crate::{
     codec::{Codec, Data, SharedCodec},
     processor::{RecordSource, Rows, TableSource},
     store::{Fold, GlobalStore, GlobalWriter, Store, StoreLookup},
-    topology::{Changelog, GlobalTable as AnyGlobalTable, Graph, Outlet, TopicKind, Topology, WiringErrors},
+    topology::{
+        Changelog, GlobalTable as AnyGlobalTable, Graph, Outlet, StreamOutlet, TopicKind, Topology,
+        WiringErrors,
+    },
 };
 use std::{fmt, sync::Arc};
 
@@ -141,7 +144,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     ) -> Stream<K, V> {
         let node = graph.node(operator, name, &[]);
         graph.contents(node, contents_of(&codecs));
-        let outlet: Arc<Outlet<K, V>> = Outlet::new();
+        let outlet: Arc<StreamOutlet<K, V>> = Outlet::new();
         let (name, children, of_source) = (graph.name(node), Arc::clone(&outlet), codecs.clone());
         graph.source(
             node,

@@ -5,7 +5,7 @@ use crate::{
     codec::{ChangeCodec, Codec, Data, I64, SharedCodec},
     processor::{Keyed, Process, RecordSource, TableAggregate, TableReduce},
     record::Change,
-    topology::{Graph, NodeId, Outlet, TopicId},
+    topology::{Graph, NodeId, Outlet, StreamOutlet, TopicId},
 };
 use std::{fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc};
 pub struct GroupedTable<K, V> {
     graph: Graph,
     node: NodeId,
-    outlet: Arc<Outlet<K, Change<V>>>,
+    outlet: Arc<StreamOutlet<K, Change<V>>>,
     codecs: (SharedCodec<K>, SharedCodec<V>),
 }
 
@@ -32,7 +32,7 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
     ) -> GroupedTable<K, V> {
         let node = graph.node("repartition source", name, &[]);
         graph.contents(node, format!("changes of {}", contents_of(&codecs)));
-        let outlet: Arc<Outlet<K, Change<V>>> = Outlet::new();
+        let outlet: Arc<StreamOutlet<K, Change<V>>> = Outlet::new();
         let (children, of_source, name) = (Arc::clone(&outlet), codecs.clone(), graph.name(node));
         graph.source(
             node,

@@ -9,7 +9,7 @@ use crate::{
     },
     record::Record,
     store::Store,
-    topology::{Assembly, Changelog, Graph, NodeId, Outlet, TopicKind, WiringError},
+    topology::{Assembly, Changelog, Graph, NodeId, Outlet, StreamOutlet, TopicKind, WiringError},
 };
 use std::{
     fmt,
@@ -51,7 +51,7 @@ pub(crate) type KnownCodecs<K, V> = (Option<SharedCodec<K>>, Option<SharedCodec<
 pub struct Stream<K, V> {
     pub(crate) graph: Graph,
     pub(crate) node: NodeId,
-    pub(crate) outlet: Arc<Outlet<K, V>>,
+    pub(crate) outlet: Arc<StreamOutlet<K, V>>,
     pub(crate) codecs: KnownCodecs<K, V>,
     /// Whether keys have changed since the records were partitioned by them.
     pub(crate) rekeyed: bool,
@@ -82,7 +82,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     pub(crate) fn new(
         graph: &Graph,
         node: NodeId,
-        outlet: Arc<Outlet<K, V>>,
+        outlet: Arc<StreamOutlet<K, V>>,
         codecs: KnownCodecs<K, V>,
     ) -> Stream<K, V> {
         Stream { graph: graph.clone(), node, outlet, codecs, rekeyed: false, keep_null_keys: None }
@@ -101,7 +101,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         make: impl Fn(&mut Assembly<'_>, Downstream<K2, V2>) -> Box<dyn Process<K, V>> + Send + Sync + 'static,
     ) -> Stream<K2, V2> {
         let outlet = Outlet::new();
-        let children: Arc<Outlet<K2, V2>> = Arc::clone(&outlet);
+        let children: Arc<StreamOutlet<K2, V2>> = Arc::clone(&outlet);
         self.outlet.add(Box::new(move |assembly| {
             let down = children.assemble(assembly);
             make(assembly, down)
@@ -217,7 +217,7 @@ impl<K: Data, V: Data> Stream<K, V> {
             self.graph.error(WiringError::ForeignBuilder { operator: "merge", name: name.clone() });
         }
         let node = self.graph.node("merge", &name, &[self.node, other.node]);
-        let outlet: Arc<Outlet<K, V>> = Outlet::new();
+        let outlet: Arc<StreamOutlet<K, V>> = Outlet::new();
         for side in [self, other] {
             let children = Arc::clone(&outlet);
             side.outlet.add(Box::new(move |assembly| assembly.shared(node, &children)));

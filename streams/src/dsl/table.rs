@@ -3,10 +3,9 @@
 use super::{GroupedTable, Repartition, Stream, builder::contents_of};
 use crate::{
     codec::{Codec, Data, Nulls, SharedCodec},
-    processor::{Downstream, FilterTable, Keyed, MapTable, Process, RegroupTable, TableToStream},
-    record::Change,
+    processor::{FilterTable, Follow, Followers, Keyed, MapTable, RegroupTable, TableToStream},
     store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, Store},
-    topology::{Assembly, Changelog, Graph, NodeId, Outlet, TopicKind, ViewId},
+    topology::{Assembly, Changelog, Graph, NodeId, Outlet, StreamOutlet, TableOutlet, TopicKind, ViewId},
 };
 use std::{
     fmt,
@@ -52,7 +51,7 @@ impl SendOld {
 pub struct Table<K, V> {
     pub(crate) graph: Graph,
     pub(crate) node: NodeId,
-    pub(crate) outlet: Arc<Outlet<K, Change<V>>>,
+    pub(crate) outlet: Arc<TableOutlet<K, V>>,
     /// Codec of keys as the store holds them, and of rows where it is known.
     pub(crate) codecs: (SharedCodec<K>, Option<SharedCodec<V>>),
     pub(crate) lookup: LookupFactory<K, V>,
@@ -114,7 +113,7 @@ impl<K: Data, V: Data> Table<K, V> {
     pub(crate) fn new(
         graph: &Graph,
         node: NodeId,
-        outlet: Arc<Outlet<K, Change<V>>>,
+        outlet: Arc<TableOutlet<K, V>>,
         codecs: (SharedCodec<K>, SharedCodec<V>),
         lookup: LookupFactory<K, V>,
     ) -> Table<K, V> {
@@ -126,7 +125,7 @@ impl<K: Data, V: Data> Table<K, V> {
     pub(crate) fn read(
         graph: &Graph,
         node: NodeId,
-        outlet: Arc<Outlet<K, Change<V>>>,
+        outlet: Arc<TableOutlet<K, V>>,
         codecs: (SharedCodec<K>, SharedCodec<V>),
         lookup: LookupFactory<K, V>,
     ) -> Table<K, V> {
@@ -136,7 +135,7 @@ impl<K: Data, V: Data> Table<K, V> {
     fn derived(
         graph: &Graph,
         node: NodeId,
-        outlet: Arc<Outlet<K, Change<V>>>,
+        outlet: Arc<TableOutlet<K, V>>,
         codecs: (SharedCodec<K>, Option<SharedCodec<V>>),
         lookup: LookupFactory<K, V>,
         send_old: SendOld,
@@ -169,10 +168,10 @@ impl<K: Data, V: Data> Table<K, V> {
         node: NodeId,
         value: Option<SharedCodec<V2>>,
         lookup: LookupFactory<K, V2>,
-        make: impl Fn(bool, Downstream<K, Change<V2>>) -> Box<dyn Process<K, Change<V>>> + Send + Sync + 'static,
+        make: impl Fn(bool, Followers<K, V2>) -> Box<dyn Follow<K, V>> + Send + Sync + 'static,
     ) -> Table<K, V2> {
         let send_old = self.send_old.child();
-        let outlet: Arc<Outlet<K, Change<V2>>> = Outlet::new();
+        let outlet: Arc<TableOutlet<K, V2>> = Outlet::new();
         let (children, of_child) = (Arc::clone(&outlet), send_old.clone());
         self.outlet.add(Box::new(move |assembly| make(of_child.get(), children.assemble(assembly))));
         let codecs = (Arc::clone(&self.codecs.0), value);
@@ -196,7 +195,7 @@ impl<K: Data, V: Data> Table<K, V> {
         });
         self.child(node, self.codecs.1.clone(), lookup, move |send_old, down| {
             let (predicate, old_known) = (Arc::clone(&predicate), behind.get());
-            Box::new(FilterTable { predicate, old_known, send_old, down })
+            Box::new(FilterTable { predicate, old_known, send_old, passed: false, down })
         })
     }
 
@@ -226,7 +225,7 @@ impl<K: Data, V: Data> Table<K, V> {
     /// The changes as a stream: the new row, or `None` for a deletion.
     pub fn to_stream(&self) -> Stream<K, Option<V>> {
         let node = self.node_named("to-stream");
-        let outlet: Arc<Outlet<K, Option<V>>> = Outlet::new();
+        let outlet: Arc<StreamOutlet<K, Option<V>>> = Outlet::new();
         let children = Arc::clone(&outlet);
         self.outlet.add(Box::new(move |assembly| Box::new(TableToStream(children.assemble(assembly)))));
         let value =
@@ -253,14 +252,8 @@ impl<K: Data, V: Data> Table<K, V> {
         let (mapper, of_sink, sink_name) =
             (Arc::new(mapper), (Arc::clone(&keys), Arc::clone(&values)), self.graph.name(node));
         self.outlet.add(Box::new(move |_| {
-            Box::new(RegroupTable {
-                name: Arc::clone(&sink_name),
-                topic,
-                mapper: Arc::clone(&mapper),
-                keys: Arc::clone(&of_sink.0),
-                values: Arc::clone(&of_sink.1),
-                scratch: Default::default(),
-            })
+            let sink = (Arc::clone(&sink_name), topic);
+            Box::new(RegroupTable::new(sink, Arc::clone(&mapper), of_sink.clone()))
         }));
         GroupedTable::new(&self.graph, &name, topic, (keys, values))
     }

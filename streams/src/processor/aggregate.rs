@@ -1,11 +1,12 @@
 //! Aggregates of streams and of tables, kept in a store by encoded key.
 //!
-//! The event time of an aggregate is the greatest of its records; it never goes back.
+//! The event time of an aggregate is the greatest of its records; it never goes back. An aggregate stays in its store:
+//! whoever is behind is shown it there.
 
-use super::{Context, Downstream, Process, ProcessError};
+use super::{Context, Followers, Process, ProcessError};
 use crate::{
     codec::{Data, Nulls, SharedCodec, encode_into},
-    record::{Change, Record},
+    record::Change,
     store::Store,
 };
 use std::{cell::RefCell, rc::Rc, sync::Arc};
@@ -18,18 +19,17 @@ pub(crate) struct Keyed<K, A> {
     pub(crate) nulls: Nulls<A>,
     pub(crate) send_old: bool,
     pub(crate) scratch: Vec<u8>,
-    pub(crate) down: Downstream<K, Change<A>>,
+    pub(crate) down: Followers<K, A>,
 }
 
 impl<K: Data, A: Data> Keyed<K, A> {
-    /// Replaces the aggregate of the record's key by what `change` makes of it, and forwards the change.
+    /// Replaces the aggregate of the record's key by what `change` makes of it, and shows it to who is behind.
     fn update<V>(
         &mut self,
         cx: &mut Context,
-        record: Record<K, V>,
+        (key, value): (K, V),
         change: impl FnOnce(&K, V, Option<A>, &Nulls<A>) -> Option<A>,
     ) {
-        let Record { key, value, timestamp, headers } = record;
         let encoded = match encode_into(&*self.keys, &key, &mut self.scratch) {
             Ok(Some(encoded)) => encoded,
             Ok(None) => return cx.counters.null_keys += 1,
@@ -37,20 +37,15 @@ impl<K: Data, A: Data> Keyed<K, A> {
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
             }
         };
-        let observed = !self.down.is_empty();
-        let send_old = self.send_old && observed;
-        let mut old = None;
-        let mut store = self.store.borrow_mut();
-        let (new, timestamp) = store.update(encoded, |aggregate, time| {
-            if send_old {
-                old.clone_from(&aggregate);
+        let (row, timestamp) = self.store.borrow_mut().update(encoded, |aggregate, time| {
+            if self.send_old {
+                self.down.before(&key, aggregate.as_ref());
             }
-            (change(&key, value, aggregate, &self.nulls), timestamp.max(time))
+            (change(&key, value, aggregate, &self.nulls), cx.timestamp.max(time))
         });
-        let new = if observed { new.cloned() } else { None };
-        drop(store);
-        if observed {
-            self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
+        if !self.down.is_empty() {
+            let store = self.store.borrow();
+            cx.at(timestamp, |cx| self.down.after(cx, key, store.value(row)));
         }
     }
 }
@@ -68,12 +63,12 @@ impl<F, K: Data, V: Data, A: Data> Process<K, V> for StreamAggregate<F, K, V, A>
 where
     F: Fn(&K, V, Option<A>) -> A,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        if self.values.as_ref().is_some_and(|codec| codec.is_null(&record.value)) {
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
         let next = &self.next;
-        self.keyed.update(cx, record, |key, value, aggregate, _| Some(next(key, value, aggregate)));
+        self.keyed.update(cx, (key, value), |key, value, aggregate, _| Some(next(key, value, aggregate)));
     }
 }
 
@@ -91,9 +86,9 @@ where
     P: Fn(&K, V, A) -> A,
     M: Fn(&K, V, A) -> A,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
+    fn process(&mut self, cx: &mut Context, key: K, change: Change<V>) {
         let (initial, add, subtract) = (&self.initial, &self.add, &self.subtract);
-        self.keyed.update(cx, record, |key, change, aggregate, nulls| {
+        self.keyed.update(cx, (key, change), |key, change, aggregate, nulls| {
             let rest = match (change.old, aggregate) {
                 (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(key, old, aggregate))),
                 (_, aggregate) => aggregate,
@@ -118,9 +113,9 @@ where
     P: Fn(V, V) -> V,
     M: Fn(V, V) -> V,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
+    fn process(&mut self, cx: &mut Context, key: K, change: Change<V>) {
         let (add, subtract) = (&self.add, &self.subtract);
-        self.keyed.update(cx, record, |_, change, aggregate, nulls| {
+        self.keyed.update(cx, (key, change), |_, change, aggregate, nulls| {
             let rest = match (change.old, aggregate) {
                 (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(aggregate, old))),
                 (_, aggregate) => aggregate,

@@ -233,8 +233,6 @@ impl Outputs {
 pub(crate) struct OutputHead<'a> {
     pub(crate) topic: TopicId,
     pub(crate) operator: &'a Arc<str>,
-    pub(crate) timestamp: i64,
-    pub(crate) headers: Headers,
     /// Whether the record says where it came from.
     pub(crate) with_origin: bool,
 }
@@ -245,6 +243,10 @@ pub(crate) struct Context {
     pub(crate) outputs: Outputs,
     /// Observed stream time per operator, by the operator's number in this task.
     pub(crate) clocks: Vec<i64>,
+    /// Event time of the record that is being processed, or of the row that follows from it.
+    pub(crate) timestamp: i64,
+    /// Headers of the record that is being processed.
+    pub(crate) headers: Headers,
     partition: i32,
     partition_counts: Arc<[i32]>,
     skip_undecodable: bool,
@@ -258,6 +260,8 @@ impl Context {
             counters: Counters::default(),
             outputs: Outputs::default(),
             clocks: Vec::new(),
+            timestamp: 0,
+            headers: Headers::NONE,
             partition,
             partition_counts,
             skip_undecodable,
@@ -270,6 +274,24 @@ impl Context {
     pub(crate) fn begin(&mut self, topic: TopicId, partition: i32, offset: i64) {
         self.origin = Origin { topic, partition, offset, number: 0 };
         self.counters.records_in += 1;
+    }
+
+    /// The time and the headers of what follows are those of this record.
+    #[inline]
+    pub(crate) fn enter(&mut self, record: RecordView<'_>) {
+        self.timestamp = record.timestamp;
+        if !(self.headers.is_empty() && record.headers.is_empty()) {
+            self.headers = record.headers.clone();
+        }
+    }
+
+    /// Does what follows from a row, whose event time may be later than that of the record behind it.
+    #[inline]
+    pub(crate) fn at<R>(&mut self, timestamp: i64, follow: impl FnOnce(&mut Context) -> R) -> R {
+        let before = std::mem::replace(&mut self.timestamp, timestamp);
+        let followed = follow(self);
+        self.timestamp = before;
+        followed
     }
 
     /// Keeps the first failure; the task stops behind the record being processed.
@@ -340,7 +362,7 @@ impl Context {
         let origin = head.with_origin.then_some(self.origin);
         self.origin.number += 1;
         self.counters.records_out += 1;
-        let (topic, timestamp, headers) = (head.topic, head.timestamp, head.headers);
+        let (topic, timestamp, headers) = (head.topic, self.timestamp, self.headers.clone());
         self.outputs.slots.push(OutputSlot { topic, partition, timestamp, key, value, headers, origin });
     }
 }

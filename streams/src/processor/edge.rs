@@ -3,10 +3,11 @@
 //! Here nulls meet the types: a null that a codec has no item for is dropped and counted. A table is restored from
 //! its topic by the fold that it was processed with.
 
-use super::{Context, Downstream, Process, ProcessError, RecordView, TopicId, context::OutputHead};
+use super::{
+    Context, Downstream, Followers, Process, ProcessError, RecordView, TopicId, context::OutputHead,
+};
 use crate::{
     codec::{CodecError, Data, SharedCodec, encode_into},
-    record::{Change, Record},
     store::{Fold, Store},
 };
 use std::{
@@ -54,8 +55,8 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
             Ok(None) => return cx.counters.null_values += 1,
             Err(error) => return cx.undecodable(&self.name, error),
         };
-        let headers = record.headers.clone();
-        self.down.forward(cx, Record { key, value, timestamp: record.timestamp, headers });
+        cx.enter(record);
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -63,22 +64,20 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
 pub(crate) struct Rows<K, V> {
     pub(crate) store: Rc<RefCell<Store<V>>>,
     pub(crate) send_old: bool,
-    pub(crate) down: Downstream<K, Change<V>>,
+    pub(crate) down: Followers<K, V>,
 }
 
 impl<K: Data, V: Data> Rows<K, V> {
-    fn set(&mut self, cx: &mut Context, encoded: &[u8], record: Record<K, Option<V>>) {
-        let Record { key, value: new, timestamp, headers } = record;
-        let mut store = self.store.borrow_mut();
-        let mut old = None;
-        let (new, _) = store.update(encoded, |before, _| {
-            old = before;
-            (new, timestamp)
+    fn set(&mut self, cx: &mut Context, encoded: &[u8], key: K, new: Option<V>) {
+        let (row, _) = self.store.borrow_mut().update(encoded, |old, _| {
+            if self.send_old {
+                self.down.before(&key, old.as_ref());
+            }
+            (new, cx.timestamp)
         });
         if !self.down.is_empty() {
-            let value = Change { old: old.filter(|_| self.send_old), new: new.cloned() };
-            drop(store);
-            self.down.forward(cx, Record { key, value, timestamp, headers });
+            let store = self.store.borrow();
+            self.down.after(cx, key, store.value(row));
         }
     }
 }
@@ -94,8 +93,8 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
     fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
         match self.fold.row(record.key, record.value, record.timestamp) {
             Ok((key, encoded, value)) => {
-                let (timestamp, headers) = (record.timestamp, record.headers.clone());
-                self.rows.set(cx, encoded, Record { key, value, timestamp, headers });
+                cx.enter(record);
+                self.rows.set(cx, encoded, key, value);
             }
             Err(dropped) => cx.dropped(&self.name, dropped),
         }
@@ -118,11 +117,9 @@ pub(crate) struct StreamToTable<K, V> {
 }
 
 impl<K: Data, V: Data, V1: Into<Option<V>>> Process<K, V1> for StreamToTable<K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V1>) {
-        let Record { key, value, timestamp, headers } = record;
-        let value = value.into();
+    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
         match encode_into(&*self.keys, &key, &mut self.scratch) {
-            Ok(Some(encoded)) => self.rows.set(cx, encoded, Record { key, value, timestamp, headers }),
+            Ok(Some(encoded)) => self.rows.set(cx, encoded, key, value.into()),
             Ok(None) => cx.counters.null_keys += 1,
             Err(source) => cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source }),
         }
@@ -153,23 +150,17 @@ where
     K1: Into<Option<K>>,
     V1: Into<Option<V>>,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K1, V1>) {
+    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
         let (keys, values) = &self.codecs;
-        let key = record.key.into().filter(|key| !keys.is_null(key));
-        let value = record.value.into().filter(|value| !values.is_null(value));
+        let key = key.into().filter(|key| !keys.is_null(key));
+        let value = value.into().filter(|value| !values.is_null(value));
         if key.is_none()
             && let NullKeys::DropUnless(wanted) = &self.null_keys
             && !wanted.load(Ordering::Relaxed)
         {
             return cx.counters.null_keys += 1;
         }
-        let head = OutputHead {
-            topic: self.topic,
-            operator: &self.name,
-            timestamp: record.timestamp,
-            headers: record.headers,
-            with_origin: self.with_origin,
-        };
+        let head = OutputHead { topic: self.topic, operator: &self.name, with_origin: self.with_origin };
         cx.emit(
             head,
             |out| key.map_or(Ok(false), |key| keys.encode(&key, out).map(|()| true)),

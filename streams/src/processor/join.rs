@@ -3,7 +3,6 @@
 use super::{Context, Downstream, Process, ProcessError};
 use crate::{
     codec::{Data, SharedCodec, encode_into},
-    record::Record,
     store::{GlobalStore, SharedLookup},
 };
 use std::sync::Arc;
@@ -32,11 +31,10 @@ impl<F, K: Data, V: Data, T: Data, R: Data> Process<K, V> for TableJoin<F, K, V,
 where
     F: Fn(&K, V, Option<&T>) -> Option<R>,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        if self.values.as_ref().is_some_and(|codec| codec.is_null(&record.value)) {
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
-        let Record { key, value, timestamp, headers } = record;
         let mut value = Some(value);
         let mut joined = None;
         let mut join = |row: Option<&T>| {
@@ -55,7 +53,7 @@ where
             }
         }
         if let Some(joined) = joined {
-            self.down.forward(cx, Record { key, value: joined, timestamp, headers });
+            self.down.forward(cx, key, joined);
         }
     }
 }
@@ -81,8 +79,7 @@ where
     M: Fn(&K, &V) -> Option<G>,
     F: Fn(&K, V, Option<&T>) -> Option<R>,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        let Record { key, value, timestamp, headers } = record;
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
         if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
@@ -110,7 +107,7 @@ where
         let joined = (self.joiner)(&key, value, row);
         drop(global);
         if let Some(joined) = joined {
-            self.down.forward(cx, Record { key, value: joined, timestamp, headers });
+            self.down.forward(cx, key, joined);
         }
     }
 }

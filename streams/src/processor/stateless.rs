@@ -1,10 +1,7 @@
 //! Operators that keep nothing between records.
 
 use super::{Context, Downstream, Process};
-use crate::{
-    codec::Data,
-    record::{Change, Record},
-};
+use crate::{codec::Data, record::Record};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 /// Maps key and value.
@@ -14,10 +11,9 @@ pub(crate) struct Map<F, K, V> {
 }
 
 impl<K1, V1, K: Data, V: Data, F: Fn(K1, V1) -> (K, V)> Process<K1, V1> for Map<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K1, V1>) {
-        let Record { key, value, timestamp, headers } = record;
+    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
         let (key, value) = (self.mapper)(key, value);
-        self.down.forward(cx, Record { key, value, timestamp, headers });
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -28,10 +24,9 @@ pub(crate) struct MapValues<F, K, V> {
 }
 
 impl<V1, K: Data, V: Data, F: Fn(&K, V1) -> V> Process<K, V1> for MapValues<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V1>) {
-        let Record { key, value, timestamp, headers } = record;
+    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
         let value = (self.mapper)(&key, value);
-        self.down.forward(cx, Record { key, value, timestamp, headers });
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -42,10 +37,9 @@ pub(crate) struct Rekey<F, K, V> {
 }
 
 impl<K1, K: Data, V: Data, F: Fn(&K1, &V) -> K> Process<K1, V> for Rekey<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K1, V>) {
-        let Record { key, value, timestamp, headers } = record;
+    fn process(&mut self, cx: &mut Context, key: K1, value: V) {
         let key = (self.key)(&key, &value);
-        self.down.forward(cx, Record { key, value, timestamp, headers });
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -56,9 +50,9 @@ pub(crate) struct Filter<F, K, V> {
 }
 
 impl<K: Data, V: Data, F: Fn(&K, &V) -> bool> Process<K, V> for Filter<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        if (self.predicate)(&record.key, &record.value) {
-            self.down.forward(cx, record);
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        if (self.predicate)(&key, &value) {
+            self.down.forward(cx, key, value);
         }
     }
 }
@@ -74,10 +68,9 @@ where
     I: IntoIterator<Item = (K, V)>,
     F: Fn(K1, V1) -> I,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K1, V1>) {
-        let Record { key, value, timestamp, headers } = record;
+    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
         for (key, value) in (self.mapper)(key, value) {
-            self.down.forward(cx, Record { key, value, timestamp, headers: headers.clone() });
+            self.down.forward(cx, key, value);
         }
     }
 }
@@ -93,11 +86,14 @@ where
     I: IntoIterator<Item = V>,
     F: Fn(&K, V1) -> I,
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V1>) {
-        let Record { key, value, timestamp, headers } = record;
-        for value in (self.mapper)(&key, value) {
-            self.down.forward(cx, Record { key: key.clone(), value, timestamp, headers: headers.clone() });
+    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
+        let mut values = (self.mapper)(&key, value).into_iter();
+        let Some(mut value) = values.next() else { return };
+        // The last value takes the key without a copy.
+        for next in values {
+            self.down.forward(cx, key.clone(), std::mem::replace(&mut value, next));
         }
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -108,9 +104,12 @@ pub(crate) struct Peek<F, K, V> {
 }
 
 impl<K: Data, V: Data, F: Fn(&Record<K, V>)> Process<K, V> for Peek<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        let headers = std::mem::take(&mut cx.headers);
+        let record = Record { key, value, timestamp: cx.timestamp, headers };
         (self.look)(&record);
-        self.down.forward(cx, record);
+        cx.headers = record.headers;
+        self.down.forward(cx, record.key, record.value);
     }
 }
 
@@ -123,10 +122,10 @@ pub(crate) struct Branch<K, V> {
 }
 
 impl<K: Data, V: Data> Process<K, V> for Branch<K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        let branch = self.branches.iter_mut().find(|(predicate, _)| predicate(&record.key, &record.value));
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        let branch = self.branches.iter_mut().find(|(predicate, _)| predicate(&key, &value));
         if let Some((_, down)) = branch {
-            down.forward(cx, record);
+            down.forward(cx, key, value);
         }
     }
 }
@@ -135,17 +134,7 @@ impl<K: Data, V: Data> Process<K, V> for Branch<K, V> {
 pub(crate) struct Shared<K, V>(pub(crate) Rc<RefCell<Downstream<K, V>>>);
 
 impl<K: Data, V: Data> Process<K, V> for Shared<K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, V>) {
-        self.0.borrow_mut().forward(cx, record);
-    }
-}
-
-/// The new side of table changes as a stream; a deletion is a `None`.
-pub(crate) struct TableToStream<K, V>(pub(crate) Downstream<K, Option<V>>);
-
-impl<K: Data, V: Data> Process<K, Change<V>> for TableToStream<K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
-        let Record { key, value, timestamp, headers } = record;
-        self.0.forward(cx, Record { key, value: value.new, timestamp, headers });
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        self.0.borrow_mut().forward(cx, key, value);
     }
 }

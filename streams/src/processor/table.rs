@@ -1,9 +1,12 @@
-//! Operators on table changes: filter, map, and regroup by another key.
+//! Operators behind tables: filter, map, regroup by another key, and the changes as a stream.
+//!
+//! What an operator has to know of a row before a change it finds out while the row is still there, so that nobody
+//! keeps copies of rows.
 
-use super::{Context, Downstream, Process, ProcessError, TopicId, context::OutputHead};
+use super::{Context, Downstream, Follow, Followers, ProcessError, TopicId, context::OutputHead};
 use crate::{
     codec::{ChangeCodec, Codec, CodecError, Data, SharedCodec, encode_into},
-    record::{Change, Headers, Record},
+    record::Change,
 };
 use std::sync::Arc;
 
@@ -14,19 +17,26 @@ pub(crate) struct FilterTable<P, K, V> {
     /// Whether the table behind sends old rows.
     pub(crate) old_known: bool,
     pub(crate) send_old: bool,
-    pub(crate) down: Downstream<K, Change<V>>,
+    /// Whether the row that is changing satisfied the predicate.
+    pub(crate) passed: bool,
+    pub(crate) down: Followers<K, V>,
 }
 
-impl<K: Data, V: Data, P: Fn(&K, &V) -> bool> Process<K, Change<V>> for FilterTable<P, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V>>) {
-        let Record { key, value: change, timestamp, headers } = record;
-        let new = change.new.filter(|value| (self.predicate)(&key, value));
-        let old = change.old.filter(|value| (self.predicate)(&key, value));
-        if self.old_known && old.is_none() && new.is_none() {
+impl<K: Data, V: Data, P: Fn(&K, &V) -> bool> Follow<K, V> for FilterTable<P, K, V> {
+    fn before(&mut self, key: &K, old: Option<&V>) {
+        let old = old.filter(|value| (self.predicate)(key, value));
+        self.passed = old.is_some();
+        if self.send_old {
+            self.down.before(key, old);
+        }
+    }
+
+    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
+        let new = new.filter(|value| (self.predicate)(&key, value));
+        if self.old_known && !self.passed && new.is_none() {
             return;
         }
-        let old = old.filter(|_| self.send_old);
-        self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
+        self.down.after(cx, key, new);
     }
 }
 
@@ -34,15 +44,33 @@ impl<K: Data, V: Data, P: Fn(&K, &V) -> bool> Process<K, Change<V>> for FilterTa
 pub(crate) struct MapTable<F, K, V> {
     pub(crate) mapper: Arc<F>,
     pub(crate) send_old: bool,
-    pub(crate) down: Downstream<K, Change<V>>,
+    pub(crate) down: Followers<K, V>,
 }
 
-impl<K: Data, V1: Data, V: Data, F: Fn(&K, &V1) -> V> Process<K, Change<V1>> for MapTable<F, K, V> {
-    fn process(&mut self, cx: &mut Context, record: Record<K, Change<V1>>) {
-        let Record { key, value: change, timestamp, headers } = record;
-        let new = change.new.map(|value| (self.mapper)(&key, &value));
-        let old = change.old.filter(|_| self.send_old).map(|value| (self.mapper)(&key, &value));
-        self.down.forward(cx, Record { key, value: Change { old, new }, timestamp, headers });
+impl<K: Data, V1: Data, V: Data, F: Fn(&K, &V1) -> V> Follow<K, V1> for MapTable<F, K, V> {
+    fn before(&mut self, key: &K, old: Option<&V1>) {
+        if self.send_old {
+            let old = old.map(|value| (self.mapper)(key, value));
+            self.down.before(key, old.as_ref());
+        }
+    }
+
+    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V1>) {
+        let new = new.map(|value| (self.mapper)(&key, value));
+        self.down.after(cx, key, new.as_ref());
+    }
+}
+
+/// The new side of table changes as a stream; a deletion is a `None`.
+pub(crate) struct TableToStream<K, V>(pub(crate) Downstream<K, Option<V>>);
+
+impl<K: Data, V: Data> Follow<K, V> for TableToStream<K, V> {
+    fn before(&mut self, _: &K, _: Option<&V>) {}
+
+    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
+        if !self.0.is_empty() {
+            self.0.forward(cx, key, new.cloned());
+        }
     }
 }
 
@@ -56,21 +84,32 @@ pub(crate) struct RegroupTable<F, K, V> {
     pub(crate) mapper: Arc<F>,
     pub(crate) keys: SharedCodec<K>,
     pub(crate) values: SharedCodec<V>,
+    pub(crate) changes: ChangeCodec<V>,
+    /// What the row that is changing was grouped as.
+    pub(crate) old: Pair<K, V>,
     pub(crate) scratch: (Vec<u8>, Vec<u8>),
 }
 
 impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
-    fn emit(&self, cx: &mut Context, key: &[u8], change: &Change<V>, timestamp: i64, headers: Headers) {
-        let codec = ChangeCodec(Arc::clone(&self.values));
-        let head =
-            OutputHead { topic: self.topic, operator: &self.name, timestamp, headers, with_origin: true };
+    /// Sends nothing for what has no group.
+    pub(crate) fn new(
+        (name, topic): (Arc<str>, TopicId),
+        mapper: Arc<F>,
+        (keys, values): (SharedCodec<K>, SharedCodec<V>),
+    ) -> RegroupTable<F, K, V> {
+        let changes = ChangeCodec(Arc::clone(&values));
+        RegroupTable { name, topic, mapper, keys, values, changes, old: None, scratch: Default::default() }
+    }
+
+    fn emit(&self, cx: &mut Context, key: &[u8], change: &Change<V>) {
+        let head = OutputHead { topic: self.topic, operator: &self.name, with_origin: true };
         cx.emit(
             head,
             |out| {
                 out.extend_from_slice(key);
                 Ok(true)
             },
-            |out| codec.encode(change, out).map(|()| true),
+            |out| self.changes.encode(change, out).map(|()| true),
         );
     }
 
@@ -79,7 +118,6 @@ impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
         cx: &mut Context,
         scratch: &mut (Vec<u8>, Vec<u8>),
         (old, new): (Pair<K, V>, Pair<K, V>),
-        (timestamp, headers): (i64, Headers),
     ) -> Result<(), CodecError> {
         let old = old.filter(|(_, value)| !self.values.is_null(value));
         let new = new.filter(|(_, value)| !self.values.is_null(value));
@@ -94,29 +132,32 @@ impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
         if let (Some(old_key), Some(new_key)) = (old_key, new_key)
             && old_key == new_key
         {
-            self.emit(cx, new_key, &Change { old, new }, timestamp, headers);
+            self.emit(cx, new_key, &Change { old, new });
             return Ok(());
         }
         if let Some(key) = old_key {
-            self.emit(cx, key, &Change { old, new: None }, timestamp, headers.clone());
+            self.emit(cx, key, &Change { old, new: None });
         }
         if let Some(key) = new_key {
-            self.emit(cx, key, &Change { old: None, new }, timestamp, headers);
+            self.emit(cx, key, &Change { old: None, new });
         }
         Ok(())
     }
 }
 
-impl<K1: Data, V1: Data, K: Data, V: Data, F> Process<K1, Change<V1>> for RegroupTable<F, K, V>
+impl<K1: Data, V1: Data, K: Data, V: Data, F> Follow<K1, V1> for RegroupTable<F, K, V>
 where
     F: Fn(&K1, &V1) -> (K, V),
 {
-    fn process(&mut self, cx: &mut Context, record: Record<K1, Change<V1>>) {
-        let Record { key, value: change, timestamp, headers } = record;
-        let old = change.old.map(|value| (self.mapper)(&key, &value));
-        let new = change.new.map(|value| (self.mapper)(&key, &value));
+    fn before(&mut self, key: &K1, old: Option<&V1>) {
+        self.old = old.map(|value| (self.mapper)(key, value));
+    }
+
+    fn after(&mut self, cx: &mut Context, key: K1, new: Option<&V1>) {
+        let old = self.old.take();
+        let new = new.map(|value| (self.mapper)(&key, value));
         let mut scratch = std::mem::take(&mut self.scratch);
-        if let Err(source) = self.send(cx, &mut scratch, (old, new), (timestamp, headers)) {
+        if let Err(source) = self.send(cx, &mut scratch, (old, new)) {
             cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
         }
         self.scratch = scratch;

@@ -30,7 +30,8 @@ use expiry::Expiry;
 use index::{HasKey, Index};
 use key::KeyBytes;
 use order::Order;
-use slab::{RowId, Slab};
+pub(crate) use slab::RowId;
+use slab::Slab;
 use std::{ops::Bound, sync::Arc};
 
 /// One row of a store as bytes: what a changelog holds and what a dump shows.
@@ -121,12 +122,12 @@ impl<V: Data> Store<V> {
     }
 
     /// Gives `change` the row of a key and keeps what it returns. `None`, or a null of the codec, deletes. Returns
-    /// what is kept.
+    /// where it is kept, for [`Store::value`], and its time.
     pub(crate) fn update(
         &mut self,
         key: &[u8],
         change: impl FnOnce(Option<V>, i64) -> (Option<V>, i64),
-    ) -> (Option<&V>, i64) {
+    ) -> (Option<RowId>, i64) {
         let found = self.index.find(key, &self.rows);
         let row = found.and_then(|id| self.rows.get_mut(id));
         let old = row.and_then(|row| Some((row.value.take()?, row.timestamp)));
@@ -138,7 +139,12 @@ impl<V: Data> Store<V> {
         if let (Some(id), Some(dirty)) = (kept, &mut self.dirty) {
             dirty.insert(id);
         }
-        (kept.and_then(|id| self.rows.get(id)?.value.as_ref()), timestamp)
+        (kept, timestamp)
+    }
+
+    /// The value that a row has now.
+    pub(crate) fn value(&self, row: Option<RowId>) -> Option<&V> {
+        self.rows.get(row?)?.value.as_ref()
     }
 
     /// Sets or, with `None`, deletes the row of a key; returns the row before.

@@ -5,7 +5,7 @@
 
 /// Names one row for as long as it lives, and nothing after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RowId {
+pub(crate) struct RowId {
     slot: u32,
     generation: u32,
 }

@@ -105,7 +105,7 @@ fn a_null_of_the_codec_deletes_and_is_no_row_of_any_restore() {
         assert_eq!(old, Some(Some(1)));
         (Some(None), 2)
     });
-    assert_eq!(kept, None);
+    assert_eq!(store.value(kept), None);
     assert_eq!(store.get(b"k"), None);
     store.check();
     let mut written = Written::default();

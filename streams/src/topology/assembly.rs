@@ -7,7 +7,7 @@
 use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
-    processor::{Downstream, Process, Shared, Source},
+    processor::{Children, Downstream, Follow, Process, Shared, Source},
     store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
 };
 use parking_lot::Mutex;
@@ -16,23 +16,29 @@ use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 /// Number of a table in its topology.
 pub(crate) type ViewId = usize;
 
-pub(crate) type ChildFactory<K, V> = Box<dyn Fn(&mut Assembly<'_>) -> Box<dyn Process<K, V>> + Send + Sync>;
+pub(crate) type ChildFactory<C> = Box<dyn Fn(&mut Assembly<'_>) -> Box<C> + Send + Sync>;
 
 /// The children of an operator while wiring.
-pub(crate) struct Outlet<K, V>(Mutex<Vec<ChildFactory<K, V>>>);
+pub(crate) struct Outlet<C: ?Sized>(Mutex<Vec<ChildFactory<C>>>);
 
-impl<K: Data, V: Data> Outlet<K, V> {
-    pub(crate) fn new() -> Arc<Outlet<K, V>> {
+/// Where records of a stream go to.
+pub(crate) type StreamOutlet<K, V> = Outlet<dyn Process<K, V>>;
+
+/// Where changes of a table go to.
+pub(crate) type TableOutlet<K, V> = Outlet<dyn Follow<K, V>>;
+
+impl<C: ?Sized> Outlet<C> {
+    pub(crate) fn new() -> Arc<Outlet<C>> {
         Arc::new(Outlet(Mutex::new(Vec::new())))
     }
 
-    pub(crate) fn add(&self, child: ChildFactory<K, V>) {
+    pub(crate) fn add(&self, child: ChildFactory<C>) {
         self.0.lock().push(child);
     }
 
     /// Makes the children for one task.
-    pub(crate) fn assemble(&self, assembly: &mut Assembly<'_>) -> Downstream<K, V> {
-        Downstream::new(self.0.lock().iter().map(|child| child(assembly)).collect())
+    pub(crate) fn assemble(&self, assembly: &mut Assembly<'_>) -> Children<C> {
+        Children::new(self.0.lock().iter().map(|child| child(assembly)).collect())
     }
 }
 
@@ -124,7 +130,7 @@ impl<'a> Assembly<'a> {
     pub(crate) fn shared<K: Data, V: Data>(
         &mut self,
         node: NodeId,
-        outlet: &Outlet<K, V>,
+        outlet: &StreamOutlet<K, V>,
     ) -> Box<dyn Process<K, V>> {
         let known =
             self.shared.get(&node).cloned().and_then(|any| any.downcast::<RefCell<Downstream<K, V>>>().ok());

@@ -1,0 +1,108 @@
+//! What is copied on the way of a record, and what those who share it see: rows are shown where they stand, event time
+//! and headers stand beside the record.
+
+use kappa_streams::{
+    Builder, Headers, TestDriver, Windows,
+    codec::{Codec, CodecError, I64, Utf8, opt},
+};
+use std::{cell::Cell, time::Duration};
+
+thread_local! {
+    static COPIES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// An item that knows how often any of its kind was copied.
+#[derive(Debug, PartialEq)]
+struct Counted(i64);
+
+impl Clone for Counted {
+    fn clone(&self) -> Counted {
+        COPIES.set(COPIES.get() + 1);
+        Counted(self.0)
+    }
+}
+
+struct CountedCodec;
+
+impl Codec for CountedCodec {
+    type Item = Counted;
+
+    fn encode(&self, item: &Counted, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        I64.encode(&item.0, out)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Counted, CodecError> {
+        I64.decode(bytes).map(Counted)
+    }
+}
+
+#[test]
+fn no_row_is_copied_for_operators_that_only_look() {
+    let b = Builder::new("looking");
+    let add = |_: &String, value: i64, sum: Counted| Counted(sum.0 + value);
+    let numbers = b.stream("in", (Utf8, I64)).group_by_key();
+    let sums = numbers.aggregate("sums", CountedCodec, || Counted(0), add);
+    let odd = sums.filter(|_, sum| sum.0 % 2 != 0);
+    odd.map_values(|_, sum| sum.0).to_stream().to("odd", (Utf8, I64));
+    odd.group_by("by-parity", (Utf8, I64), |key, sum| (key.clone(), sum.0)).count("groups");
+    let windows = Windows::tumbling(Duration::from_millis(10));
+    let windowed = numbers.windowed_by(windows).aggregate("windowed", CountedCodec, || Counted(0), add);
+    windowed.filter(|_, sum| sum.0 > 0).map_values(|_, sum| sum.0).to_stream().peek(|_| {});
+    let rows = b.table("rows", (Utf8, CountedCodec));
+    rows.map_values(|_, row| row.0).to_stream().to("rows-out", (Utf8, I64));
+    let kept = b.stream("rows-in", (Utf8, CountedCodec)).to_table("kept", (Utf8, CountedCodec));
+    kept.filter(|_, row| row.0 > 0).map_values(|_, row| row.0).to_stream().to("kept-out", (Utf8, I64));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    COPIES.set(0);
+    for (time, value) in [1, 2, 1, 1].into_iter().enumerate() {
+        for topic in ["in", "rows", "rows-in"] {
+            driver.input(topic, (Utf8, I64)).pipe(&mut driver, "k".into(), value, time as i64).unwrap();
+        }
+    }
+    assert_eq!(COPIES.get(), 0);
+    let odd = driver.output("odd", (Utf8, opt(I64))).unwrap().drain(&mut driver).unwrap();
+    let odd: Vec<_> = odd.into_iter().map(|record| record.value).collect();
+    assert_eq!(odd, [Some(1), Some(3), None, Some(5)]);
+}
+
+#[test]
+fn a_row_may_be_looked_up_while_it_is_shown() {
+    let b = Builder::new("own-row");
+    let counts = b.stream("in", (Utf8, I64)).group_by_key().count("counts");
+    let even = counts.filter(|_, count| count % 2 == 0);
+    counts
+        .to_stream()
+        .left_join_table("with-itself", &counts, |_, seen, row| format!("{seen:?} {row:?}"))
+        .left_join_table("with-even", &even, |_, seen, row| format!("{seen} {row:?}"))
+        .to("out", (Utf8, Utf8));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    for time in [1, 2] {
+        driver.input("in", (Utf8, I64)).pipe(&mut driver, "k".into(), 0, time).unwrap();
+    }
+    let out = driver.output("out", (Utf8, Utf8)).unwrap().drain(&mut driver).unwrap();
+    let out: Vec<_> = out.into_iter().map(|record| record.value).collect();
+    assert_eq!(out, ["Some(1) Some(1) None", "Some(2) Some(2) Some(2)"]);
+}
+
+#[test]
+fn what_follows_from_a_row_has_its_time_and_what_else_follows_that_of_the_record() {
+    let b = Builder::new("times");
+    let numbers = b.stream("in", (Utf8, I64));
+    numbers.group_by_key().count("counts").to_stream().to("counts-out", (Utf8, I64));
+    numbers.flat_map_values(|value| [value, -value]).to("both", (Utf8, I64));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    let header = kappa_streams::Header { key: "trace".into(), value: None };
+    let (value, with): (_, Headers) = (7i64.to_be_bytes(), [header].into_iter().collect());
+    for (time, headers) in [(10, with.clone()), (5, Headers::NONE)] {
+        driver.append("in", None, (Some(b"k"), Some(&value)), time, headers).unwrap();
+    }
+    driver.run().unwrap();
+    let mut times = |topic| {
+        let out = driver.output(topic, (Utf8, I64)).unwrap().drain(&mut driver).unwrap();
+        out.into_iter().map(|record| (record.key, record.timestamp, record.headers)).collect::<Vec<_>>()
+    };
+    let at = |time, headers: &Headers| ("k".to_owned(), time, headers.clone());
+    let none = Headers::NONE;
+    assert_eq!(times("counts-out"), [at(10, &with), at(10, &none)]);
+    assert_eq!(times("both"), [at(10, &with), at(10, &with), at(5, &none), at(5, &none)]);
+}
