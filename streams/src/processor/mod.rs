@@ -35,16 +35,6 @@ pub(crate) trait Process<K, V> {
     fn process(&mut self, cx: &mut Context, key: K, value: V);
 }
 
-/// The children of a node, in the order in which they were added.
-pub(crate) struct Children<C: ?Sized> {
-    others: Vec<Box<C>>,
-    /// Apart from the others, since it is given what they are given copies of.
-    last: Option<Box<C>>,
-}
-
-/// The children of a node that puts out records.
-pub(crate) type Downstream<K, V> = Children<dyn Process<K, V>>;
-
 /// An operator behind a table. It is shown rows where they stand: who needs one for longer makes a copy.
 pub(crate) trait Follow<K, V> {
     /// The row of a key before it changes, `None` if there is none. Told only where somebody wants to know, and
@@ -55,54 +45,96 @@ pub(crate) trait Follow<K, V> {
     fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>);
 }
 
-/// The operators behind a table.
+/// What is behind a node: nothing, a child, or a [`Fork`] to several, so that a chain of single children is nothing but
+/// calls.
+pub(crate) struct Children<C: ?Sized>(Option<Box<C>>);
+
+/// What is behind a node that puts out records.
+pub(crate) type Downstream<K, V> = Children<dyn Process<K, V>>;
+
+/// What is behind a table.
 pub(crate) type Followers<K, V> = Children<dyn Follow<K, V>>;
 
-impl<C: ?Sized> Children<C> {
+/// Several children as one. They are served in the order in which they were added; all but the last get copies.
+pub(crate) struct Fork<C: ?Sized> {
+    others: Vec<Box<C>>,
+    last: Box<C>,
+}
+
+/// A kind of node that several can be taken for.
+pub(crate) trait Forked {
+    fn fork(children: Fork<Self>) -> Box<Self>;
+}
+
+impl<C: ?Sized + Forked> Children<C> {
     pub(crate) fn new(mut children: Vec<Box<C>>) -> Children<C> {
         let last = children.pop();
-        Children { others: children, last }
+        Children(match children.is_empty() {
+            true => last,
+            false => last.map(|last| C::fork(Fork { others: children, last })),
+        })
     }
 
     /// Whether nobody would see a record, so that it need not be made.
     pub(crate) fn is_empty(&self) -> bool {
-        self.last.is_none()
+        self.0.is_none()
     }
 }
 
 impl<K: Data, V: Data> Downstream<K, V> {
-    /// Gives the record to every child; the last one gets it without a copy.
     #[inline]
     pub(crate) fn forward(&mut self, cx: &mut Context, key: K, value: V) {
-        let Some(last) = &mut self.last else { return };
-        if !self.others.is_empty() {
-            copy_to(&mut self.others, cx, &key, &value);
+        if let Some(child) = &mut self.0 {
+            child.process(cx, key, value);
         }
-        last.process(cx, key, value);
-    }
-}
-
-/// Apart, so that a chain of single children is nothing but calls.
-#[inline(never)]
-fn copy_to<K: Data, V: Data>(others: &mut [Box<dyn Process<K, V>>], cx: &mut Context, key: &K, value: &V) {
-    for child in others {
-        child.process(cx, key.clone(), value.clone());
     }
 }
 
 impl<K: Data, V: Data> Followers<K, V> {
     pub(crate) fn before(&mut self, key: &K, old: Option<&V>) {
-        for child in self.others.iter_mut().chain(&mut self.last) {
+        if let Some(child) = &mut self.0 {
             child.before(key, old);
         }
     }
 
     pub(crate) fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
+        if let Some(child) = &mut self.0 {
+            child.after(cx, key, new);
+        }
+    }
+}
+
+impl<K: Data, V: Data> Forked for dyn Process<K, V> {
+    fn fork(children: Fork<Self>) -> Box<Self> {
+        Box::new(children)
+    }
+}
+
+impl<K: Data, V: Data> Process<K, V> for Fork<dyn Process<K, V>> {
+    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+        for child in &mut self.others {
+            child.process(cx, key.clone(), value.clone());
+        }
+        self.last.process(cx, key, value);
+    }
+}
+
+impl<K: Data, V: Data> Forked for dyn Follow<K, V> {
+    fn fork(children: Fork<Self>) -> Box<Self> {
+        Box::new(children)
+    }
+}
+
+impl<K: Data, V: Data> Follow<K, V> for Fork<dyn Follow<K, V>> {
+    fn before(&mut self, key: &K, old: Option<&V>) {
+        self.others.iter_mut().for_each(|child| child.before(key, old));
+        self.last.before(key, old);
+    }
+
+    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
         for child in &mut self.others {
             child.after(cx, key.clone(), new);
         }
-        if let Some(last) = &mut self.last {
-            last.after(cx, key, new);
-        }
+        self.last.after(cx, key, new);
     }
 }

@@ -7,7 +7,7 @@
 use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
-    processor::{Children, Downstream, Follow, Process, Shared, Source},
+    processor::{Children, Downstream, Follow, Forked, Process, Shared, Source},
     store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
 };
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ pub(crate) type StreamOutlet<K, V> = Outlet<dyn Process<K, V>>;
 /// Where changes of a table go to.
 pub(crate) type TableOutlet<K, V> = Outlet<dyn Follow<K, V>>;
 
-impl<C: ?Sized> Outlet<C> {
+impl<C: ?Sized + Forked> Outlet<C> {
     pub(crate) fn new() -> Arc<Outlet<C>> {
         Arc::new(Outlet(Mutex::new(Vec::new())))
     }
