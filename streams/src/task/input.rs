@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 /// Name of the header by which repartition records tell where they came from.
 pub const ORIGIN_HEADER: &str = "kappa-origin";
@@ -29,12 +29,38 @@ pub fn origin_header(topic: &str, partition: i32, offset: i64, number: u32) -> B
     Bytes::from(value)
 }
 
+/// Where a key or a value stands in the bytes of its batch, which are below 4 GiB.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u32,
+    /// [`Span::NULL_LEN`] for a null.
+    length: u32,
+}
+
+impl Span {
+    const NULL_LEN: u32 = u32::MAX;
+    const NULL: Span = Span { start: 0, length: Span::NULL_LEN };
+
+    fn new(start: usize, length: usize) -> Span {
+        let small = |number| u32::try_from(number).expect("a batch is below 4 GiB");
+        Span { start: small(start), length: small(length) }
+    }
+
+    fn of(self, bytes: &[u8]) -> Option<&[u8]> {
+        if self.length == Span::NULL_LEN {
+            return None;
+        }
+        let start = self.start as usize;
+        bytes.get(start..start + self.length as usize)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct InputRecord {
     pub(crate) offset: i64,
     pub(crate) timestamp: i64,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
+    key: Span,
+    value: Span,
     pub(crate) headers: Headers,
 }
 
@@ -52,34 +78,39 @@ impl InputBatch {
     /// Notes the records of a fetched batch; nothing is copied. Control batches have no records for a task.
     pub fn from_decoded(batch: &DecodedBatch) -> Result<InputBatch, RecordError> {
         let base = batch.bytes().as_ptr() as usize;
-        let range = |part: &[u8]| {
-            let start = if part.is_empty() { 0 } else { part.as_ptr() as usize - base };
-            start..start + part.len()
+        let span = |part: Option<&[u8]>| match part {
+            None => Span::NULL,
+            Some([]) => Span::new(0, 0),
+            Some(part) => Span::new(part.as_ptr() as usize - base, part.len()),
         };
         let header = batch.header();
         let most = batch.count().min(batch.bytes().len() / RECORD_LEN_MIN);
         let mut records = Vec::with_capacity(if header.is_control() { 0 } else { most });
         for record in batch.records().take(if header.is_control() { 0 } else { usize::MAX }) {
             let record = record?;
-            let headers = record.headers.filter(|(key, _)| key != ORIGIN_HEADER).map(|(key, value)| Header {
+            let own = |(key, value): (std::borrow::Cow<'_, str>, Option<&[u8]>)| Header {
                 key: Arc::from(key),
                 value: value.map(|value| batch.slice(value)),
-            });
+            };
+            let headers = match record.headers.is_empty() {
+                true => Headers::NONE,
+                false => record.headers.filter(|(key, _)| key != ORIGIN_HEADER).map(own).collect(),
+            };
             records.push(InputRecord {
                 offset: record.offset,
                 timestamp: record.timestamp,
-                key: record.key.map(range),
-                value: record.value.map(range),
-                headers: headers.collect(),
+                key: span(record.key),
+                value: span(record.value),
+                headers,
             });
         }
         let (next_offset, leader_epoch) = (batch.next_offset(), header.leader_epoch());
         Ok(InputBatch { bytes: batch.bytes().clone(), records, next_offset, leader_epoch })
     }
 
-    /// Bytes that it keeps.
+    /// Bytes that it keeps, where its records stand included; headers, which are rare, are not.
     pub(crate) fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.records.len() * size_of::<InputRecord>()
     }
 
     /// Number of records.
@@ -93,11 +124,11 @@ impl InputBatch {
     }
 
     pub(crate) fn key(&self, record: &InputRecord) -> Option<&[u8]> {
-        record.key.clone().and_then(|range| self.bytes.get(range))
+        record.key.of(&self.bytes)
     }
 
     pub(crate) fn value(&self, record: &InputRecord) -> Option<&[u8]> {
-        record.value.clone().and_then(|range| self.bytes.get(range))
+        record.value.of(&self.bytes)
     }
 
     pub(crate) fn view<'a>(&'a self, record: &'a InputRecord) -> RecordView<'a> {
@@ -115,9 +146,16 @@ impl InputBatch {
         self
     }
 
-    /// Forgets records below an offset, which a fetch may bring again with their batch.
-    pub(crate) fn skip_below(&mut self, offset: i64) {
-        self.records.retain(|record| record.offset >= offset);
+    /// Leaves only records from `from` on (a fetch may bring earlier ones again with their batch) and below `below`, and
+    /// of these only those whose time is not negative; returns how many that drops.
+    pub(crate) fn trim(&mut self, from: i64, below: i64) -> u64 {
+        let mut negative = 0;
+        self.records.retain(|record| {
+            let wanted = record.offset >= from && record.offset < below;
+            negative += u64::from(wanted && record.timestamp < 0);
+            wanted && record.timestamp >= 0
+        });
+        negative
     }
 }
 
@@ -137,12 +175,15 @@ impl InputBatchBuilder {
 
     /// Appends a record under the next offset.
     pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) {
-        let mut copy = |part: &[u8]| {
-            let start = self.bytes.len();
-            self.bytes.extend_from_slice(part);
-            start..self.bytes.len()
+        let mut copy = |part: Option<&[u8]>| match part {
+            None => Span::NULL,
+            Some(part) => {
+                let start = self.bytes.len();
+                self.bytes.extend_from_slice(part);
+                Span::new(start, part.len())
+            }
         };
-        let (key, value) = (key.map(&mut copy), value.map(&mut copy));
+        let (key, value) = (copy(key), copy(value));
         self.records.push(InputRecord { offset: self.next_offset, timestamp, key, value, headers });
         self.next_offset += 1;
     }

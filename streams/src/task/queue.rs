@@ -84,12 +84,8 @@ impl Queue {
 
     /// Appends a fetched batch; returns how many records were skipped for a negative timestamp.
     pub(crate) fn push(&mut self, mut batch: InputBatch) -> u64 {
-        batch.skip_below(self.fetch);
         let pinned = self.pinned_end.unwrap_or(i64::MAX);
-        batch.records.retain(|record| record.offset < pinned);
-        let before = batch.len();
-        batch.records.retain(|record| record.timestamp >= 0);
-        let negative = (before - batch.len()) as u64;
+        let negative = batch.trim(self.fetch, pinned);
         self.fetch = self.fetch.max(batch.next_offset);
         if let Some(end) = &mut self.end {
             *end = (*end).max(self.fetch);
