@@ -7,7 +7,7 @@
 //! limit is a plain map of the same keys, counted from the same bytes on one core. "partitions" is what a record costs the engine
 //! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes. "hops" is what one more
 //! operator that keeps nothing costs, by a chain of ten; "observed" is an aggregate of 10,000 texts with operators behind it; "keys"
-//! counts by keys that take time to encode. A word as an argument leaves only what is called so.
+//! counts by keys that take time to encode; "restore" tells the rows of a restore from the start of an application. A word as an argument leaves only what is called so.
 
 mod harness;
 
@@ -48,6 +48,9 @@ fn main() {
     if is_wanted("count") {
         count();
     }
+    if is_wanted("restore") {
+        restore();
+    }
 }
 
 /// Counting by 100,000 keys, in memory and from a broker, and restoring what was counted.
@@ -65,12 +68,29 @@ fn count() {
         let (seconds, micros) = measured(|| engine(&batches, records));
         rate.add("engine", records as f64 / seconds);
         cpu.add("engine", micros / records as f64);
-        let [counted, restored] = runtime.block_on(from_broker(records));
+        let [counted, restored] = runtime.block_on(from_broker(records, KEYS));
         rate.add("broker", records as f64 / counted.0);
         cpu.add("broker", counted.1 / records as f64);
         rate.add("restore (keys/s)", KEYS.min(records as u64) as f64 / restored.0);
     }
     rate.print();
+    cpu.print();
+}
+
+/// Restoring a million keys, from the start of the application until it answers; and a thousand, which is the start.
+fn restore() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let mut taken = Comparison::new("restoring a count", "ms");
+    let mut cpu = Comparison::new("restoring a count, CPU of everything in the process", "ms");
+    for _ in 0..rounds() {
+        for (name, keys) in [("1,000,000 keys", scaled(1_000_000)), ("1,000 keys", 1000)] {
+            let [_, (seconds, micros)] = runtime.block_on(from_broker(keys, keys as u64));
+            taken.add(name, seconds * 1e3);
+            cpu.add(name, micros / 1e3);
+        }
+    }
+    taken.print();
     cpu.print();
 }
 
@@ -222,7 +242,16 @@ fn measured<T>(work: impl FnOnce() -> T) -> (f64, f64) {
 /// Key and value of the record with this number; the same in every run.
 fn record(number: u64) -> ([u8; 12], [u8; 53]) {
     let mixed = (number ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let key = format!("key-{:08}", (mixed >> 20) % KEYS);
+    record_of((mixed >> 20) % KEYS)
+}
+
+/// The record with this number in a load of so many keys; but for the common one, they come in turn.
+fn record_among(number: u64, keys: u64) -> ([u8; 12], [u8; 53]) {
+    if keys == KEYS { record(number) } else { record_of(number % keys) }
+}
+
+fn record_of(key: u64) -> ([u8; 12], [u8; 53]) {
+    let key = format!("key-{key:08}");
     (key.as_bytes().try_into().expect("12 bytes"), [b'v'; 53])
 }
 
@@ -300,27 +329,27 @@ fn engine(batches: &[DecodedBatch], records: usize) -> u64 {
 }
 
 /// Counting from the broker, then restoring what was counted: seconds and CPU microseconds of each.
-async fn from_broker(records: usize) -> [(f64, f64); 2] {
+async fn from_broker(records: usize, keys: u64) -> [(f64, f64); 2] {
     let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
     let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
     let config =
         BrokerConfig::new(directory.path().join("data")).with("num.partitions", "1").expect("a setting");
     let broker = Broker::start(config).await.expect("the broker starts");
     let client = Client::in_process(broker.lane());
-    produce(&client, records).await;
+    produce(&client, records, keys).await;
 
     let (topology, counts) = topology();
-    let counted = run(&client, &topology, &counts).await;
-    let restored = run(&client, &topology, &counts).await;
+    let counted = run(&client, &topology, &counts, keys).await;
+    let restored = run(&client, &topology, &counts, keys).await;
     client.close().await;
     broker.stop().await.expect("the broker stops");
     [counted, restored]
 }
 
-async fn produce(client: &Client, records: usize) {
+async fn produce(client: &Client, records: usize, keys: u64) {
     let producer = Producer::new(client, ProducerConfig::default()).await.expect("a producer");
     for number in 0..records {
-        let (key, value) = record(number as u64);
+        let (key, value) = record_among(number as u64, keys);
         let record = ProducerRecord::to("events").key(&key).value(&value).timestamp(number as i64);
         drop(producer.send(record).await.expect("it is taken"));
     }
@@ -329,12 +358,12 @@ async fn produce(client: &Client, records: usize) {
 }
 
 /// Starts the application and waits until it has counted, or restored, everything there is and answers for it.
-async fn run(client: &Client, topology: &Topology, counts: &Table<Bytes, i64>) -> (f64, f64) {
+async fn run(client: &Client, topology: &Topology, counts: &Table<Bytes, i64>, keys: u64) -> (f64, f64) {
     let (cpu, start) = (own_usage().0, Instant::now());
     let app = App::start(topology, Config::client(client)).await.expect("it starts");
     let ends = app.end_offsets().await.expect("the topic has an end");
     app.caught_up(&ends).await.expect("it catches up");
-    let (key, _) = record(0);
+    let (key, _) = record_among(0, keys);
     let row = app.view(counts).get(Bytes::copy_from_slice(&key)).await.expect("it can be asked");
     assert!(row.value.is_some(), "the first record's key was counted");
     let taken = (start.elapsed().as_secs_f64(), (own_usage().0 - cpu) as f64);
