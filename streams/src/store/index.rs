@@ -28,6 +28,11 @@ impl Index {
         self.ids.find(self.hasher.hash_one(key), is_it).copied()
     }
 
+    /// A row that probably has this key, if any has; unlike [`Index::find`] it does not wait to see.
+    pub(super) fn guess(&self, key: &[u8]) -> Option<RowId> {
+        self.ids.find(self.hasher.hash_one(key), |_| true).copied()
+    }
+
     /// Adds a row that is in `rows` already.
     pub(super) fn insert<R: HasKey>(&mut self, key: &[u8], id: RowId, rows: &Slab<R>) {
         debug_assert!(self.find(key, rows).is_none(), "a key has one row");
@@ -45,7 +50,7 @@ impl Index {
         }
     }
 
-    #[cfg(test)]
+    /// Number of rows.
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }

@@ -45,6 +45,11 @@ pub struct Entry {
     pub timestamp: i64,
 }
 
+/// Rows of a store from which on looking ahead pays: fewer stay in a processor's caches anyway.
+const LOOK_AHEAD_ROWS_MIN: usize = 8192;
+/// Keys that are looked ahead for at a time.
+const LOOK_AHEAD_KEYS: usize = 32;
+
 /// Takes the rows that a flush writes; a `None` value is a tombstone.
 pub(crate) trait ChangelogWriter {
     fn write(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64);
@@ -57,6 +62,10 @@ pub(crate) trait StoreHandle {
     fn flush(&mut self, out: &mut dyn ChangelogWriter) -> Result<(), CodecError>;
     /// Applies a changelog record; it is not written to the changelog again.
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64) -> Result<(), CodecError>;
+    /// Touches the rows of keys that will be looked up soon. Rows of a large store are in memory, not in a cache; when
+    /// each is looked up as its record comes, the processor waits for each, and when many are touched in a row, for all
+    /// at the same time. Changes nothing, and the keys may be of another spelling.
+    fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>);
     /// Every row in key-byte order.
     fn dump(&self) -> Result<Vec<Entry>, CodecError>;
 }
@@ -307,6 +316,27 @@ impl<V: Data> StoreHandle for Store<V> {
         // Stream time was at least this when the row was written, so what it expires had expired then.
         self.expire(timestamp);
         Ok(())
+    }
+
+    fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        // Keys of windowed rows are not those of records.
+        if self.index.len() < LOOK_AHEAD_ROWS_MIN || self.expiry.is_some() {
+            return;
+        }
+        let mut guesses = [None; LOOK_AHEAD_KEYS];
+        loop {
+            let mut guessed = 0;
+            for (guess, key) in guesses.iter_mut().zip(&mut *keys) {
+                *guess = self.index.guess(key);
+                guessed += 1;
+            }
+            for id in guesses.iter().take(guessed).flatten() {
+                std::hint::black_box(self.rows.get(*id).map(|row| row.timestamp));
+            }
+            if guessed < LOOK_AHEAD_KEYS {
+                return;
+            }
+        }
     }
 
     fn dump(&self) -> Result<Vec<Entry>, CodecError> {

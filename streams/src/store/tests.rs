@@ -98,6 +98,28 @@ fn a_row_made_after_a_restored_tombstone_has_a_slot_of_its_own() {
 }
 
 #[test]
+fn looking_ahead_finds_what_is_there_and_changes_nothing() {
+    let mut store = Store::new("s".into(), Arc::new(I64), true);
+    let keys: Vec<[u8; 4]> = (0..LOOK_AHEAD_ROWS_MIN as u32 + 50).map(u32::to_be_bytes).collect();
+    for key in &keys {
+        store.put(key, Some(1), 1);
+    }
+    let before = store.dump().unwrap();
+    for length in [0, 1, LOOK_AHEAD_KEYS, 3 * LOOK_AHEAD_KEYS + 1] {
+        let (mut ahead, mut asked) = (keys.iter().rev(), 0);
+        store.look_ahead(&mut std::iter::from_fn(|| {
+            asked += 1;
+            ahead.next().filter(|_| asked <= length).map(|key| &key[..])
+        }));
+        assert_eq!(asked, length + 1, "each key once, and the end");
+    }
+    assert!(keys.iter().all(|key| store.index.guess(key).is_some()));
+    store.look_ahead(&mut [&b"none"[..]].into_iter());
+    assert_eq!(store.dump().unwrap(), before);
+    store.check();
+}
+
+#[test]
 fn a_null_of_the_codec_deletes_and_is_no_row_of_any_restore() {
     let mut store = Store::new("s".into(), Arc::new(opt(I64)), true);
     store.put(b"k", Some(Some(1)), 1);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     processor::{Context, Counters, Outputs, ProcessError, Source},
     store::{Entry, SharedLookup, StoreHandle},
-    topology::{Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
+    topology::{AnyStore, Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
 };
 use std::{
     any::Any,
@@ -143,6 +143,8 @@ pub(crate) struct Task {
     cx: Context,
     sources: Vec<(TopicId, Box<dyn Source>)>,
     stores: Vec<StoreSlot>,
+    /// Where the keys of a topic are looked up as its records come.
+    looked_up: Vec<(TopicId, AnyStore)>,
     clock_names: Vec<Arc<str>>,
     views: HashMap<ViewId, Box<dyn Any>>,
     queues: Vec<Queue>,
@@ -199,6 +201,7 @@ impl Task {
             cx,
             sources: parts.sources,
             stores: stores.collect(),
+            looked_up: parts.looked_up,
             clock_names: parts.clocks,
             views: parts.views,
             queues,
@@ -373,6 +376,10 @@ impl Task {
         self.tick(now);
         if self.is_restoring() {
             return self.apply(limit);
+        }
+        for (topic, store) in &self.looked_up {
+            let queues = self.queues.iter().filter(|queue| queue.topic == *topic);
+            queues.for_each(|queue| store.borrow().look_ahead(&mut queue.keys_ahead(limit)));
         }
         let mut others = std::mem::take(&mut self.others);
         self.least_of_others(&mut others);

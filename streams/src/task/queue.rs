@@ -142,6 +142,13 @@ impl Queue {
         Some((batch, batch.records.get(self.at)?))
     }
 
+    /// Keys of the head record and of those behind it in its batch.
+    pub(crate) fn keys_ahead(&self, records: usize) -> impl Iterator<Item = &[u8]> {
+        let batch = self.batches.front();
+        let ahead = batch.and_then(|batch| batch.records.get(self.at..)).unwrap_or_default();
+        ahead.iter().take(records).filter_map(move |record| batch?.key(record))
+    }
+
     /// Moves past the head record.
     pub(crate) fn advance(&mut self) {
         if let Some(timestamp) = self.head {

@@ -11,7 +11,13 @@ use crate::{
     store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
 };
 use parking_lot::Mutex;
-use std::{any::Any, cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    any::Any,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
 
 /// Number of a table in its topology.
 pub(crate) type ViewId = usize;
@@ -83,17 +89,24 @@ pub(crate) struct Assembly<'a> {
     globals: &'a Globals,
     shared: HashMap<NodeId, Rc<dyn Any>>,
     typed_stores: HashMap<usize, Rc<dyn Any>>,
-    stores: Vec<(usize, Rc<RefCell<dyn StoreHandle>>)>,
+    stores: Vec<(usize, AnyStore)>,
+    /// Stores that the source being made has behind it: its keys will be looked up there.
+    behind: Vec<usize>,
     clocks: Vec<Arc<str>>,
     views: HashMap<ViewId, Box<dyn Any>>,
 }
+
+/// A store whose type is forgotten.
+pub(crate) type AnyStore = Rc<RefCell<dyn StoreHandle>>;
 
 /// What an assembly makes.
 pub(crate) struct Parts {
     /// Sources by topic, in the order of their making.
     pub(crate) sources: Vec<(TopicId, Box<dyn Source>)>,
     /// Stores with where they are logged.
-    pub(crate) stores: Vec<(Changelog, Rc<RefCell<dyn StoreHandle>>)>,
+    pub(crate) stores: Vec<(Changelog, AnyStore)>,
+    /// Stores in which the keys of a topic are looked up as its records come.
+    pub(crate) looked_up: Vec<(TopicId, AnyStore)>,
     /// Names of the operators that keep a clock, by clock number.
     pub(crate) clocks: Vec<Arc<str>>,
     /// Lookups of tables, as `SharedLookup<K, V>` of the table's types.
@@ -109,12 +122,19 @@ impl<'a> Assembly<'a> {
             shared: HashMap::new(),
             typed_stores: HashMap::new(),
             stores: Vec::new(),
+            behind: Vec::new(),
             clocks: Vec::new(),
             views: HashMap::new(),
         };
         let part = topology.sub_topology(sub_topology);
         let defs = part.sources.iter().filter_map(|index| topology.0.sources.get(*index));
-        let sources = defs.map(|source| (source.topic, (source.make)(&mut assembly))).collect();
+        let (mut sources, mut looked_up) = (Vec::new(), Vec::new());
+        for source in defs {
+            sources.push((source.topic, (source.make)(&mut assembly)));
+            let behind: BTreeSet<usize> = assembly.behind.drain(..).collect();
+            let stores = assembly.stores.iter().filter(|(index, _)| behind.contains(index));
+            looked_up.extend(stores.map(|(_, store)| (source.topic, Rc::clone(store))));
+        }
         for view in topology.0.views.iter().filter(|view| part.nodes.contains(&view.node)) {
             (view.register)(&mut assembly);
         }
@@ -123,7 +143,8 @@ impl<'a> Assembly<'a> {
             .stores
             .into_iter()
             .filter_map(|(index, store)| topology.0.stores.get(index).map(|def| (def.changelog, store)));
-        Parts { sources, stores: stores.collect(), clocks: assembly.clocks, views: assembly.views }
+        let (stores, clocks) = (stores.collect(), assembly.clocks);
+        Parts { sources, stores, looked_up, clocks, views: assembly.views }
     }
 
     /// The children of a node with several parents: made once, shared by all of them.
@@ -148,6 +169,7 @@ impl<'a> Assembly<'a> {
         index: usize,
         make: impl FnOnce(&StoreDef) -> Store<V>,
     ) -> Rc<RefCell<Store<V>>> {
+        self.behind.push(index);
         let known = self.typed_stores.get(&index).cloned();
         if let Some(store) = known.and_then(|any| any.downcast::<RefCell<Store<V>>>().ok()) {
             return store;
@@ -155,7 +177,7 @@ impl<'a> Assembly<'a> {
         let def = self.topology.0.stores.get(index).expect("store numbers come from this topology");
         let store = Rc::new(RefCell::new(make(def)));
         self.typed_stores.insert(index, Rc::clone(&store) as Rc<dyn Any>);
-        self.stores.push((index, Rc::clone(&store) as Rc<RefCell<dyn StoreHandle>>));
+        self.stores.push((index, Rc::clone(&store) as AnyStore));
         store
     }
 

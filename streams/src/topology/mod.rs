@@ -12,7 +12,9 @@ mod names;
 mod plan;
 
 pub use crate::processor::TopicId;
-pub(crate) use assembly::{Assembly, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId};
+pub(crate) use assembly::{
+    AnyStore, Assembly, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
+};
 pub use error::{PlanError, WiringError, WiringErrors};
 pub(crate) use graph::{Changelog, Graph, NodeId};
 pub(crate) use names::valid_topic;
