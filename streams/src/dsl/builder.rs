@@ -146,12 +146,13 @@ impl<K: Data, V: Data> Stream<K, V> {
         graph.contents(node, contents_of(&codecs));
         let outlet: Arc<StreamOutlet<K, V>> = Outlet::new();
         let (name, children, of_source) = (graph.name(node), Arc::clone(&outlet), codecs.clone());
+        let is_own = graph.is_repartition(topic);
         graph.source(
             node,
             topic,
             Arc::new(move |assembly| {
                 let down = children.assemble(assembly);
-                Box::new(RecordSource { name: Arc::clone(&name), codecs: of_source.clone(), down })
+                Box::new(RecordSource { name: Arc::clone(&name), codecs: of_source.clone(), is_own, down })
             }),
         );
         Stream::new(graph, node, outlet, (Some(codecs.0), Some(codecs.1)))

@@ -3,7 +3,7 @@
 use super::{Stream, Table, Windows, builder::contents_of, stream_join::nullable};
 use crate::{
     codec::{Codec, Data, I64, SharedCodec, WindowedKeys},
-    processor::{StreamAggregate, WindowAggregate},
+    processor::{KeyBytes, StreamAggregate, WindowAggregate},
     record::Windowed,
     store::Store,
     topology::{Changelog, Outlet, TopicKind, WiringError},
@@ -81,7 +81,7 @@ impl<K: Data, V: Data> Grouped<K, V> {
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
-        let (table, kept) = Table::kept(graph, node, name, (keys, codec));
+        let (table, kept) = Table::kept(graph, node, name, (keys, codec), stream.kept_key.clone());
         let (values, next) = (nullable(&stream.codecs.1), Arc::new(next));
         stream.outlet.add(Box::new(move |assembly| {
             let keyed = kept(assembly);
@@ -198,12 +198,13 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
             Arc::new(WindowedKeys::in_store(Arc::clone(&keys), windows.size_ms()));
         let table = Table::new(graph, node, Arc::clone(&outlet), (table_keys, codec), lookup);
         let (name, send_old, next) = (graph.name(node), table.send_old(), Arc::new(next));
+        let kept_key = stream.kept_key.clone();
         stream.outlet.add(Box::new(move |assembly| {
             Box::new(WindowAggregate {
                 name: Arc::clone(&name),
                 windows,
                 clock: assembly.clock(&name),
-                keys: Arc::clone(&keys),
+                keys: KeyBytes::new(&keys, &kept_key),
                 store: assembly.store(store, |def| make(&def.name)),
                 send_old: send_old.get(),
                 next: Arc::clone(&next),

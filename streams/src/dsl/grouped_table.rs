@@ -41,7 +41,7 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
                 let values: SharedCodec<Change<V>> = Arc::new(ChangeCodec(Arc::clone(&of_source.1)));
                 let codecs = (Arc::clone(&of_source.0), values);
                 let down = children.assemble(assembly);
-                Box::new(RecordSource { name: Arc::clone(&name), codecs, down })
+                Box::new(RecordSource { name: Arc::clone(&name), codecs, is_own: true, down })
             }),
         );
         GroupedTable { graph: graph.clone(), node, outlet, codecs }
@@ -91,7 +91,8 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         let graph = &self.graph;
         graph.check_name(operator, name);
         let node = graph.node(operator, name, &[self.node]);
-        let (table, kept) = Table::kept(graph, node, name, (Arc::clone(&self.codecs.0), codec));
+        let keys = &self.codecs.0;
+        let (table, kept) = Table::kept(graph, node, name, (Arc::clone(keys), codec), Some(Arc::clone(keys)));
         self.outlet.add(Box::new(move |assembly| make(kept(assembly))));
         table
     }

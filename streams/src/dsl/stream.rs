@@ -4,8 +4,8 @@ use super::{Grouped, Table, builder::contents_of};
 use crate::{
     codec::{Codec, Data, SharedCodec, opt},
     processor::{
-        Downstream, Filter, FlatMap, FlatMapValues, Map, MapValues, NullKeys, Peek, Process, RecordSink,
-        Rekey, Rows, StreamToTable,
+        Downstream, Filter, FlatMap, FlatMapValues, KeyBytes, Map, MapValues, NullKeys, Peek, Process,
+        RecordSink, Rekey, Rows, StreamToTable,
     },
     record::Record,
     store::Store,
@@ -57,6 +57,8 @@ pub struct Stream<K, V> {
     pub(crate) rekeyed: bool,
     /// Tells the repartition topic above to keep records without a key.
     pub(crate) keep_null_keys: Option<Arc<AtomicBool>>,
+    /// By which codec the key was written to the repartition topic above, if it is still the key.
+    pub(crate) kept_key: Option<SharedCodec<K>>,
 }
 
 impl<K, V> Clone for Stream<K, V> {
@@ -68,6 +70,7 @@ impl<K, V> Clone for Stream<K, V> {
             codecs: self.codecs.clone(),
             rekeyed: self.rekeyed,
             keep_null_keys: self.keep_null_keys.clone(),
+            kept_key: self.kept_key.clone(),
         }
     }
 }
@@ -85,7 +88,8 @@ impl<K: Data, V: Data> Stream<K, V> {
         outlet: Arc<StreamOutlet<K, V>>,
         codecs: KnownCodecs<K, V>,
     ) -> Stream<K, V> {
-        Stream { graph: graph.clone(), node, outlet, codecs, rekeyed: false, keep_null_keys: None }
+        let graph = graph.clone();
+        Stream { graph, node, outlet, codecs, rekeyed: false, keep_null_keys: None, kept_key: None }
     }
 
     pub(crate) fn node_named(&self, operator: &'static str) -> NodeId {
@@ -113,7 +117,18 @@ impl<K: Data, V: Data> Stream<K, V> {
             codecs,
             rekeyed: self.rekeyed,
             keep_null_keys: self.keep_null_keys.clone(),
+            kept_key: None,
         }
+    }
+
+    /// Adds a child operator that leaves keys as they are.
+    pub(crate) fn child_of_key<V2: Data>(
+        &self,
+        node: NodeId,
+        codecs: KnownCodecs<K, V2>,
+        make: impl Fn(&mut Assembly<'_>, Downstream<K, V2>) -> Box<dyn Process<K, V>> + Send + Sync + 'static,
+    ) -> Stream<K, V2> {
+        Stream { kept_key: self.kept_key.clone(), ..self.child(node, codecs, make) }
     }
 
     /// Says how keys and values are written, where an operator such as [`Stream::map`] has made it unknown.
@@ -144,7 +159,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     ) -> Stream<K, V2> {
         let mapper = Arc::new(mapper);
         let node = self.node_named("map-values");
-        self.child(node, (self.codecs.0.clone(), None), move |_, down| {
+        self.child_of_key(node, (self.codecs.0.clone(), None), move |_, down| {
             Box::new(MapValues { mapper: Arc::clone(&mapper), down })
         })
     }
@@ -153,7 +168,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     pub fn filter(&self, predicate: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Stream<K, V> {
         let predicate = Arc::new(predicate);
         let node = self.node_named("filter");
-        self.child(node, self.codecs.clone(), move |_, down| {
+        self.child_of_key(node, self.codecs.clone(), move |_, down| {
             Box::new(Filter { predicate: Arc::clone(&predicate), down })
         })
     }
@@ -190,7 +205,7 @@ impl<K: Data, V: Data> Stream<K, V> {
     ) -> Stream<K, V2> {
         let mapper = Arc::new(mapper);
         let node = self.node_named("flat-map-values");
-        self.child(node, (self.codecs.0.clone(), None), move |_, down| {
+        self.child_of_key(node, (self.codecs.0.clone(), None), move |_, down| {
             Box::new(FlatMapValues { mapper: Arc::clone(&mapper), down })
         })
     }
@@ -199,7 +214,9 @@ impl<K: Data, V: Data> Stream<K, V> {
     pub fn peek(&self, look: impl Fn(&Record<K, V>) + Send + Sync + 'static) -> Stream<K, V> {
         let look = Arc::new(look);
         let node = self.node_named("peek");
-        self.child(node, self.codecs.clone(), move |_, down| Box::new(Peek { look: Arc::clone(&look), down }))
+        self.child_of_key(node, self.codecs.clone(), move |_, down| {
+            Box::new(Peek { look: Arc::clone(&look), down })
+        })
     }
 
     /// Gives records another key. An operator that needs records by key repartitions.
@@ -288,7 +305,8 @@ impl<K: Data, V: Data> Stream<K, V> {
         let wanted = Arc::new(AtomicBool::new(false));
         self.sink(node, topic, codecs.clone(), NullKeys::DropUnless(Arc::clone(&wanted)), true);
         let source = Stream::from_topic(&self.graph, "repartition source", name, topic, codecs);
-        Stream { keep_null_keys: Some(wanted), ..source }
+        let kept_key = source.codecs.0.clone();
+        Stream { keep_null_keys: Some(wanted), kept_key, ..source }
     }
 
     /// This stream, repartitioned under `name` if its keys have changed. Missing codecs are reported.
@@ -366,13 +384,13 @@ impl<K: Data, V: Data> Stream<K, V> {
             assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&of_store), true))
         });
         let table = Table::new(&stream.graph, node, Arc::clone(&outlet), codecs.clone(), lookup);
-        let (name, send_old) = (stream.graph.name(node), table.send_old());
+        let (name, send_old, kept_key) = (stream.graph.name(node), table.send_old(), stream.kept_key.clone());
         stream.outlet.add(Box::new(move |assembly| {
             let of_store = Arc::clone(&codecs.1);
             let store = assembly.store(store, |def| Store::new(Arc::clone(&def.name), of_store, true));
             let rows = Rows { store, send_old: send_old.get(), down: outlet.assemble(assembly) };
-            let (name, keys) = (Arc::clone(&name), Arc::clone(&codecs.0));
-            Box::new(StreamToTable { name, keys, rows, scratch: Vec::new() })
+            let (name, keys) = (Arc::clone(&name), KeyBytes::new(&codecs.0, &kept_key));
+            Box::new(StreamToTable { name, keys, rows })
         }));
         table
     }

@@ -6,7 +6,7 @@
 use super::{GlobalTable, Stream, Table};
 use crate::{
     codec::Data,
-    processor::{GlobalJoin, JoinKind, TableJoin},
+    processor::{GlobalJoin, JoinKind, KeyBytes, TableJoin},
     topology::WiringError,
 };
 use std::sync::Arc;
@@ -59,15 +59,15 @@ impl<K: Data, V: Data> Stream<K, V> {
         stream.graph.join(stream.node, table.node, name);
         let (keys, values) = (Arc::clone(&table.codecs.0), nullable(&stream.codecs.1));
         let (joiner, lookup, name) = (Arc::new(joiner), Arc::clone(&table.lookup), stream.graph.name(node));
-        stream.child(node, (Some(Arc::clone(&keys)), None), move |assembly, down| {
+        let kept_key = stream.kept_key.clone();
+        stream.child_of_key(node, (Some(Arc::clone(&keys)), None), move |assembly, down| {
             Box::new(TableJoin {
                 name: Arc::clone(&name),
                 kind,
-                keys: Arc::clone(&keys),
+                keys: KeyBytes::new(&keys, &kept_key),
                 values: values.clone(),
                 table: lookup(assembly),
                 joiner: Arc::clone(&joiner),
-                scratch: Vec::new(),
                 down,
             })
         })
@@ -115,7 +115,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         let (keys, values) = (nullable(&self.codecs.0), nullable(&self.codecs.1));
         let (mapper, joiner) = (Arc::new(move |k: &K, v: &V| key(k, v).into()), Arc::new(joiner));
         let (global_keys, index, name) = (Arc::clone(&table.key), table.index, self.graph.name(node));
-        self.child(node, (self.codecs.0.clone(), None), move |assembly, down| {
+        self.child_of_key(node, (self.codecs.0.clone(), None), move |assembly, down| {
             Box::new(GlobalJoin {
                 name: Arc::clone(&name),
                 kind,

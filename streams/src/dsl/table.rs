@@ -3,7 +3,7 @@
 use super::{GroupedTable, Repartition, Stream, builder::contents_of};
 use crate::{
     codec::{Codec, Data, Nulls, SharedCodec},
-    processor::{FilterTable, Follow, Followers, Keyed, MapTable, RegroupTable, TableToStream},
+    processor::{FilterTable, Follow, Followers, KeyBytes, Keyed, MapTable, RegroupTable, TableToStream},
     store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, Store},
     topology::{Assembly, Changelog, Graph, NodeId, Outlet, StreamOutlet, TableOutlet, TopicKind, ViewId},
 };
@@ -87,6 +87,7 @@ impl<K: Data, V: Data> Table<K, V> {
         node: NodeId,
         name: &str,
         codecs: (SharedCodec<K>, SharedCodec<V>),
+        kept_key: Option<SharedCodec<K>>,
     ) -> (Table<K, V>, impl Fn(&mut Assembly<'_>) -> Keyed<K, V> + Send + Sync + 'static) {
         graph.contents(node, contents_of(&codecs));
         let changelog = graph.topic(name, TopicKind::Changelog { retention_ms: None });
@@ -100,11 +101,10 @@ impl<K: Data, V: Data> Table<K, V> {
         let send_old = table.send_old();
         let kept = move |assembly: &mut Assembly<'_>| Keyed {
             name: Arc::clone(&name),
-            keys: Arc::clone(&keys),
+            keys: KeyBytes::new(&keys, &kept_key),
             store: open(assembly),
             nulls: nulls.clone(),
             send_old: send_old.get(),
-            scratch: Vec::new(),
             down: outlet.assemble(assembly),
         };
         (table, kept)

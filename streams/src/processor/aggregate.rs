@@ -3,9 +3,9 @@
 //! The event time of an aggregate is the greatest of its records; it never goes back. An aggregate stays in its store:
 //! whoever is behind is shown it there.
 
-use super::{Context, Followers, Process, ProcessError};
+use super::{Context, Followers, KeyBytes, Process, ProcessError};
 use crate::{
-    codec::{Data, Nulls, SharedCodec, encode_into},
+    codec::{Data, Nulls, SharedCodec},
     record::Change,
     store::Store,
 };
@@ -14,11 +14,10 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 /// What every aggregate has.
 pub(crate) struct Keyed<K, A> {
     pub(crate) name: Arc<str>,
-    pub(crate) keys: SharedCodec<K>,
+    pub(crate) keys: KeyBytes<K>,
     pub(crate) store: Rc<RefCell<Store<A>>>,
     pub(crate) nulls: Nulls<A>,
     pub(crate) send_old: bool,
-    pub(crate) scratch: Vec<u8>,
     pub(crate) down: Followers<K, A>,
 }
 
@@ -30,7 +29,7 @@ impl<K: Data, A: Data> Keyed<K, A> {
         (key, value): (K, V),
         change: impl FnOnce(&K, V, Option<A>, &Nulls<A>) -> Option<A>,
     ) {
-        let encoded = match encode_into(&*self.keys, &key, &mut self.scratch) {
+        let encoded = match self.keys.of(cx, &key) {
             Ok(Some(encoded)) => encoded,
             Ok(None) => return cx.counters.null_keys += 1,
             Err(source) => {

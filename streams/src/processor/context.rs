@@ -247,6 +247,9 @@ pub(crate) struct Context {
     pub(crate) timestamp: i64,
     /// Headers of the record that is being processed.
     pub(crate) headers: Headers,
+    /// Bytes of the record's key, if they come from a repartition topic.
+    key: Vec<u8>,
+    has_key: bool,
     partition: i32,
     partition_counts: Arc<[i32]>,
     skip_undecodable: bool,
@@ -262,6 +265,8 @@ impl Context {
             clocks: Vec::new(),
             timestamp: 0,
             headers: Headers::NONE,
+            key: Vec::new(),
+            has_key: false,
             partition,
             partition_counts,
             skip_undecodable,
@@ -283,6 +288,20 @@ impl Context {
         if !(self.headers.is_empty() && record.headers.is_empty()) {
             self.headers = record.headers.clone();
         }
+    }
+
+    /// Keeps the bytes of a key for operators that would encode it to the same.
+    #[inline]
+    pub(crate) fn keep_key(&mut self, key: Option<&[u8]>) {
+        self.has_key = key.is_some();
+        self.key.clear();
+        self.key.extend_from_slice(key.unwrap_or_default());
+    }
+
+    /// The bytes kept; `None` for a null.
+    #[inline]
+    pub(crate) fn kept_key(&self) -> Option<&[u8]> {
+        self.has_key.then_some(&self.key[..])
     }
 
     /// Does what follows from a row, whose event time may be later than that of the record behind it.

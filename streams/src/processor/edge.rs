@@ -4,11 +4,11 @@
 //! its topic by the fold that it was processed with.
 
 use super::{
-    Context, Downstream, Followers, Process, ProcessError, RecordView, TopicId, context::OutputHead,
+    Context, Downstream, Followers, KeyBytes, Process, ProcessError, RecordView, TopicId, context::OutputHead,
 };
 use crate::{
-    codec::{CodecError, Data, SharedCodec, encode_into},
-    store::{Fold, Store},
+    codec::{CodecError, Data, SharedCodec},
+    store::{Fold, RowId, Store},
 };
 use std::{
     cell::RefCell,
@@ -32,6 +32,8 @@ pub(crate) trait Source {
 pub(crate) struct RecordSource<K, V> {
     pub(crate) name: Arc<str>,
     pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+    /// Whether this application has written the topic.
+    pub(crate) is_own: bool,
     pub(crate) down: Downstream<K, V>,
 }
 
@@ -56,6 +58,9 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
             Err(error) => return cx.undecodable(&self.name, error),
         };
         cx.enter(record);
+        if self.is_own {
+            cx.keep_key(record.key);
+        }
         self.down.forward(cx, key, value);
     }
 }
@@ -68,13 +73,19 @@ pub(crate) struct Rows<K, V> {
 }
 
 impl<K: Data, V: Data> Rows<K, V> {
-    fn set(&mut self, cx: &mut Context, encoded: &[u8], key: K, new: Option<V>) {
-        let (row, _) = self.store.borrow_mut().update(encoded, |old, _| {
+    /// Sets a row, or with `None` deletes it.
+    fn set(&mut self, key: (&K, &[u8]), new: Option<V>, timestamp: i64) -> Option<RowId> {
+        let (row, _) = self.store.borrow_mut().update(key.1, |old, _| {
             if self.send_old {
-                self.down.before(&key, old.as_ref());
+                self.down.before(key.0, old.as_ref());
             }
-            (new, cx.timestamp)
+            (new, timestamp)
         });
+        row
+    }
+
+    /// Shows the row that was set.
+    fn show(&mut self, cx: &mut Context, key: K, row: Option<RowId>) {
         if !self.down.is_empty() {
             let store = self.store.borrow();
             self.down.after(cx, key, store.value(row));
@@ -94,7 +105,8 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
         match self.fold.row(record.key, record.value, record.timestamp) {
             Ok((key, encoded, value)) => {
                 cx.enter(record);
-                self.rows.set(cx, encoded, key, value);
+                let row = self.rows.set((&key, encoded), value, record.timestamp);
+                self.rows.show(cx, key, row);
             }
             Err(dropped) => cx.dropped(&self.name, dropped),
         }
@@ -111,18 +123,20 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
 /// A stream that becomes a table inside a sub-topology.
 pub(crate) struct StreamToTable<K, V> {
     pub(crate) name: Arc<str>,
-    pub(crate) keys: SharedCodec<K>,
+    pub(crate) keys: KeyBytes<K>,
     pub(crate) rows: Rows<K, V>,
-    pub(crate) scratch: Vec<u8>,
 }
 
 impl<K: Data, V: Data, V1: Into<Option<V>>> Process<K, V1> for StreamToTable<K, V> {
     fn process(&mut self, cx: &mut Context, key: K, value: V1) {
-        match encode_into(&*self.keys, &key, &mut self.scratch) {
-            Ok(Some(encoded)) => self.rows.set(cx, encoded, key, value.into()),
-            Ok(None) => cx.counters.null_keys += 1,
-            Err(source) => cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source }),
-        }
+        let row = match self.keys.of(cx, &key) {
+            Ok(Some(encoded)) => self.rows.set((&key, encoded), value.into(), cx.timestamp),
+            Ok(None) => return cx.counters.null_keys += 1,
+            Err(source) => {
+                return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
+            }
+        };
+        self.rows.show(cx, key, row);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Joins of a stream with a table: the stream's records trigger, the table is looked up.
 
-use super::{Context, Downstream, Process, ProcessError};
+use super::{Context, Downstream, KeyBytes, Process, ProcessError};
 use crate::{
     codec::{Data, SharedCodec, encode_into},
     store::{GlobalStore, SharedLookup},
@@ -18,12 +18,11 @@ pub(crate) enum JoinKind {
 pub(crate) struct TableJoin<F, K, V, T, R> {
     pub(crate) name: Arc<str>,
     pub(crate) kind: JoinKind,
-    pub(crate) keys: SharedCodec<K>,
+    pub(crate) keys: KeyBytes<K>,
     /// Tells which values are nulls; `None` when the type has none.
     pub(crate) values: Option<SharedCodec<V>>,
     pub(crate) table: SharedLookup<K, T>,
     pub(crate) joiner: Arc<F>,
-    pub(crate) scratch: Vec<u8>,
     pub(crate) down: Downstream<K, R>,
 }
 
@@ -44,7 +43,7 @@ where
                 joined = (self.joiner)(&key, value, row);
             }
         };
-        match encode_into(&*self.keys, &key, &mut self.scratch) {
+        match self.keys.of(cx, &key) {
             Ok(Some(encoded)) => self.table.with(&key, encoded, &mut |row| join(row.map(|(row, _)| row))),
             Ok(None) if self.kind == JoinKind::Left => join(None),
             Ok(None) => return cx.counters.null_keys += 1,

@@ -10,6 +10,7 @@ mod aggregate;
 mod context;
 mod edge;
 mod join;
+mod key;
 mod stateless;
 mod table;
 mod window;
@@ -20,6 +21,7 @@ pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
 pub use context::{Counters, ProcessError, TopicId};
 pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
+pub(crate) use key::KeyBytes;
 pub(crate) use stateless::{
     Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared,
 };

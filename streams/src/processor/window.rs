@@ -4,9 +4,9 @@
 //! operator's observed stream time less the grace. The clock is part of what a task commits, so a restart
 //! decides as the run before it would have.
 
-use super::{Context, Followers, Process, ProcessError, Windows};
+use super::{Context, Followers, KeyBytes, Process, ProcessError, Windows};
 use crate::{
-    codec::{Data, SharedCodec, encode_into},
+    codec::Data,
     record::{Window, Windowed},
     store::Store,
 };
@@ -17,7 +17,7 @@ pub(crate) struct WindowAggregate<F, K, A> {
     pub(crate) name: Arc<str>,
     pub(crate) windows: Windows,
     pub(crate) clock: usize,
-    pub(crate) keys: SharedCodec<K>,
+    pub(crate) keys: KeyBytes<K>,
     pub(crate) store: Rc<RefCell<Store<A>>>,
     pub(crate) send_old: bool,
     pub(crate) next: Arc<F>,
@@ -53,8 +53,11 @@ where
     F: Fn(&K, V, Option<A>) -> A,
 {
     fn process(&mut self, cx: &mut Context, key: K, value: V) {
-        match encode_into(&*self.keys, &key, &mut self.scratch) {
-            Ok(Some(_)) => {}
+        match self.keys.of(cx, &key) {
+            Ok(Some(encoded)) => {
+                self.scratch.clear();
+                self.scratch.extend_from_slice(encoded);
+            }
             Ok(None) => return cx.counters.null_keys += 1,
             Err(source) => {
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });

@@ -165,6 +165,13 @@ impl Graph {
         TopicId(u32::try_from(state.topics.len() - 1).expect("a topology has less than 2^32 topics"))
     }
 
+    /// Whether a topic is a repartition topic of this application.
+    pub(crate) fn is_repartition(&self, topic: TopicId) -> bool {
+        let state = self.open();
+        let def = state.topics.get(topic.0 as usize);
+        def.is_some_and(|def| matches!(def.kind, TopicKind::Repartition { .. }))
+    }
+
     pub(crate) fn source(&self, node: NodeId, topic: TopicId, make: SourceFactory) {
         let mut state = self.open();
         if let Some(source) = state.nodes.get_mut(node.0 as usize) {

@@ -9,6 +9,85 @@ use std::{cell::Cell, time::Duration};
 
 thread_local! {
     static COPIES: Cell<usize> = const { Cell::new(0) };
+    static ENCODED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Text in capitals, that knows how often any was encoded.
+struct Capitals;
+
+impl Codec for Capitals {
+    type Item = String;
+
+    fn encode(&self, item: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        ENCODED.set(ENCODED.get() + 1);
+        Utf8.encode(&item.to_uppercase(), out)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Utf8.decode(bytes).map(|text| text.to_lowercase())
+    }
+}
+
+#[test]
+fn a_key_is_encoded_once_for_the_repartition_topic_and_all_that_is_behind_it() {
+    let b = Builder::new("keys");
+    let numbers = b.stream("in", (Utf8, I64)).repartition("again", (Capitals, I64));
+    let numbers = numbers.filter(|_, number| *number > 0).map_values(|number| number + 1);
+    let numbers = numbers.flat_map_values(|number| [number]).peek(|_| {});
+    let counts = numbers.group_by_key().count("counts");
+    let windows = Windows::tumbling(Duration::from_millis(10));
+    let windowed = numbers.group_by_key().windowed_by(windows).count("windowed");
+    let groups = b
+        .table("rows", (Utf8, I64))
+        .group_by("groups", (Capitals, I64), |key, row| (key.clone(), *row))
+        .count("rows-counted");
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    ENCODED.set(0);
+    for time in 0..5 {
+        for topic in ["in", "rows"] {
+            driver.input(topic, (Utf8, I64)).pipe(&mut driver, "k".into(), 7 + time, time).unwrap();
+        }
+    }
+    // A row that changes is grouped twice: as what it was and as what it is.
+    assert_eq!(ENCODED.get(), 5 + 1 + 4 * 2);
+    assert_eq!(driver.get(&counts, &"k".into()).unwrap().map(|row| row.value), Some(5));
+    assert_eq!(driver.get(&groups, &"k".into()).unwrap().map(|row| row.value), Some(1));
+    assert_eq!(driver.fetch_windows(&windowed, &"k".into(), 0..=9).unwrap().len(), 1);
+}
+
+#[test]
+fn a_key_that_has_changed_or_has_another_codec_is_encoded_again() {
+    let b = Builder::new("other-keys");
+    let numbers = b.stream("in", (opt(Utf8), I64)).repartition("again", (opt(Utf8), I64));
+    numbers
+        .map(|key, number| (key.unwrap() + "x", number))
+        .with_codecs((Utf8, I64))
+        .group_by_key()
+        .count("changed");
+    let texts = b.stream("in", (Utf8, I64)).repartition("texts", (Utf8, I64));
+    texts.with_codecs((Capitals, I64)).group_by_key().count("capitals");
+    texts
+        .select_key(|_, number| number.to_string())
+        .merge(&texts)
+        .with_codecs((Utf8, I64))
+        .group_by_key()
+        .count("both");
+    let joined = b.table("table", (Capitals, I64));
+    texts.join_table("joined", &joined, |_, number, row| number + row).to("out", (Utf8, I64));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    driver.input("table", (Capitals, I64)).pipe(&mut driver, "k".into(), 30, 0).unwrap();
+    driver.input("in", (Utf8, I64)).pipe(&mut driver, "k".into(), 7, 1).unwrap();
+    let out = driver.output("out", (Utf8, I64)).unwrap().drain(&mut driver).unwrap();
+    assert_eq!(out.into_iter().map(|record| record.value).collect::<Vec<_>>(), [37]);
+    let keys = |store: &str| {
+        let dump = driver.dump().unwrap();
+        let of_store = dump.into_iter().filter(|((name, _), _)| **name == *store);
+        let rows = of_store.flat_map(|(_, rows)| rows);
+        rows.map(|row| String::from_utf8(row.key).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("changed"), ["kx"]);
+    assert_eq!(keys("capitals"), ["K"]);
+    assert_eq!(keys("both"), ["7", "k"]);
 }
 
 /// An item that knows how often any of its kind was copied.
