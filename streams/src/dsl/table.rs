@@ -222,7 +222,8 @@ impl<K: Data, V: Data> Table<K, V> {
         })
     }
 
-    /// The changes as a stream: the new row, or `None` for a deletion.
+    /// The changes as a stream: the new row, or `None` for a deletion. A stream owns its values, so each row is copied;
+    /// where rows are large, take what is wanted of them by [`Table::map_values`] first.
     pub fn to_stream(&self) -> Stream<K, Option<V>> {
         let node = self.node_named("to-stream");
         let outlet: Arc<StreamOutlet<K, Option<V>>> = Outlet::new();

@@ -1,7 +1,11 @@
 //! Rows in slots, by ids that never name another row.
 //!
 //! An id is a slot and the slot's generation. The generation grows when a row is taken out, so an id kept by
-//! somebody who was not told finds nothing rather than the row that has the slot by then. Knows nothing of keys.
+//! somebody who was not told finds nothing rather than the row that has the slot by then. Slots come in chunks, so that
+//! growing moves no row. Knows nothing of keys.
+
+/// Slots of a chunk.
+const CHUNK_SLOTS: usize = 1024;
 
 /// Names one row for as long as it lives, and nothing after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,48 +30,73 @@ struct Slot<T> {
 /// Rows by id.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    /// All but the last have [`CHUNK_SLOTS`].
+    chunks: Vec<Vec<Slot<T>>>,
     free: Vec<u32>,
 }
 
 impl<T> Slab<T> {
     pub(super) fn new() -> Slab<T> {
-        Slab { slots: Vec::new(), free: Vec::new() }
+        Slab { chunks: Vec::new(), free: Vec::new() }
     }
 
     /// Number of rows.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let retired = self.slots.iter().filter(|slot| slot.generation == u32::MAX).count();
-        self.slots.len() - self.free.len() - retired
+        let slots = || self.chunks.iter().flatten();
+        let retired = slots().filter(|slot| slot.generation == u32::MAX).count();
+        slots().count() - self.free.len() - retired
+    }
+
+    fn slot(&self, at: u32) -> Option<&Slot<T>> {
+        self.chunks.get(at as usize / CHUNK_SLOTS)?.get(at as usize % CHUNK_SLOTS)
+    }
+
+    fn slot_mut(&mut self, at: u32) -> Option<&mut Slot<T>> {
+        self.chunks.get_mut(at as usize / CHUNK_SLOTS)?.get_mut(at as usize % CHUNK_SLOTS)
     }
 
     pub(super) fn get(&self, id: RowId) -> Option<&T> {
-        let slot = self.slots.get(id.slot())?;
+        let slot = self.slot(id.slot)?;
         if slot.generation == id.generation { slot.row.as_ref() } else { None }
     }
 
     pub(super) fn get_mut(&mut self, id: RowId) -> Option<&mut T> {
-        let slot = self.slots.get_mut(id.slot())?;
+        let slot = self.slot_mut(id.slot)?;
         if slot.generation == id.generation { slot.row.as_mut() } else { None }
     }
 
     pub(super) fn insert(&mut self, row: T) -> RowId {
         if let Some(at) = self.free.pop()
-            && let Some(slot) = self.slots.get_mut(at as usize)
+            && let Some(slot) = self.slot_mut(at)
         {
             debug_assert!(slot.row.is_none(), "slot {at} is free and holds a row");
             slot.row = Some(row);
             return RowId { slot: at, generation: slot.generation };
         }
-        let at = u32::try_from(self.slots.len()).expect("a store of one task has less than 2^32 rows");
-        self.slots.push(Slot { generation: 0, row: Some(row) });
-        RowId { slot: at, generation: 0 }
+        let slot = Slot { generation: 0, row: Some(row) };
+        let in_last = match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK_SLOTS) {
+            Some(chunk) => {
+                chunk.push(slot);
+                chunk.len() - 1
+            }
+            None => {
+                // The first grows as it is filled: most stores have few rows.
+                let capacity = if self.chunks.is_empty() { 1 } else { CHUNK_SLOTS };
+                let mut chunk = Vec::with_capacity(capacity);
+                chunk.push(slot);
+                self.chunks.push(chunk);
+                0
+            }
+        };
+        let at = (self.chunks.len() - 1) * CHUNK_SLOTS + in_last;
+        let slot = u32::try_from(at).expect("a store of one task has less than 2^32 rows");
+        RowId { slot, generation: 0 }
     }
 
     /// Takes a row out. Its slot is used again under the next generation; after the last one, never.
     pub(super) fn remove(&mut self, id: RowId) -> Option<T> {
-        let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.generation == id.generation)?;
+        let slot = self.slot_mut(id.slot).filter(|slot| slot.generation == id.generation)?;
         let row = slot.row.take()?;
         slot.generation += 1;
         if slot.generation < u32::MAX {
@@ -78,7 +107,7 @@ impl<T> Slab<T> {
 
     /// All rows, in the order of their slots.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RowId, &T)> {
-        self.slots.iter().enumerate().filter_map(|(at, slot)| {
+        self.chunks.iter().flatten().enumerate().filter_map(|(at, slot)| {
             let id = RowId { slot: at as u32, generation: slot.generation };
             Some((id, slot.row.as_ref()?))
         })
@@ -106,9 +135,24 @@ mod tests {
     fn a_slot_of_the_last_generation_is_not_used_again() {
         let mut slab = Slab::new();
         let first = slab.insert(1);
-        slab.slots[0].generation = u32::MAX - 1;
+        slab.chunks[0][0].generation = u32::MAX - 1;
         assert_eq!(slab.remove(RowId { generation: u32::MAX - 1, ..first }), Some(1));
         assert_eq!((slab.insert(2).slot(), slab.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_slab_of_many_chunks_finds_every_row_and_moves_none() {
+        let mut slab = Slab::new();
+        let first = slab.insert(0);
+        let ids: Vec<RowId> = (1..3 * CHUNK_SLOTS).map(|row| slab.insert(row)).collect();
+        let before = slab.get(*ids.last().unwrap()).map(std::ptr::from_ref);
+        let more: Vec<RowId> = (ids.len() + 1..5 * CHUNK_SLOTS + 1).map(|row| slab.insert(row)).collect();
+        assert_eq!(slab.get(*ids.last().unwrap()).map(std::ptr::from_ref), before);
+        let all = || std::iter::once(&first).chain(&ids).chain(&more);
+        assert!(all().enumerate().all(|(row, id)| id.slot() == row && slab.get(*id) == Some(&row)));
+        assert!(slab.iter().map(|(id, _)| id).eq(all().copied()));
+        assert_eq!((slab.remove(ids[CHUNK_SLOTS]), slab.len()), (Some(CHUNK_SLOTS + 1), 5 * CHUNK_SLOTS));
+        assert_eq!(slab.insert(7).slot(), CHUNK_SLOTS + 1);
     }
 
     proptest! {
