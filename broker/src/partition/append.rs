@@ -80,6 +80,10 @@ impl Partition {
         let appended = match healed.and_then(|()| state.append(&stored, now, &mut wakers)) {
             Ok(appended) => appended,
             Err(error) => {
+                if matches!(error, AppendError::Storage(_)) {
+                    let State { awaited, producers, .. } = &mut *state;
+                    awaited.refused(&stored, producers, now.steady_ms);
+                }
                 drop(state);
                 self.retry_later();
                 return Err(error);
@@ -127,6 +131,7 @@ impl State {
                 mark: DurableMark { next_offset, cuts: self.cuts.len() },
             });
         }
+        self.awaited.check(batch)?;
         let base_offset = match self.write(batch, now.now_ms) {
             Ok(base_offset) => base_offset,
             Err(error) => {
@@ -141,6 +146,7 @@ impl State {
             self.health = Health::Sound;
         }
         self.producers.add(batch, base_offset, now.steady_ms);
+        self.awaited.came(batch);
         let next_offset = self.log.next_offset();
         self.offsets.advance(Advance::Appended { log_end: next_offset });
         if !self.is_commit() {

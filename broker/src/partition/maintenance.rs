@@ -43,6 +43,7 @@ impl Partition {
             let mut state = self.state.lock();
             let expiration_ms = state.config.producer_id_expiration_ms;
             state.producers.expire(steady_ms.saturating_sub(expiration_ms));
+            state.awaited.expire(steady_ms.saturating_sub(expiration_ms));
             (state.log.idle_segments(), state.log.take_doomed(steady_ms))
         };
         idle.let_go();

@@ -30,7 +30,7 @@ use crate::log::{
 };
 use fence::StateLock;
 use parking_lot::Mutex;
-use producers::Producers;
+use producers::{Awaited, Producers};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -93,6 +93,7 @@ struct State {
     /// Where the high watermark lies in the log.
     high_watermark: LogPosition,
     producers: Producers,
+    awaited: Awaited,
     health: Health,
     flush: FlushState,
     /// Offsets that the log was cut to by failed syncs, in order.
@@ -204,6 +205,7 @@ impl Partition {
             high_watermark: log.end(),
             config,
             producers,
+            awaited: Awaited::default(),
             health: Health::Sound,
             flush: FlushState::default(),
             cuts: Vec::new(),

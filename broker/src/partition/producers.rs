@@ -195,6 +195,79 @@ impl Producers {
     }
 }
 
+/// What producers sent first and the log does not have: it was refused for the disk's sake, or cut off. What they sent
+/// behind it comes after it, or the log would never take it: an unknown producer may begin at any sequence. No part of what
+/// the log says, and forgotten with the process.
+#[derive(Debug, Default)]
+pub(super) struct Awaited {
+    by_id: HashMap<i64, AwaitedBatch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct AwaitedBatch {
+    epoch: i16,
+    sequence: i32,
+    /// When it was refused, in ms of the steady clock.
+    since_ms: i64,
+}
+
+impl Awaited {
+    /// Most producers that are awaited; others that the disk refused then begin wherever they go on.
+    const MAX: usize = 10_000;
+
+    /// Whether a batch of a producer that the log does not know may come.
+    pub(super) fn check(&self, batch: &Batch<'_>) -> Result<(), ProducerError> {
+        let (producer_id, epoch, sequence) =
+            (batch.producer_id(), batch.producer_epoch(), batch.base_sequence());
+        match self.by_id.get(&producer_id) {
+            Some(awaited) if awaited.epoch == epoch && awaited.sequence != sequence => {
+                let last_sequence = awaited.sequence.wrapping_sub(1);
+                Err(ProducerError::OutOfOrder { producer_id, sequence, last_sequence })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes note that a batch was refused for the disk's sake.
+    pub(super) fn refused(&mut self, batch: &Batch<'_>, producers: &Producers, steady_ms: i64) {
+        let producer_id = batch.producer_id();
+        if producer_id >= 0 && !producers.by_id.contains_key(&producer_id) {
+            self.add(producer_id, batch.producer_epoch(), batch.base_sequence(), steady_ms);
+        }
+    }
+
+    /// Takes note that what `before` knows is cut off, as far as `after` does not know it.
+    pub(super) fn cut(&mut self, before: &Producers, after: &Producers, steady_ms: i64) {
+        for (producer_id, producer) in &before.by_id {
+            if let (false, Some(first)) = (after.by_id.contains_key(producer_id), producer.batches().first())
+            {
+                self.add(*producer_id, producer.epoch, first.base_sequence(), steady_ms);
+            }
+        }
+    }
+
+    fn add(&mut self, producer_id: i64, epoch: i16, sequence: i32, since_ms: i64) {
+        if self.by_id.get(&producer_id).is_some_and(|awaited| awaited.epoch >= epoch) {
+            return;
+        }
+        if self.by_id.len() < Self::MAX {
+            self.by_id.insert(producer_id, AwaitedBatch { epoch, sequence, since_ms });
+        }
+    }
+
+    /// Takes note that a batch of the producer was stored.
+    pub(super) fn came(&mut self, batch: &Batch<'_>) {
+        if !self.by_id.is_empty() {
+            self.by_id.remove(&batch.producer_id());
+        }
+    }
+
+    /// Forgets what was refused before `before_ms` of the steady clock.
+    pub(super) fn expire(&mut self, before_ms: i64) {
+        self.by_id.retain(|_, awaited| awaited.since_ms >= before_ms);
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

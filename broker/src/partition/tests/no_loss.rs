@@ -51,3 +51,28 @@ fn a_clock_set_forward_stores_no_batch_twice() {
     let again = bench.partition.append(sequenced(0, 0, 1)).unwrap();
     assert!(again.is_duplicate, "stored once more at {}", again.base_offset);
 }
+
+/// What is in flight behind the first batch of a producer does not take its place.
+#[test]
+fn behind_a_first_batch_that_was_refused_or_cut_off_nothing_comes_before_it() {
+    for (operation, is_appended) in [(Operation::Write, false), (Operation::SyncData, true)] {
+        let bench = Bench::new(FlushMode::Commit);
+        bench.append(1).unwrap();
+        bench.partition.sync().unwrap();
+        bench.fail(operation, "0000.log", 1, io::ErrorKind::StorageFull);
+        assert_eq!(bench.partition.append(sequenced(0, 0, 1)).is_ok(), is_appended);
+        if is_appended {
+            bench.partition.append(sequenced(0, 1, 1)).unwrap();
+            bench.partition.sync().unwrap_err();
+        }
+        for sequence in [1, 2] {
+            bench.env.clock.advance(1000);
+            let error = bench.partition.append(sequenced(0, sequence, 1)).unwrap_err();
+            assert!(matches!(error, AppendError::Producer(_)), "{operation:?} {sequence}: {error:?}");
+        }
+        for sequence in 0..3 {
+            bench.env.clock.advance(1000);
+            bench.partition.append(sequenced(0, sequence, 1)).unwrap();
+        }
+    }
+}
