@@ -14,7 +14,7 @@ use crate::handler::{Advertised, Node};
 use crate::http::{self, Pages};
 use crate::jobs::Jobs;
 use crate::journal::{Journal, JournalConfig};
-use crate::log::{StorageError, release_reserve};
+use crate::log::{StorageError, release_reserve, restore_start_reserve};
 use crate::metrics::Metrics;
 use crate::panics::Panics;
 use crate::partition::PartitionEnv;
@@ -145,7 +145,11 @@ impl Assembly {
             // It begins anew: what was done by halves is found like that of any start that was cut short.
             Err(error) if lacks_room(&error) && release_reserve(&*disk, &config.data_dir) => {
                 tracing::warn!(%error, "the disk is full: the reserve is used to start");
-                open()
+                let opened = open()?;
+                if let Err(error) = restore_start_reserve(&*disk, &config.data_dir) {
+                    tracing::warn!(%error, "no reserve for another start on a full disk");
+                }
+                Ok(opened)
             }
             opened => opened,
         }
@@ -488,6 +492,9 @@ mod tests {
             disk.inject(Fault { operation, path_contains: ".log".into(), after: 0, times: 1, error });
             let opened = open(&disk).map(drop);
             assert_eq!(opened.is_ok(), has_reserve, "{opened:?}");
+            if has_reserve {
+                assert!(release_reserve(&disk.process_kill(), Path::new("/data")), "for another start");
+            }
         }
     }
 

@@ -58,7 +58,7 @@ pub use metadata::{Owner, directory_owner, directory_topic_id, index_of};
 pub use open::is_owner;
 pub use read::{ReadLimit, ReadManner, ReadPlan, Slice, SliceError};
 pub use recovery::{Damage, RecoveryEnd, RecoveryReport, SetAside};
-pub use reserve::{keep_reserve, release_reserve};
+pub use reserve::{keep_reserve, release_reserve, restore_start_reserve};
 pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
 pub use salvage::{Lost, Salvaged, copy as copy_log, drop_damage, first_segment, make_directory, survey};
