@@ -12,6 +12,7 @@ use crate::disk::{File, Mapping};
 use parking_lot::Mutex;
 use std::io;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -171,12 +172,14 @@ impl SealedSegment {
     fn open(&self, files: &Files, interval: u32) -> Result<Content, StorageError> {
         let path = files.path(self.base_offset, LOG);
         let file = files.open(&path)?;
-        if let Some(content) = self.check_indexes(files, &file, interval)? {
+        if let Some((content, end)) = self.check_indexes(files, &file, interval)? {
+            self.tell_gap(end, &path);
             return Ok(content);
         }
         tracing::warn!(segment = %path.display(), "building the indexes again");
         let mut index = IndexBuilder::new(self.base_offset, interval);
-        self.rebuild(&*file, &mut index).map_err(StorageError::on("read", &path))?;
+        let end = self.rebuild(&*file, &mut index).map_err(StorageError::on("read", &path))?;
+        self.tell_gap(end, &path);
         let content = Content::built(file, index);
         for (suffix, bytes) in [(OFFSET_INDEX, &content.offsets), (TIME_INDEX, &content.times)] {
             // The indexes serve from memory where they cannot be written.
@@ -193,7 +196,7 @@ impl SealedSegment {
         files: &Files,
         file: &Arc<dyn File>,
         interval: u32,
-    ) -> Result<Option<Content>, StorageError> {
+    ) -> Result<Option<(Content, i64)>, StorageError> {
         let map = |suffix| {
             let path = files.path(self.base_offset, suffix);
             match files.disk.open(&path).and_then(|file| file.map()) {
@@ -210,15 +213,16 @@ impl SealedSegment {
         file: &Arc<dyn File>,
         (offsets, times): (Mapping, Mapping),
         interval: u32,
-    ) -> Option<Content> {
+    ) -> Option<(Content, i64)> {
         let (mut resumed, from) =
             IndexBuilder::resume(self.base_offset, interval, &offsets, &times, self.size);
         let mut scan = Scan::new(&**file, Check::Headers, from, self.size);
         let expected = last_offset_entry(&offsets).map(|entry| entry.relative_offset);
-        let mut is_first = true;
+        let (mut is_first, mut end) = (true, self.base_offset);
         loop {
             match scan.next().ok()? {
                 Step::Batch { position, batch } => {
+                    end = batch.next_offset();
                     let relative = u32::try_from(batch.last_offset() - self.base_offset).ok()?;
                     if is_first && expected.is_some_and(|expected| expected != relative) {
                         return None;
@@ -236,10 +240,22 @@ impl SealedSegment {
         }
         let max_timestamp = max_timestamp(&times, self.base_offset);
         let (offsets, times) = (IndexBytes::Mapped(offsets), IndexBytes::Mapped(times));
-        Some(Content { file: file.clone(), offsets, times, max_timestamp })
+        Some((Content { file: file.clone(), offsets, times, max_timestamp }, end))
     }
 
-    fn rebuild(&self, file: &dyn File, index: &mut IndexBuilder) -> io::Result<()> {
+    /// Says that the batches end before the next segment begins.
+    fn tell_gap(&self, end: i64, path: &Path) {
+        if end < self.end_offset {
+            tracing::warn!(
+                segment = %path.display(),
+                "offsets {end} to {} are in no segment: a repair left them out, or the file of a segment is gone",
+                self.end_offset - 1
+            );
+        }
+    }
+
+    /// Adds all batches to an index; returns where they end.
+    fn rebuild(&self, file: &dyn File, index: &mut IndexBuilder) -> io::Result<i64> {
         let mut scan = Scan::new(file, Check::Headers, 0, self.size);
         let mut next_offset = self.base_offset;
         loop {
@@ -251,7 +267,7 @@ impl SealedSegment {
                 Step::Invalid { .. } => {
                     scan.skip_damage(next_offset..=self.end_offset)?;
                 }
-                Step::End => return Ok(()),
+                Step::End => return Ok(next_offset),
             }
         }
     }
