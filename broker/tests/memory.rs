@@ -217,3 +217,38 @@ fn holds_up_nobody(running: &Running, version: i16, request: &Request) {
     assert!(asking.join().unwrap() > 3_000_000);
     assert!(rounds > 20 && slowest < Duration::from_millis(500), "{rounds} rounds, {slowest:?}");
 }
+
+#[test]
+fn those_who_send_large_requests_drop_by_drop_make_way() {
+    let _process = PROCESS.lock();
+    let dir = tempdir().unwrap();
+    let running = broker(dir.path());
+    let value = "x".repeat(225_000);
+    let request = produce("lines", 0, -1, batch(&[value.as_str(); 4]));
+    let bytes = kappa_protocol::frame::encode_request(7, None, 9, &request.clone().into()).unwrap().concat();
+    let mut slow: Vec<Client> = (0..2 * LIMIT / bytes.len()).map(|_| running.client()).collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let ended = done.clone();
+    let sending = std::thread::spawn(move || {
+        for client in &mut slow {
+            client.stream.set_nonblocking(true).unwrap();
+            let _ = client.stream.write(&bytes[..bytes.len() - 1000]);
+        }
+        while !ended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(1));
+            for client in &mut slow {
+                let _ = client.stream.write(b"x");
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let started = Instant::now();
+    let mut client = running.client();
+    client.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(client::error_of(&client.call(9, request)), 0);
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    println!("answered after {:?}", started.elapsed());
+    done.store(true, Ordering::Relaxed);
+    sending.join().unwrap();
+    running.stop();
+}

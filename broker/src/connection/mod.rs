@@ -53,6 +53,8 @@ const LARGE_FRAME_BYTES: usize = 64 * 1024;
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long answers may stay unsent without a byte of them going while others wait for memory.
 const UNSENT_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a large frame that must arrive in each such time meanwhile: 16 KiB a second.
+const ARRIVING_BYTES_MIN: usize = 80 * 1024;
 
 /// Why a connection ended other than by its peer closing it.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,9 @@ pub(crate) enum ConnectionError {
     /// Nothing came or went for too long.
     #[error("idle for {0:?}")]
     Idle(Duration),
+    /// A large frame came too slowly while others waited for the memory that it holds.
+    #[error("next to nothing of a large request came in {0:?} while others waited for memory")]
+    Slow(Duration),
 }
 
 impl ConnectionError {
@@ -142,6 +147,8 @@ pub(crate) struct Connection {
     line_bytes: usize,
     unanswered: Unanswered,
     output: Output,
+    /// Bytes that there were of a large frame when it was last looked at.
+    arrived: usize,
     /// Whether it stands in line for memory; renewed by every poll.
     waits_for_room: bool,
     ending: Option<ConnectionError>,
@@ -175,6 +182,7 @@ impl Connection {
             line_bytes: 0,
             unanswered: Unanswered::default(),
             output: Output::default(),
+            arrived: 0,
             waits_for_room: false,
             ending: None,
             stopping: false,
@@ -507,6 +515,15 @@ impl Connection {
         wrote
     }
 
+    /// Whether others wait for memory, and of the large frame that this connection holds memory for next to nothing has
+    /// arrived since it was last looked at.
+    fn trickles(&mut self, mid_frame: bool) -> bool {
+        let is_large = mid_frame && self.input_bytes > READ_BYTES && !self.waits_for_room;
+        let before = std::mem::replace(&mut self.arrived, if is_large { self.input.len() } else { 0 });
+        let since = self.input.len().checked_sub(before).filter(|_| is_large && before > 0);
+        since.is_some_and(|since| since < ARRIVING_BYTES_MIN) && self.node.budget.is_short()
+    }
+
     fn count(&mut self) {
         let input = if self.input_bytes > READ_BYTES { self.input_bytes } else { self.input.len() };
         self.share.set(input + self.line_bytes + self.output.bytes());
@@ -515,7 +532,8 @@ impl Connection {
     /// Ends what stands still for too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         let idle_max = self.node.settings.idle_max;
-        let period = STALL_MAX.min(idle_max).min(if self.output.is_empty() { STALL_MAX } else { UNSENT_MAX });
+        let holds_little = self.output.is_empty() && self.input_bytes <= READ_BYTES;
+        let period = STALL_MAX.min(idle_max).min(if holds_little { STALL_MAX } else { UNSENT_MAX });
         let latest = Instant::now() + period;
         if self.timer.deadline() > latest {
             self.timer.as_mut().reset(latest);
@@ -527,6 +545,9 @@ impl Connection {
         let mid_frame = !self.input.is_empty() && !self.has_frame();
         // What is not taken is in the way of those who wait for memory.
         let in_the_way = !self.output.is_empty() && self.node.budget.is_short();
+        if self.trickles(mid_frame) {
+            return Poll::Ready(Err(ConnectionError::Slow(period)));
+        }
         let limit = match (in_the_way, mid_frame) {
             (true, _) => UNSENT_MAX.min(idle_max),
             (false, true) => STALL_MAX.min(idle_max),
