@@ -273,6 +273,12 @@ impl Broker {
         self.http_address
     }
 
+    /// What its handlers work on.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// An ordered lane into this broker with no socket and no codec. Batches are shared as they are.
     pub fn lane(&self) -> Arc<dyn Service> {
         Arc::new(Lane { node: self.node.clone() })

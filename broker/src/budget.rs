@@ -2,8 +2,9 @@
 //!
 //! Invariants: nobody who waits is passed by another who would have to wait, but by one who holds little; what a [`Share`]
 //! holds is given back when it is dropped; giving back wakes whoever is first in line. The last part of the memory is for
-//! those who hold little, so that they need not wait for those who hold much and let go of nothing. It counts bytes and
-//! knows neither what they are nor where they lie.
+//! those who hold little, so that they need not wait for those who hold much and let go of nothing. Nobody waits for what
+//! those hold who themselves wait for more to give it back ([`Parked`]), so that those who wait never wait for each other. It
+//! counts bytes and knows neither what they are nor where they lie.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ const PART_BYTES_MIN: usize = 64 * 1024;
 pub(crate) struct Budget {
     max: usize,
     used: AtomicUsize,
+    /// Of these, what is held by those who wait for more.
+    parked: AtomicUsize,
     /// How many stand in line, readable without its lock.
     waiting: AtomicUsize,
     line: Mutex<Line>,
@@ -43,6 +46,7 @@ impl Budget {
         Arc::new(Self {
             max,
             used: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::default(),
         })
@@ -101,6 +105,20 @@ impl Budget {
         share
     }
 
+    /// All of `wanted` bytes, in its turn; what is larger than half of all comes once half of it is free.
+    pub(crate) async fn reserve_whole(self: &Arc<Self>, wanted: usize) -> Share {
+        let mut share = self.share();
+        poll_fn(|cx| share.poll_turn(cx, |share| share.take_whole(wanted))).await;
+        share
+    }
+
+    /// Who holds `bytes` waits for more, which alone gives them back.
+    pub(crate) fn park(self: &Arc<Self>, bytes: usize) -> Parked {
+        self.parked.fetch_add(bytes, Ordering::Relaxed);
+        self.wake_first();
+        Parked { budget: self.clone(), bytes }
+    }
+
     /// Like [`Budget::reserve`], `None` where that would wait.
     pub(crate) fn try_reserve(self: &Arc<Self>, wanted: usize) -> Option<Share> {
         let mut share = self.share();
@@ -109,7 +127,7 @@ impl Budget {
     }
 
     fn part(&self, wanted: usize) -> usize {
-        let free = self.common_max().saturating_sub(self.used());
+        let free = self.common_max().saturating_sub(self.waited_for());
         let least = wanted.min(PART_BYTES_MIN).min(self.max / 2);
         wanted.min((free / PART_MAX).max(least))
     }
@@ -122,7 +140,12 @@ impl Budget {
     /// Whether somebody who then holds `held` may take `bytes` of it.
     fn has_room(&self, held: usize, bytes: usize) -> bool {
         let max = if self.is_little(held) { self.max } else { self.common_max() };
-        self.used() + bytes <= max
+        self.waited_for() + bytes <= max
+    }
+
+    /// Bytes that are given back by and by.
+    fn waited_for(&self) -> usize {
+        self.used().saturating_sub(self.parked.load(Ordering::Relaxed))
     }
 
     fn is_little(&self, held: usize) -> bool {
@@ -135,6 +158,19 @@ impl Budget {
         {
             first.wake_by_ref();
         }
+    }
+}
+
+/// Bytes held by somebody who waits for more.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.budget.parked.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -187,6 +223,14 @@ impl Share {
         let fits = self.budget.has_room(self.bytes + part, part);
         if fits {
             self.set(self.bytes + part);
+        }
+        fits
+    }
+
+    fn take_whole(&mut self, wanted: usize) -> bool {
+        let fits = self.budget.has_room(self.bytes + wanted, wanted.min(self.budget.max / 2));
+        if fits {
+            self.set(self.bytes + wanted);
         }
         fits
     }
@@ -319,6 +363,27 @@ mod tests {
         assert_eq!(little.len(), 2);
         assert!(budget.share().poll_room(&cx, 1).is_pending(), "the whole is taken");
         assert!(much.poll_room(&cx, 100).is_pending());
+    }
+
+    #[test]
+    fn those_who_wait_for_more_do_not_wait_for_each_other() {
+        let budget = Budget::new(1000);
+        let (_, waker) = waker();
+        let mut cx = Context::from_waker(&waker);
+        let mut holders: Vec<Share> = (0..3).map(|_| budget.share()).collect();
+        holders.iter_mut().for_each(|holder| holder.set(300));
+        let mut first = std::pin::pin!(budget.reserve_whole(200));
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        let parked = budget.park(300);
+        let Poll::Ready(more) = first.as_mut().poll(&mut cx) else { panic!("it waits for itself") };
+        assert_eq!(more.bytes(), 200);
+        drop(parked);
+        assert_eq!((budget.used(), budget.parked.load(Ordering::Relaxed)), (1100, 0));
+        // Larger than the whole: once half is free.
+        let mut huge = std::pin::pin!(budget.reserve_whole(5000));
+        assert!(huge.as_mut().poll(&mut cx).is_pending());
+        drop((holders, more));
+        assert!(huge.as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]

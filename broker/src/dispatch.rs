@@ -143,12 +143,28 @@ serve! {
     DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
 }
 
-/// Items of an answer from which on encoding it takes too long for the thread that serves everybody.
-const MANY_ITEMS: usize = 1000;
+/// Bytes of an answer from which on making or encoding it takes too long for the thread that serves everybody, and more
+/// memory than is there for the asking.
+pub(crate) const LONG_BYTES: usize = 64 * 1024;
+/// What an item of an answer is counted as.
+const ITEM_BYTES: usize = 64;
 
-/// Whether an answer has so much in it that it is to be encoded elsewhere.
-pub(crate) fn is_long(response: &Response) -> bool {
-    let items = match response {
+/// About how many bytes an answer takes when it is encoded.
+pub(crate) fn encoded_bytes(response: &Response) -> usize {
+    let blobs = match response {
+        Response::JoinGroup(answer) => answer.members.iter().map(|member| member.metadata.len()).sum(),
+        Response::SyncGroup(answer) => answer.assignment.len(),
+        Response::DescribeGroups(answer) => {
+            let members = answer.groups.iter().flat_map(|group| &group.members);
+            members.map(|member| member.member_metadata.len() + member.member_assignment.len()).sum()
+        }
+        _ => 0,
+    };
+    blobs + ITEM_BYTES * items(response)
+}
+
+fn items(response: &Response) -> usize {
+    match response {
         Response::Metadata(answer) => answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum(),
         Response::Fetch(answer) => answer.responses.iter().map(|topic| topic.partitions.len()).sum(),
         Response::ListOffsets(answer) => answer.topics.iter().map(|topic| topic.partitions.len()).sum(),
@@ -168,9 +184,9 @@ pub(crate) fn is_long(response: &Response) -> bool {
             answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum()
         }
         Response::CreateTopics(answer) => answer.topics.len(),
+        Response::JoinGroup(answer) => answer.members.len(),
         _ => 0,
-    };
-    items >= MANY_ITEMS
+    }
 }
 
 /// Only an in-process lane can ask for what is not advertised: over TCP it is refused before it is decoded.
@@ -251,20 +267,47 @@ impl Frame {
         }
     }
 
-    /// Decodes and handles the request.
-    pub(crate) fn handle(self, node: &Arc<Node>) -> Result<Reply, FrameError> {
-        let Some((cx, mut reader)) = self.body else {
-            return Ok(Reply::Now(handler::api_versions::unsupported(node).into()));
-        };
+    /// Decodes the request.
+    pub(crate) fn decode(self, node: &Node) -> Result<Asked, FrameError> {
+        let Some((cx, mut reader)) = self.body else { return Ok(Asked { request: None }) };
         // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
         let request = Request::decode(self.key, self.version, &mut reader)?;
         if let Some(metrics) = node.metrics.api(self.key) {
             metrics.requests.inc();
         }
-        Ok(match request {
-            Request::Fetch(request) => handler::fetch::handle_for_socket(node, &cx, request),
-            request => call(node, &cx, request),
-        })
+        Ok(Asked { request: Some((cx, request)) })
+    }
+}
+
+/// A decoded request that came over a socket.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// `None` for a version of ApiVersions that is ahead of us.
+    request: Option<(Context, Request)>,
+}
+
+impl Asked {
+    /// Bytes that the answer and its encoding may take; `None` if the disk may have to be waited for to tell, see
+    /// [`Asked::weigh`].
+    pub(crate) fn answer_bytes(&self, node: &Node) -> Option<usize> {
+        self.request
+            .as_ref()
+            .map_or(Some(0), |(cx, request)| handler::weight::answer_bytes(node, cx, request))
+    }
+
+    /// The same for what may wait for the disk.
+    pub(crate) fn weigh(&self, node: &Node) -> usize {
+        let weigh = |(_, request): &(Context, Request)| handler::weight::of_groups(node, request);
+        self.answer_bytes(node).unwrap_or_else(|| self.request.as_ref().map_or(0, weigh))
+    }
+
+    /// Handles the request.
+    pub(crate) fn handle(self, node: &Arc<Node>) -> Reply {
+        match self.request {
+            None => Reply::Now(handler::api_versions::unsupported(node).into()),
+            Some((cx, Request::Fetch(request))) => handler::fetch::handle_for_socket(node, &cx, request),
+            Some((cx, request)) => call(node, &cx, request),
+        }
     }
 }
 

@@ -148,6 +148,45 @@ fn clients_that_do_not_read_share_the_limit_and_make_way_for_one_that_does() {
 }
 
 #[test]
+fn long_answers_to_clients_that_do_not_read_share_the_limit() {
+    let _process = PROCESS.lock();
+    let dir = tempdir().unwrap();
+    let running = broker(dir.path());
+    running.client().create_topic("wide", 4000);
+    let base = resident_bytes();
+    let silent: Vec<Client> = (0..40)
+        .map(|_| {
+            let mut client = running.client();
+            for _ in 0..60 {
+                client.send(9, MetadataRequest { topics: None, ..Default::default() });
+            }
+            client
+        })
+        .collect();
+    let mut reader = running.client();
+    let reading = std::thread::spawn(move || {
+        // What takes no memory to speak of is answered at once.
+        let mut slowest = Duration::ZERO;
+        for _ in 0..100 {
+            let started = Instant::now();
+            reader.call(3, client::api_versions());
+            slowest = slowest.max(started.elapsed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (slowest, reader)
+    });
+    let (in_flight, grown) = watch(&running, base, || reading.is_finished());
+    let (slowest, mut reader) = reading.join().unwrap();
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert!(in_flight <= LIMIT + MIB, "{in_flight}");
+    assert!(grown <= LIMIT + BESIDE, "{grown}");
+    drop(silent);
+    let all = reader.call(9, MetadataRequest { topics: None, ..Default::default() });
+    assert!(all.topics.iter().any(|topic| topic.partitions.len() == 4000));
+    running.stop();
+}
+
+#[test]
 fn a_request_that_names_all_the_world_holds_up_nobody() {
     let _process = PROCESS.lock();
     let dir = tempdir().unwrap();

@@ -8,13 +8,15 @@
 //!
 //! [`Budget`]: crate::budget::Budget
 
+mod elsewhere;
 mod output;
 
 use crate::budget::Share;
-use crate::dispatch::{Frame, FrameError, Order, Peer, Unanswered, is_long, order_of};
+use crate::dispatch::{Frame, FrameError, LONG_BYTES, Order, Peer, Unanswered, encoded_bytes, order_of};
 use crate::flush::Gathering;
 use crate::handler::Node;
 use bytes::{Buf, Bytes, BytesMut};
+use elsewhere::{answer_elsewhere, encode_elsewhere, handle_elsewhere, handle_later};
 use kappa_protocol::frame::{self, FrameSizeError, PREFIX_LEN};
 use kappa_protocol::{ApiKey, EncodeError, LaneError, Piece, Reply, ReplyFuture, Response};
 use output::{Output, bytes_of};
@@ -381,15 +383,24 @@ impl Connection {
         let Frame { key, version, correlation_id, .. } = frame;
         let framing = Framing { key, version, correlation_id, started };
         if large {
-            let request = handle_elsewhere(self.node.clone(), frame, framing);
+            let parked = self.node.budget.park(counted);
+            let request = handle_elsewhere(self.node.clone(), frame, framing, parked);
             self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
         } else if order == Order::Poll && !self.line.is_empty() {
             let request = handle_later(self.node.clone(), frame);
             self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
         } else {
-            match frame.handle(&self.node)? {
-                Reply::Now(response) if is_long(&response) => {
-                    let encoded = Box::pin(encode_elsewhere(self.node.clone(), framing, response));
+            let asked = frame.decode(&self.node)?;
+            if asked.answer_bytes(&self.node).is_none_or(|bytes| bytes >= LONG_BYTES) {
+                let parked = self.node.budget.park(counted);
+                let request = answer_elsewhere(self.node.clone(), asked, framing, parked);
+                self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, true);
+                return Ok(());
+            }
+            match asked.handle(&self.node) {
+                Reply::Now(response) if encoded_bytes(&response) >= LONG_BYTES => {
+                    let parked = self.node.budget.park(counted);
+                    let encoded = Box::pin(encode_elsewhere(self.node.clone(), framing, response, parked));
                     self.wait(Waiting::Request(encoded), framing, order, counted, true);
                 }
                 Reply::Now(response) => {
@@ -454,8 +465,9 @@ impl Connection {
                         break;
                     };
                     let outcome = match outcome? {
-                        Outcome::Response(response) if is_long(&response) => {
-                            let encoded = encode_elsewhere(self.node.clone(), framing, response);
+                        Outcome::Response(response) if encoded_bytes(&response) >= LONG_BYTES => {
+                            let parked = self.node.budget.park(bytes);
+                            let encoded = encode_elsewhere(self.node.clone(), framing, response, parked);
                             *waiting = Waiting::Request(Box::pin(encoded));
                             self.unanswered.add(order, true);
                             continue;
@@ -577,49 +589,5 @@ impl Framing {
     fn encode(self, response: &Response) -> Result<Vec<Piece>, ConnectionError> {
         frame::encode_response(self.correlation_id, self.version, response)
             .map_err(|source| ConnectionError::Encode { key: self.key, source })
-    }
-}
-
-/// Handles a request when this is polled first.
-async fn handle_later(node: Arc<Node>, frame: Frame) -> Result<Outcome, ConnectionError> {
-    Ok(match frame.handle(&node)? {
-        Reply::Now(response) => Outcome::Response(response),
-        Reply::Later(reply) => Outcome::Response(reply.await?),
-        Reply::None => Outcome::None,
-    })
-}
-
-/// Encodes a long answer where it holds up no other client.
-async fn encode_elsewhere(
-    node: Arc<Node>,
-    framing: Framing,
-    response: Response,
-) -> Result<Outcome, ConnectionError> {
-    let encoded = node.jobs.run(move || framing.encode(&response)).await;
-    let lost = |_| LaneError::Disconnected { reason: "the encoder of a long answer panicked".into() };
-    Ok(Outcome::Pieces(encoded.map_err(lost)??))
-}
-
-/// Handles a large request on the background runtime, one at a time of all.
-async fn handle_elsewhere(
-    node: Arc<Node>,
-    frame: Frame,
-    framing: Framing,
-) -> Result<Outcome, ConnectionError> {
-    let permit = node.large_requests.acquire().await;
-    let work_node = node.clone();
-    let work = move || -> Result<Result<Outcome, ReplyFuture>, ConnectionError> {
-        Ok(match frame.handle(&work_node)? {
-            Reply::Now(response) => Ok(Outcome::Pieces(framing.encode(&response)?)),
-            Reply::Later(reply) => Err(reply),
-            Reply::None => Ok(Outcome::None),
-        })
-    };
-    let done = node.jobs.run(work).await;
-    drop(permit);
-    let lost = |_| LaneError::Disconnected { reason: "the handler of a large request panicked".into() };
-    match done.map_err(lost)?? {
-        Ok(outcome) => Ok(outcome),
-        Err(reply) => Ok(Outcome::Response(reply.await?)),
     }
 }

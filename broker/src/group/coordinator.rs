@@ -8,7 +8,7 @@ use super::GroupError;
 use super::memory::Memory;
 use super::offsets::{CommittedOffset, OffsetsError, TopicOffsets};
 use super::shard::{Notices, PendingWrite, Shard};
-use super::state::{Caller, GroupLimits, JoinGroup, Joined, Joiner, SyncGroup, Synced};
+use super::state::{Caller, Group, GroupLimits, JoinGroup, Joined, Joiner, SyncGroup, Synced};
 use super::view::{GroupDescription, GroupLag, GroupListing, OffsetToCommit, OffsetsDeletion};
 use super::waiting::Waiting;
 use crate::clock::Clock;
@@ -157,6 +157,28 @@ impl GroupCoordinator {
     /// Bytes that groups hold of what their members said and were given.
     pub(crate) fn bytes(&self) -> usize {
         self.memory.used()
+    }
+
+    /// The same of one group.
+    pub(crate) fn bytes_of(&self, group: &str) -> usize {
+        let of = |shard: &Arc<Shard>| shard.look(group, |group| group.map_or(0, Group::bytes)).ok();
+        self.shard(group, 0).ok().and_then(of).unwrap_or(0)
+    }
+
+    /// How many groups there are, and the bytes of their ids, those counted twice that have members and were written. May
+    /// read the log.
+    pub(crate) fn listed(&self) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        let mut add = |id: &str| {
+            count += 1;
+            bytes += id.len();
+        };
+        for shard in self.shards() {
+            // Of groups that cannot be read or are lost nothing is listed.
+            let _ = shard.read(|state| state.groups().for_each(|(id, _)| add(id)));
+            let _ = shard.look_at_all(|id, _| add(id));
+        }
+        (count, bytes)
     }
 
     /// Someone wants to be a member of a group.

@@ -26,7 +26,7 @@ mod waiting;
 pub(crate) use coordinator::GroupCoordinator;
 pub(crate) use coordinator::{OpenGroupsError, TASK};
 pub(crate) use error::GroupError;
-pub(crate) use offsets::CommittedOffset;
+pub(crate) use offsets::{CommittedOffset, TopicOffsets};
 pub(crate) use state::{Caller, JoinGroup, Joined, JoinedMember, Joiner, Member, SyncGroup, Synced};
 pub(crate) use view::{GroupDescription, OffsetToCommit, OffsetsDeletion};
 pub(crate) use waiting::Waiting;

@@ -22,6 +22,7 @@ pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod weight;
 
 use crate::budget::Budget;
 use crate::config::Settings;
