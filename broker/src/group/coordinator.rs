@@ -438,7 +438,7 @@ impl GroupCoordinator {
         self.shards().iter().filter_map(move |shard| panics.contain(TASK, || work(shard)))
     }
 
-    fn shards(&self) -> &[Arc<Shard>] {
+    pub(super) fn shards(&self) -> &[Arc<Shard>] {
         self.shards.get().map_or(&[], Vec::as_slice)
     }
 

@@ -111,6 +111,12 @@ impl OffsetsState {
         self.groups.iter().map(|(id, group)| (id.as_str(), group))
     }
 
+    /// The same for those behind an id.
+    pub(crate) fn groups_behind(&self, id: Option<&str>) -> impl Iterator<Item = (&str, &FoldedGroup)> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.groups.range::<str, _>((from, Bound::Unbounded)).map(|(id, group)| (id.as_str(), group))
+    }
+
     /// Whether the topic has records that this state does not hold, because they make no sense here.
     pub(crate) fn has_unread(&self) -> bool {
         self.has_unread

@@ -342,17 +342,39 @@ impl Shard {
 
     /// Takes back what has expired by now, and removes groups of which nothing is left.
     pub(super) fn expire(&self, retention_ms: i64) -> Result<(), GroupError> {
+        let mut last = None;
+        loop {
+            self.catch_up();
+            last = self.expire_some(last.as_deref(), retention_ms)?;
+            if last.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The same for the groups behind one by id, as many as may be looked at while heartbeats wait; the last of them if
+    /// there may be more.
+    pub(super) fn expire_some(
+        &self,
+        behind: Option<&str>,
+        retention_ms: i64,
+    ) -> Result<Option<GroupId>, GroupError> {
         let wall_ms = self.clock.now_ms();
-        self.catch_up();
         let mut live = self.live()?;
         let live = &mut *live;
-        let (tombstones, gone) = self.read(|state| {
+        let (tombstones, gone, last) = self.read(|state| {
             let (mut tombstones, mut gone) = (Vec::new(), Vec::new());
-            for (id, folded) in state.groups() {
+            let (mut looked_at, mut last) = (0, None);
+            for (id, folded) in state.groups_behind(behind) {
+                if looked_at >= EXPIRY_OFFSETS {
+                    return (tombstones, gone, last);
+                }
                 let group = live.groups.get(id).map(|live| &live.group);
                 let expired = super::expiry::expired(folded, group, wall_ms, retention_ms);
-                let kept = folded.offsets.values().map(std::collections::BTreeMap::len).sum::<usize>()
-                    - expired.len();
+                let count: usize = folded.offsets.values().map(std::collections::BTreeMap::len).sum();
+                looked_at += 1 + count;
+                last = Some(GroupId::from(id));
+                let kept = count - expired.len();
                 let records =
                     expired.iter().map(|(topic, partition)| records::offset(id, topic, *partition, None));
                 tombstones.extend(records.flatten());
@@ -362,14 +384,14 @@ impl Shard {
                     gone.push(GroupId::from(id));
                 }
             }
-            (tombstones, gone)
+            (tombstones, gone, None)
         })?;
         if !tombstones.is_empty() {
             tracing::debug!(records = tombstones.len(), groups = gone.len(), "committed offsets expired");
             self.append_all(&tombstones).map(drop)?;
         }
         gone.iter().for_each(|id| live.forget(id));
-        Ok(())
+        Ok(last)
     }
 
     /// Moves every group on whose deadline has come; the next deadline of all.
@@ -525,6 +547,9 @@ impl Shard {
         Ok(self.partition.synced(appended.mark))
     }
 }
+
+/// Committed offsets, and groups, after which expiry lets others have the groups' lock; those of one group go together.
+pub(super) const EXPIRY_OFFSETS: usize = 1_000;
 
 /// Bytes of keys and values at which a batch ends: far below what the partition takes.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;

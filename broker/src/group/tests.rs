@@ -337,6 +337,36 @@ fn offsets_expire_when_the_group_has_been_empty_long_enough() {
 }
 
 #[test]
+fn expiry_lets_go_of_the_groups_between_a_thousand_offsets_and_the_next() {
+    let world = World::with(&[("offsets.topic.num.partitions", "1")]);
+    let groups = ["a", "b", "c", "d", "e"];
+    for group in groups {
+        let offsets = (0..shard::EXPIRY_OFFSETS as i32 * 2 / 3).map(|n| to_commit("t", n, 1)).collect();
+        let durable = world.groups.commit(group, caller(""), -1, offsets, None, || true).unwrap();
+        world.wait(durable).unwrap();
+    }
+    world.clock.advance(1_000);
+    let shard = &world.groups.shards()[0];
+    let mut ends = Vec::new();
+    let mut behind = None;
+    while let Some(end) = shard.expire_some(behind.as_deref(), 1_000).unwrap() {
+        shard.make_durable().unwrap();
+        ends.push((end.to_string(), world.states().len()));
+        behind = Some(end);
+    }
+    assert_eq!(ends, [("b".to_owned(), 3), ("d".to_owned(), 1)]);
+    shard.make_durable().unwrap();
+    assert_eq!(world.states(), []);
+    for group in groups {
+        world.commit(group, "", -1, 1).unwrap();
+    }
+    world.clock.advance(1_000);
+    shard.expire(1_000).unwrap();
+    shard.make_durable().unwrap();
+    assert_eq!(world.states(), []);
+}
+
+#[test]
 fn lag_is_the_distance_to_the_high_watermark() {
     let world = World::new();
     world.commit("g", "", -1, 0).unwrap();
