@@ -7,11 +7,12 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs a broker until SIGTERM, SIGINT or SIGHUP: 0 after a clean stop, 1 if it could not start or stop, 2 for wrong flags.
+/// Runs a broker until SIGTERM, SIGINT or SIGHUP: 0 after a clean stop, 1 if it could not start or stop, and
+/// [`ArgsError::exit_code`](crate::args::ArgsError::exit_code) for wrong flags.
 pub fn run(args: Args) -> ExitCode {
     let config = match args.into_config() {
         Ok(config) => config,
-        Err(error) => return failed(&error, 2),
+        Err(error) => return failed(&error, error.exit_code()),
     };
     raise_file_limit();
     refuse_huge_pages();

@@ -12,7 +12,8 @@ Generated from the table in `broker/src/config/table.rs`, which also validates; 
 (`--config FILE`), per topic by `kappa topic create|alter --config KEY=VALUE` or any Kafka tool, and for all topics while
 the broker runs by `kafka-configs` on the broker. A topic's own setting wins over the broker's, what was set at run time
 over what was given at start, and that over the default. Changes of a topic take effect at once. An unknown
-property is refused with the nearest known one.
+property is refused, with the one that was meant if its name is near. At start, a flag such as `--listen` and a `--set` win over
+the file; two of them that contradict each other are refused, and so is a file that sets a property twice.
 ";
 
 /// The text of docs/CONFIGURATION.md.

@@ -3,6 +3,7 @@
 //! Flags, properties files, DescribeConfigs, AlterConfigs and docs/CONFIGURATION.md all read the same table, so a
 //! property either works or is refused by name. Knows nothing of topics that exist or of files but the one it parses.
 
+mod foreign;
 mod layers;
 mod markdown;
 mod property;
@@ -17,6 +18,7 @@ pub use property::{
 };
 pub use table::TABLE;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,18 +62,28 @@ impl BrokerConfig {
     /// # Errors
     /// An unknown name, with the nearest known one; or a value that the property does not take.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), PropertyError> {
+        let unusable = || PropertyError::Address { name: name.to_owned(), value: value.to_owned() };
         let listener = match name {
-            "listeners" | "advertised.listeners" => without_protocol(name, value)?,
-            _ => value,
+            "listeners" => bound(without_protocol(name, value)?).ok_or_else(unusable)?,
+            "kappa.http" if value != "off" && !value.is_empty() => bound(value).ok_or_else(unusable)?,
+            "advertised.listeners" => {
+                let address = without_protocol(name, value)?;
+                if !address.is_empty() && !is_address(address) {
+                    return Err(unusable());
+                }
+                address.to_owned()
+            }
+            "log.dirs" if value.contains(',') => {
+                return Err(PropertyError::Directories { name: name.to_owned(), value: value.to_owned() });
+            }
+            _ => value.to_owned(),
         };
         set_broker(&mut self.properties, name, value)?;
         match name {
             "log.dirs" => self.data_dir = value.into(),
-            "listeners" => self.listen = listener.into(),
-            "advertised.listeners" => {
-                self.advertise = Some(listener.to_owned()).filter(|text| !text.is_empty());
-            }
-            "kappa.http" => self.http = Some(value.to_owned()).filter(|text| text != "off"),
+            "listeners" => self.listen = listener,
+            "advertised.listeners" => self.advertise = Some(listener).filter(|text| !text.is_empty()),
+            "kappa.http" => self.http = Some(listener).filter(|text| text != "off"),
             _ => {}
         }
         Ok(())
@@ -89,8 +101,9 @@ impl BrokerConfig {
     /// Sets every property of a file in Java's properties format (`KEY=VALUE` or `KEY: VALUE` lines, `#` comments).
     ///
     /// # Errors
-    /// The first line that cannot be read or set.
+    /// The first line that cannot be read or set, or that sets what another has set.
     pub fn set_all(&mut self, text: &str) -> Result<(), PropertyError> {
+        let mut lines = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with(['#', '!']) {
@@ -99,7 +112,11 @@ impl BrokerConfig {
             let (name, value) = line
                 .split_once(['=', ':'])
                 .ok_or_else(|| PropertyError::Line { line: index + 1, text: line.to_owned() })?;
-            self.set(name.trim(), value.trim())?;
+            let (name, line) = (name.trim(), index + 1);
+            if let Some(first) = lines.insert(name, line) {
+                return Err(PropertyError::Twice { name: name.to_owned(), first, line });
+            }
+            self.set(name, value.trim())?;
         }
         Ok(())
     }
@@ -115,6 +132,25 @@ impl BrokerConfig {
         }
         BrokerLayers { fixed, ..BrokerLayers::default() }
     }
+}
+
+/// Whether this is one `HOST:PORT`.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    let is_host = !host.is_empty() && (is_bracketed || !host.contains([':', ',', '/']));
+    is_host && port.parse::<u16>().is_ok() && !text.contains(char::is_whitespace)
+}
+
+/// An address to listen on: one without a host is that port of all interfaces, as in Kafka. `None` if it is no address.
+pub(crate) fn bound(text: &str) -> Option<String> {
+    let address = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    is_address(&address).then_some(address)
+}
+
+/// An address that clients are told, or `None` if this is none.
+pub(crate) fn told(text: &str) -> Option<String> {
+    is_address(text).then(|| text.to_owned())
 }
 
 /// The address of a listener, whose protocol may be left out.
@@ -237,6 +273,37 @@ mod tests {
         assert_eq!(config.listen, "0.0.0.0:19092");
         assert_eq!(config.http, None);
         assert_eq!(Settings::new(&config.layers()).partitions_default, 6);
+    }
+
+    #[test]
+    fn what_can_be_told_from_the_value_is_refused_by_name_with_the_cure() {
+        for (name, value, words) in [
+            ("log.dirs", "/x/a,/x/b", "name one, such as log.dirs=/x/a"),
+            ("listeners", "9092", "listeners=9092: expected one HOST:PORT"),
+            ("listeners", "PLAINTEXT://a:1,PLAINTEXT://b:2", "expected one HOST:PORT"),
+            ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093", "expected one HOST:PORT"),
+            ("advertised.listeners", "PLAINTEXT://:9092", "expected one HOST:PORT"),
+            ("advertised.listeners", "nonsense", "expected one HOST:PORT"),
+            ("kappa.http", "on", "kappa.http=on: expected one HOST:PORT"),
+        ] {
+            let error = BrokerConfig::daemon().set(name, value).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = BrokerConfig::daemon().set_all("node.id=1\n\nnum.partitions=2\nnode.id=1\n").unwrap_err();
+        assert_eq!(error.to_string(), "line 4: node.id is set on line 1 already: leave one of them out");
+    }
+
+    #[test]
+    fn a_listener_without_a_host_is_on_all_interfaces() {
+        let mut config = BrokerConfig::daemon();
+        for (value, listen) in [
+            ("PLAINTEXT://:39099", "0.0.0.0:39099"),
+            (":39099", "0.0.0.0:39099"),
+            ("[::1]:9092", "[::1]:9092"),
+        ] {
+            config.set("listeners", value).unwrap();
+            assert_eq!(config.listen, listen);
+        }
     }
 
     #[test]

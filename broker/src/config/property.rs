@@ -2,6 +2,7 @@
 //!
 //! Owns how a value is checked and how the nearest known name is found. Knows nothing of files, flags or topics.
 
+use super::foreign;
 use super::table::TABLE;
 use std::fmt;
 
@@ -125,12 +126,20 @@ impl Property {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PropertyError {
     /// No property has this name.
-    #[error("unknown property {name}: did you mean {nearest}?")]
+    #[error("unknown property {name}: {}", advice(*nearest))]
     Unknown {
         /// The name given.
         name: String,
-        /// The known name that is nearest to it.
-        nearest: &'static str,
+        /// The known name that is meant, if one is near.
+        nearest: Option<&'static str>,
+    },
+    /// Kafka has the property, and there is nothing here that it could set.
+    #[error("{name} is a property of Apache Kafka that means nothing here: {reason}")]
+    Foreign {
+        /// The name given.
+        name: String,
+        /// Why, and what to do.
+        reason: &'static str,
     },
     /// The value is not one that the property takes.
     #[error("{name}={value}: expected {expected}")]
@@ -149,6 +158,32 @@ pub enum PropertyError {
         line: usize,
         /// The line.
         text: String,
+    },
+    /// A property that a file sets twice.
+    #[error("line {line}: {name} is set on line {first} already: leave one of them out")]
+    Twice {
+        /// The property.
+        name: String,
+        /// Number of the line that sets it first, from 1.
+        first: usize,
+        /// Number of the other.
+        line: usize,
+    },
+    /// Several data directories.
+    #[error("{name}={value}: there is one data directory: name one, such as {name}={}", first_of(value))]
+    Directories {
+        /// The property.
+        name: String,
+        /// The value given.
+        value: String,
+    },
+    /// An address that is none, or several.
+    #[error("{name}={value}: expected one HOST:PORT, such as {name}=127.0.0.1:9092")]
+    Address {
+        /// The property.
+        name: String,
+        /// The value given.
+        value: String,
     },
     /// A listener of a protocol that is not spoken.
     #[error(
@@ -191,7 +226,25 @@ pub(super) fn coarser_property(name: &str) -> Option<(&'static Property, i64)> {
 /// The refusal of a topic property that does not exist.
 pub fn unknown_topic_property(name: &str) -> PropertyError {
     let known = TABLE.iter().filter(|property| property.is_dynamic()).map(|property| property.name);
-    PropertyError::Unknown { name: name.into(), nearest: nearest(name, known) }
+    unknown(name, known)
+}
+
+fn advice(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => "none has a name like it; docs/CONFIGURATION.md lists all".to_owned(),
+    }
+}
+
+fn first_of(list: &str) -> &str {
+    list.split(',').next().unwrap_or(list).trim()
+}
+
+fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> PropertyError {
+    match foreign::reason(name) {
+        Some(reason) => PropertyError::Foreign { name: name.into(), reason },
+        None => PropertyError::Unknown { name: name.into(), nearest: nearest(name, known) },
+    }
 }
 
 /// The refusal of a broker property that does not exist.
@@ -202,11 +255,13 @@ pub fn unknown_broker_property(name: &str) -> PropertyError {
     let known = TABLE
         .iter()
         .flat_map(|property| property.coarser.iter().map(|(name, _)| *name).chain([property.broker_name()]));
-    PropertyError::Unknown { name: name.into(), nearest: nearest(name, known) }
+    unknown(name, known)
 }
 
-fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
-    known.min_by_key(|candidate| edit_distance(name, candidate)).expect("the table is not empty")
+/// The nearest name, if no more than a quarter of this one would have to change.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let (distance, nearest) = known.map(|known| (edit_distance(name, known), known)).min()?;
+    (distance * 4 <= name.len().max(4)).then_some(nearest)
 }
 
 /// Insertions, deletions and replacements that turn one name into the other.
@@ -247,6 +302,15 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown property auto.create.topic.enable: did you mean auto.create.topics.enable?"
+        );
+        for far in ["frobnicate", "my.own.setting", "x"] {
+            let error = unknown_broker_property(far).to_string();
+            assert!(!error.contains("did you mean") && error.contains("CONFIGURATION.md"), "{error}");
+        }
+        assert_eq!(
+            unknown_broker_property("process.roles").to_string(),
+            "process.roles is a property of Apache Kafka that means nothing here: this is one broker without a \
+             controller quorum, so leave it out"
         );
         let error = unknown_topic_property("retention.mss");
         assert_eq!(error.to_string(), "unknown property retention.mss: did you mean retention.ms?");

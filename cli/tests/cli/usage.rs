@@ -32,6 +32,7 @@ fn long_help_of_every_command_shows_examples() {
     for command in [
         &["topic", "create"][..],
         &["topic", "alter"],
+        &["topic", "delete-records"],
         &["produce"],
         &["consume"],
         &["group", "reset-offsets"],
@@ -63,6 +64,8 @@ fn a_wrong_command_line_exits_with_2() {
         &["frobnicate"][..],
         &["topic", "create"],
         &["topic", "alter", "t"],
+        &["topic", "delete-records", "t"],
+        &["topic", "delete-records", "t", "--all", "--before", "3"],
         &["consume", "t", "-o", "noon"],
         &["consume", "t", "-f", "%x"],
         &["produce", "t", "--acks", "2"],
@@ -88,4 +91,21 @@ fn without_a_broker_commands_exit_with_3_and_say_how_to_start_one() {
     }
     let ran = run(kappa().args(["topic", "list"]).env("KAPPA_BOOTSTRAP_SERVER", unused), b"");
     assert!(ran.stderr.contains(unused), "{}", ran.stderr);
+}
+
+#[test]
+fn what_a_broker_cannot_start_with_is_told_by_the_exit_code() {
+    for (arguments, code, words) in [
+        (&["--config", "/no/such/file"][..], 4, "cannot read --config /no/such/file"),
+        (&["--listen", "9092"], 2, "--listen 9092: expected HOST:PORT"),
+        (&["--advertise", "nonsense"], 2, "--advertise nonsense: expected HOST:PORT"),
+        (&["--http", "on"], 2, "--http on: expected HOST:PORT"),
+        (&["--set", "log.dirs=/x/a,/x/b"], 2, "name one, such as log.dirs=/x/a"),
+        (&["--data-dir", "/x/a", "--set", "log.dirs=/x/b"], 2, "contradict each other"),
+        (&["--set", "process.roles=broker"], 2, "means nothing here"),
+    ] {
+        let ran = ran(&[&["broker"], arguments].concat());
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(words), "{arguments:?}: {}", ran.stderr);
+    }
 }

@@ -110,6 +110,7 @@ fn failure(error: &RepairError) -> Failure {
         RepairError::DataDir(kappa_broker::DataDirError::Disk { source, .. }) if is_missing(source) => {
             Exit::NotFound
         }
+        RepairError::Disk { source, .. } if is_missing(source) => Exit::NotFound,
         _ => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
