@@ -5,6 +5,9 @@
 
 use std::fmt::{self, Display};
 
+/// Topics that no client may create.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__kappa_catalog"];
+
 /// How the process ends, as seen by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -69,8 +72,11 @@ impl Failure {
 
     /// A topic that is not there.
     pub(crate) fn no_topic(topic: &str) -> Self {
-        Self::new(Exit::NotFound, format!("topic '{topic}' does not exist"))
-            .cure(format!("create it with `kappa topic create {topic}`"))
+        let missing = Self::new(Exit::NotFound, format!("topic '{topic}' does not exist"));
+        if INTERNAL.contains(&topic) {
+            return missing.cure("the broker makes it by itself, such as when a group first commits");
+        }
+        missing.cure(format!("create it with `kappa topic create {topic}`"))
     }
 
     /// A file or directory that cannot be used.

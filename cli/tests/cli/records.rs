@@ -146,6 +146,28 @@ fn a_topic_that_is_not_there_is_named_and_not_created() {
 }
 
 #[test]
+fn an_offset_that_is_not_there_is_told() {
+    let broker = broker_with("f", "1");
+    broker.kappa_with(&["produce", "f"], numbers(10).as_bytes()).ok();
+    let read = |place: &str| broker.kappa(&["consume", "f", "-o", place, "-e"]);
+    read("1000").failed(0, "kappa: offset 1000 is beyond the end of partition 0 at 10; reading from there");
+    assert_eq!(read("10").ok(), "");
+    broker.kappa(&["topic", "delete-records", "f", "--before", "6"]).ok();
+    let ran = read("2");
+    ran.failed(0, "kappa: offset 2 is gone, the first left is of partition 0 at 6; reading from there");
+    assert_eq!(ran.stdout, "7\n8\n9\n10\n");
+}
+
+#[test]
+fn a_topic_of_the_broker_s_own_is_not_advised_to_be_created() {
+    let broker = Broker::start();
+    broker.kappa_with(&["produce", "__consumer_offsets"], b"1\n").failed(
+        4,
+        "kappa: topic '__consumer_offsets' does not exist; the broker makes it by itself, such as when a group first commits",
+    );
+}
+
+#[test]
 fn a_line_that_is_no_record_is_named_and_what_came_before_it_is_kept() {
     let broker = broker_with("lines", "1");
     let ran = broker.kappa_with(&["produce", "lines", "-K", ":"], b"a:1\nb\nc:3\n");

@@ -5,7 +5,7 @@ mod format;
 use crate::{
     error::{Exit, Failure},
     output::{self, Output},
-    place::{self, Place},
+    place::{self, Place, Span},
     record_json::RecordOut,
     session::{self, Session},
 };
@@ -86,8 +86,8 @@ impl Consume {
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
         let partitions = session.partitions(&self.topic, &self.partition).await?;
         let spans = place::spans(&session.admin, &partitions).await?;
+        let consumer = self.consumer(session, &partitions, &spans).await?;
         let ends = spans.into_iter().map(|(partition, span)| (partition, span.end)).collect();
-        let consumer = self.consumer(session, &partitions).await?;
         let mut printer = Printer {
             out: output::stdout(),
             form: match (&self.format, session.output) {
@@ -107,7 +107,31 @@ impl Consume {
         ended
     }
 
-    async fn consumer(&self, session: &Session, partitions: &[TopicPartition]) -> Result<Consumer, Failure> {
+    /// Says where an offset is not, so that nothing is printed for want of knowing it.
+    fn tell_misses(&self, offset: i64, spans: &BTreeMap<TopicPartition, Span>) {
+        let misses = |is_miss: fn(i64, &Span) -> bool, edge: fn(&Span) -> i64| {
+            let missed = spans.iter().filter(|(_, span)| is_miss(offset, span));
+            let named = missed.map(|(name, span)| format!("{} at {}", name.partition, edge(span)));
+            named.collect::<Vec<_>>().join(", ")
+        };
+        let beyond = misses(|offset, span| offset > span.end, |span| span.end);
+        if !beyond.is_empty() {
+            eprintln!("kappa: offset {offset} is beyond the end of partition {beyond}; reading from there");
+        }
+        let gone = misses(|offset, span| offset < span.start, |span| span.start);
+        if !gone.is_empty() {
+            eprintln!(
+                "kappa: offset {offset} is gone, the first left is of partition {gone}; reading from there"
+            );
+        }
+    }
+
+    async fn consumer(
+        &self,
+        session: &Session,
+        partitions: &[TopicPartition],
+        spans: &BTreeMap<TopicPartition, Span>,
+    ) -> Result<Consumer, Failure> {
         let doing = format!("consume topic '{}'", self.topic);
         let failure = |error| session::consumer_error(&doing, &error);
         // Offsets are committed here, once their records have been written to stdout.
@@ -117,6 +141,9 @@ impl Consume {
             let consumer = Consumer::new(&session.client, config).map_err(failure)?;
             consumer.assign(partitions.iter().cloned()).map_err(failure)?;
             let place = self.offset.unwrap_or(Place::End);
+            if let Place::Offset(offset) = place {
+                self.tell_misses(offset, spans);
+            }
             for (partition, offset) in place.offsets(&session.admin, partitions).await? {
                 consumer.seek(&partition, offset).map_err(failure)?;
             }
