@@ -173,3 +173,63 @@ fn a_directory_that_a_broker_uses_is_not_repaired() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("another broker is using"), "{}", ran.stderr);
 }
+
+/// Whatever a start refuses, `log verify` does not call sound.
+#[test]
+fn what_stands_beside_the_segments_is_verified_too() {
+    let flip = |path: PathBuf| {
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x55;
+        fs::write(path, bytes).unwrap();
+    };
+    type Damage<'a> = (&'a str, &'a dyn Fn(PathBuf), &'a str);
+    let remove = |path: PathBuf| fs::remove_file(path).unwrap();
+    let remove_all = |path: PathBuf| fs::remove_dir_all(path).unwrap();
+    let garbage = |path: PathBuf| fs::write(path, b"garbage").unwrap();
+    let damages: [Damage<'_>; 5] = [
+        ("t-0/partition.metadata", &remove, "t-0"),
+        ("t-0/partition.metadata", &garbage, "t-0/partition.metadata"),
+        ("__kappa_catalog-0", &remove_all, "catalog"),
+        ("meta.properties", &remove, "meta.properties"),
+        ("kappa-checkpoint", &flip, "kappa-checkpoint"),
+    ];
+    for (name, damage, words) in damages {
+        let broker = stopped_broker();
+        let path = broker.data_dir().join(name);
+        assert!(path.exists(), "{name}: {:?}", fs::read_dir(broker.data_dir()).unwrap().collect::<Vec<_>>());
+        damage(path);
+        let ran = run(kappa().args(["log", "verify"]).arg(broker.data_dir()), b"");
+        assert_eq!(ran.code, 5, "{name}: {}", ran.stdout);
+        assert!(ran.stdout.contains(words), "{name}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_running_broker_is_told_of() {
+    let broker = Broker::start();
+    broker.kappa(&["topic", "create", "t"]).ok();
+    let ran = run(kappa().args(["log", "verify"]).arg(broker.data_dir()), b"");
+    assert!(ran.stderr.contains("a broker runs on it: only segments were checked"), "{}", ran.stderr);
+}
+
+#[test]
+fn offsets_between_segments_that_are_in_no_file_are_told() {
+    let broker = stopped_broker();
+    for suffix in ["log", "index", "timeindex"] {
+        let of = |offset: u32| broker.data_dir().join("t-0").join(format!("{offset:020}.{suffix}"));
+        if of(0).exists() {
+            fs::copy(of(0), of(7)).unwrap();
+        }
+    }
+    fs::write(broker.data_dir().join("t-0").join(format!("{:020}.log", 7)), b"").unwrap();
+    let ran = log(&broker, "verify", &[]);
+    assert!(ran.stdout.contains("t-0: no record of offsets 5 to 6 before segment 7"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_place_for_the_copy_that_cannot_be_is_not_found() {
+    let broker = stopped_broker();
+    let ran = run(kappa().args(["log", "repair"]).arg(broker.data_dir()).args(["--to", "/no/such/x"]), b"");
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+}

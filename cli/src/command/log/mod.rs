@@ -18,10 +18,12 @@ pub(crate) enum LogCommand {
     /// Print batches and records as they lie on disk
     #[command(after_long_help = DUMP_EXAMPLES)]
     Dump(Dump),
-    /// Check every batch, record and index entry; change nothing
+    /// Check every batch, record and index entry, and what a start needs; change nothing
     ///
-    /// Exits with 5 if anything does not hold. A broker may be running: what it writes meanwhile can look like a
-    /// torn end, so stop it for a sure answer.
+    /// Exits with 5 if anything does not hold. Of a whole data directory it also checks what stands beside the segments:
+    /// identity, catalog, checkpoints, journal; with --topic, --partition or one partition's directory, and while a broker
+    /// runs on it, only segments and indexes. What is read while a broker runs can look like a torn end. FIRST IN FILES is
+    /// the first offset that is on disk, which DeleteRecords may have put out of reach.
     #[command(after_long_help = VERIFY_EXAMPLES)]
     Verify(Verify),
     /// Make a copy of a data directory that a broker starts on, and say what is lost
@@ -115,7 +117,14 @@ impl Which {
 
 impl Verify {
     fn run(self, output: Output) -> Result<(), Failure> {
+        let is_whole = self.which.topic.is_none() && self.which.partition.is_none();
+        let is_whole = is_whole && !segment::is_partition(&self.which.dir);
         let partitions = self.which.partitions()?;
+        let surroundings =
+            if is_whole { verify::surroundings(&self.which.dir) } else { verify::Surroundings::default() };
+        if let Some(unseen) = &surroundings.unseen {
+            eprintln!("kappa: '{}': {unseen}", self.which.dir.display());
+        }
         let total = partitions.iter().map(|dir| bytes(&dir.path)).sum();
         let bar = progress::bar(total, "bytes checked");
         let mut verified = Vec::with_capacity(partitions.len());
@@ -125,8 +134,22 @@ impl Verify {
             verified.push(found.map_err(|error| Failure::file("read", &path, &error))?);
         }
         bar.finish_and_clear();
+        let mut general = Vec::new();
+        for (name, problem) in surroundings.problems {
+            match verified.iter_mut().find(|partition| name.as_deref() == Some(&partition.name())) {
+                Some(partition) => partition.problems.push(problem),
+                None => general.push(problem),
+            }
+        }
         output.rows(&verified, "no partitions")?;
-        let problems: Vec<_> = verified.iter().flat_map(|partition| &partition.problems).collect();
+        if output == Output::Table {
+            verified.iter().flat_map(|partition| &partition.notes).try_for_each(|note| output::line(note))?;
+        } else {
+            // The rows are partitions; what concerns none of them is told beside them.
+            general.iter().for_each(|problem| eprintln!("kappa: {problem}"));
+        }
+        let problems = verified.iter().flat_map(|partition| &partition.problems).chain(&general);
+        let problems: Vec<_> = problems.collect();
         if problems.is_empty() {
             return Ok(());
         }

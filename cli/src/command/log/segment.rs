@@ -47,6 +47,11 @@ pub(super) fn partitions(dir: &Path) -> Result<Vec<PartitionDir>, Failure> {
     Ok(found)
 }
 
+/// Whether this is the directory of one partition.
+pub(super) fn is_partition(dir: &Path) -> bool {
+    partition_dir(dir).is_some()
+}
+
 /// `path` as the directory `TOPIC-N` of a partition, if it is one.
 fn partition_dir(path: &Path) -> Option<PartitionDir> {
     let canonical = path.canonicalize().ok()?;

@@ -23,11 +23,51 @@ pub(super) struct Verified {
     bytes: u64,
     start_offset: i64,
     end_offset: i64,
+    /// What is worth knowing and no damage, in words.
+    pub(super) notes: Vec<String>,
     /// What does not hold, in words.
     pub(super) problems: Vec<String>,
     /// Whether a segment could not be read to its end, so that its indexes cannot be judged.
     #[serde(skip)]
     torn: bool,
+}
+
+impl Verified {
+    /// The name of the partition's directory.
+    pub(super) fn name(&self) -> String {
+        format!("{}-{}", self.topic, self.partition)
+    }
+}
+
+/// What a data directory holds beside the segments: what a broker checks before it starts.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    /// What does not hold, by the partition's directory that it concerns, or of none.
+    pub(super) problems: Vec<(Option<String>, String)>,
+    /// Why it was not looked at, if it was not.
+    pub(super) unseen: Option<String>,
+}
+
+/// Looks at what is beside the segments of a data directory. What concerns the segments themselves is left out.
+pub(super) fn surroundings(dir: &Path) -> Surroundings {
+    let repaired = match kappa_broker::repair(dir, None) {
+        Ok(repaired) => repaired,
+        Err(kappa_broker::RepairError::DataDir(kappa_broker::DataDirError::InUse { .. })) => {
+            let unseen = "a broker runs on it: only segments were checked, and what it writes meanwhile can look like a \
+                          torn end; stop it for a sure answer";
+            return Surroundings { unseen: Some(unseen.to_owned()), ..Surroundings::default() };
+        }
+        Err(error) => {
+            return Surroundings { problems: vec![(None, error.to_string())], ..Surroundings::default() };
+        }
+    };
+    let is_segment = |path: &str| path.ends_with(".log") || path.ends_with("next-segment");
+    let findings = repaired.findings.into_iter().filter(|finding| !is_segment(&finding.path));
+    let problems = findings.map(|finding| {
+        let partition = finding.path.split('/').next().filter(|name| dir.join(name).is_dir());
+        (partition.map(str::to_owned), format!("{}: {}", finding.path, finding.found))
+    });
+    Surroundings { problems: problems.collect(), unseen: None }
 }
 
 impl Row for Verified {
@@ -37,7 +77,7 @@ impl Row for Verified {
         Column::Number("BATCHES"),
         Column::Number("RECORDS"),
         Column::Number("BYTES"),
-        Column::Number("START"),
+        Column::Number("FIRST IN FILES"),
         Column::Number("END"),
         Column::Text("STATE"),
     ];
@@ -74,6 +114,7 @@ pub(super) fn partition(dir: PartitionDir, each_bytes: &mut dyn FnMut(u64)) -> i
         bytes: 0,
         start_offset,
         end_offset: start_offset,
+        notes: Vec::new(),
         problems: Vec::new(),
         torn: false,
     };
@@ -82,6 +123,13 @@ pub(super) fn partition(dir: PartitionDir, each_bytes: &mut dyn FnMut(u64)) -> i
             found
                 .problems
                 .push(format!("segment {base} begins below {}, the end before it", found.end_offset));
+        }
+        if base > found.end_offset {
+            let Verified { topic, partition, end_offset: end, .. } = &found;
+            found.notes.push(format!(
+                "{topic}-{partition}: no record of offsets {end} to {} before segment {base}",
+                base - 1
+            ));
         }
         found.end_offset = found.end_offset.max(base);
         let extents = found.log(&path, base, each_bytes)?;
