@@ -1,4 +1,4 @@
-//! `kappa topic`: create, list, describe, alter, delete.
+//! `kappa topic`: create, list, describe, alter, delete, and delete the oldest records.
 
 use crate::{
     error::{Exit, Failure},
@@ -29,6 +29,12 @@ pub(crate) enum TopicCommand {
     Alter(Alter),
     /// Delete topics and all their records
     Delete(Delete),
+    /// Delete the oldest records of a topic
+    ///
+    /// They cannot be read any more, and consumers that were there go on at the first that is left. Their room on disk is
+    /// given back once whole segments are behind that.
+    #[command(after_long_help = DELETE_RECORDS_EXAMPLES)]
+    DeleteRecords(DeleteRecords),
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -41,6 +47,11 @@ const ALTER_EXAMPLES: &str = "\
 Examples:
   kappa topic alter flights --partitions 12
   kappa topic alter flights --config retention.ms=86400000 --unset max.message.bytes";
+
+const DELETE_RECORDS_EXAMPLES: &str = "\
+Examples:
+  kappa topic delete-records flights --before 1000 -p 0
+  kappa topic delete-records flights --all         # empty the topic, and keep it";
 
 /// Arguments of `kappa topic create`.
 #[derive(Debug, clap::Args)]
@@ -117,6 +128,24 @@ pub(crate) struct Delete {
     if_exists: bool,
 }
 
+/// Arguments of `kappa topic delete-records`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["before", "all"]))]
+pub(crate) struct DeleteRecords {
+    /// Name of the topic
+    #[arg(value_name = "TOPIC")]
+    topic: String,
+    /// Delete what lies before this offset; it becomes the first
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    before: Option<i64>,
+    /// Delete all records that are there now
+    #[arg(long)]
+    all: bool,
+    /// Only in this partition; may be repeated [default: all]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Vec<i32>,
+}
+
 impl TopicCommand {
     /// Runs it.
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
@@ -126,6 +155,7 @@ impl TopicCommand {
             TopicCommand::Describe(command) => command.run(session).await,
             TopicCommand::Alter(command) => command.run(session).await,
             TopicCommand::Delete(command) => command.run(session).await,
+            TopicCommand::DeleteRecords(command) => command.run(session).await,
         }
     }
 }
@@ -399,6 +429,68 @@ impl Delete {
                 }
             }
         }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+#[derive(Serialize)]
+struct Shortened {
+    topic: String,
+    partition: i32,
+    start_offset: i64,
+    deleted: i64,
+}
+
+impl Row for Shortened {
+    const COLUMNS: &'static [Column] =
+        &[Column::Number("PARTITION"), Column::Number("START"), Column::Number("DELETED OFFSETS")];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.partition.to_string(), self.start_offset.to_string(), self.deleted.to_string()]
+    }
+}
+
+impl DeleteRecords {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let topic = self.topic.as_str();
+        let partitions = session.partitions(topic, &self.partition).await?;
+        let spans = place::spans(&session.admin, &partitions).await?;
+        // One that cannot be done is told before anything is deleted.
+        let short = spans.iter().find(|(_, span)| self.before.is_some_and(|before| before > span.end));
+        if let Some((partition, span)) = short {
+            let before = self.before.unwrap_or_default();
+            return Err(Failure::failed(format!(
+                "{partition} ends at {}, before offset {before}; nothing was deleted",
+                span.end
+            ))
+            .cure("name an offset up to its end, other partitions with -p, or --all"));
+        }
+        let before: Vec<_> = spans
+            .iter()
+            .map(|(partition, span)| (partition.clone(), self.before.unwrap_or(span.end)))
+            .collect();
+        let doing = format!("delete records of topic '{topic}'");
+        let results = session.admin.delete_records(&before).await;
+        let mut shortened = Vec::with_capacity(before.len());
+        let mut failure = None;
+        for (partition, result) in results.map_err(|error| session::refused(&doing, &error))? {
+            match result {
+                Ok(start_offset) => {
+                    let was = spans.get(&partition).map_or(start_offset, |span| span.start);
+                    shortened.push(Shortened {
+                        topic: topic.to_owned(),
+                        partition: partition.partition,
+                        start_offset,
+                        deleted: (start_offset - was).max(0),
+                    });
+                }
+                Err(error) => {
+                    let doing = format!("delete records of {partition}");
+                    failure.get_or_insert(session::topic_error(&doing, topic, &error));
+                }
+            }
+        }
+        session.output.rows(&shortened, "nothing was deleted")?;
         failure.map_or(Ok(()), Err)
     }
 }

@@ -63,3 +63,38 @@ fn a_topic_that_the_broker_refuses_is_refused_in_its_words() {
         assert!(ran.stderr.starts_with("kappa: cannot create topic '"), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn the_oldest_records_are_deleted_up_to_an_offset_or_all() {
+    let broker = Broker::start();
+    broker.kappa(&["topic", "create", "t", "-p", "2"]).ok();
+    for (partition, count) in [("0", 10), ("1", 4)] {
+        let lines: String = (0..count).map(|number| format!("{number}\n")).collect();
+        broker.kappa_with(&["produce", "t", "-p", partition], lines.as_bytes()).ok();
+    }
+    let delete = |more: &[&str]| broker.kappa(&[&["topic", "delete-records", "t"], more].concat());
+    let left = || {
+        let read = broker.kappa(&["consume", "t", "-o", "beginning", "-e", "-f", "%p:%o\\n"]).ok();
+        let mut read: Vec<_> = read.lines().map(str::to_owned).collect();
+        read.sort();
+        read
+    };
+    delete(&["--before", "6"]).failed(
+        1,
+        "kappa: t-1 ends at 4, before offset 6; nothing was deleted; \
+         name an offset up to its end, other partitions with -p, or --all",
+    );
+    assert_eq!(left().len(), 14);
+    let deleted = delete(&["--before", "8", "-p", "0", "--output", "json"]).json();
+    assert_eq!((&deleted[0]["start_offset"], &deleted[0]["deleted"]), (&8.into(), &8.into()));
+    assert_eq!(left(), ["0:8", "0:9", "1:0", "1:1", "1:2", "1:3"]);
+    // What is gone already stays so.
+    assert_eq!(delete(&["--before", "3", "-p", "0", "--output", "json"]).json()[0]["deleted"], 0);
+    assert!(delete(&["--all"]).ok().contains("PARTITION"));
+    assert!(left().is_empty());
+    broker.kappa_with(&["produce", "t", "-p", "0"], b"new\n").ok();
+    assert_eq!(left(), ["0:10"]);
+    let missing = broker.kappa(&["topic", "delete-records", "x", "--all"]);
+    assert_eq!(missing.code, 4);
+    assert_eq!(delete(&["--all", "-p", "2"]).code, 4);
+}
