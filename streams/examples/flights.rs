@@ -8,10 +8,20 @@
 mod topology;
 
 use kappa_streams::{App, Config};
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flights: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let servers = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9092".to_owned());
     let (topology, views) = topology::topology()?;
     println!("{}", topology.describe());

@@ -1,13 +1,13 @@
 //! Counts words: reads topic `lines`, keeps the counts in a table, writes every change to `word-counts`.
 //!
-//! `cargo run -p kappa-streams --example word_count -- 127.0.0.1:9092`, with a broker there and lines produced to
-//! `lines`. Ends with Ctrl-C, prints the ten most frequent words every second.
+//! `cargo run -p kappa-streams --example word_count -- 127.0.0.1:9092`, with a broker there, `kappa topic create lines`, and
+//! lines produced to it. Ends with Ctrl-C, prints the ten most frequent words every second.
 
 use kappa_streams::{
     App, Builder, Config,
     codec::{I64, Utf8, opt},
 };
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 fn words(line: &str) -> Vec<String> {
     line.split(|letter: char| !letter.is_alphanumeric())
@@ -17,7 +17,18 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What an error prints says what to do; its Debug form, which `main` would show, does not.
+            eprintln!("word_count: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let servers = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9092".to_owned());
     let b = Builder::new("word-count");
     let counts = b
