@@ -34,6 +34,9 @@ impl Session {
                     Failure::new(Exit::Unreachable, format!("cannot reach {address}: {reason}"))
                         .cure("start a broker with `kappa broker`, or name one with --bootstrap-server")
                 }
+                error @ (ConnectError::NoAddress | ConnectError::InvalidAddress(_)) => {
+                    Failure::new(Exit::Usage, error.to_string())
+                }
                 error => Failure::new(Exit::Unreachable, error.to_string()),
             })?;
         let admin = Admin::new(&client);

@@ -89,6 +89,8 @@ fn without_a_broker_commands_exit_with_3_and_say_how_to_start_one() {
         assert_eq!(ran.code, 3, "{}", ran.stderr);
         assert!(ran.stderr.contains(unused) && ran.stderr.contains("`kappa broker`"), "{}", ran.stderr);
     }
+    let ran = run(kappa().args(["-b", "nonsense", "topic", "list"]), b"");
+    ran.failed(2, "kappa: bootstrap address \"nonsense\" is not host:port");
     let ran = run(kappa().args(["topic", "list"]).env("KAPPA_BOOTSTRAP_SERVER", unused), b"");
     assert!(ran.stderr.contains(unused), "{}", ran.stderr);
 }

@@ -135,7 +135,7 @@ impl Produce {
         let reading = tokio::task::spawn_blocking(move || runtime.block_on(feed.send_all()));
         let (sent, has_stopped) = tokio::select! {
             sent = reading => (sent.unwrap_or_else(|error| Err(Failure::failed(error.to_string()))), false),
-            _ = &mut watching => (Ok(()), true),
+            watched = &mut watching => (watched.map_err(|error| Failure::failed(error.to_string())), true),
         };
         // What was read before a bad line is delivered all the same.
         let flushed = producer.close().await;

@@ -2,7 +2,10 @@
 
 use indicatif::ProgressBar;
 use kappa_client::{Backlog, Producer};
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
 
 /// How long nothing is acknowledged before that is said.
 const STALLED: Duration = Duration::from_secs(2);
@@ -16,18 +19,25 @@ pub(super) async fn until_stopped(producer: Producer, counter: ProgressBar, time
         let backlog = producer.backlog().filter(|backlog| backlog.stalled >= STALLED);
         match (backlog, told) {
             (Some(backlog), None) => {
-                counter.suspend(|| eprintln!("kappa: {}", waiting(&backlog, timeout)));
+                say(&counter, &waiting(&backlog, timeout));
                 told = Instant::now().checked_sub(backlog.stalled);
             }
             (None, Some(since)) => {
                 let seconds = since.elapsed().as_secs();
-                counter.suspend(|| eprintln!("kappa: the broker acknowledges again, after {seconds} s"));
+                say(&counter, &format!("the broker acknowledges again, after {seconds} s"));
                 told = None;
             }
             _ => {}
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Nobody has to read it: records are delivered all the same.
+fn say(counter: &ProgressBar, text: &str) {
+    counter.suspend(|| {
+        let _ = writeln!(io::stderr(), "kappa: {text}");
+    });
 }
 
 fn waiting(backlog: &Backlog, timeout: Duration) -> String {
