@@ -187,7 +187,7 @@ impl Report {
         let mut text =
             format!("{delivered} records were delivered, line {number} of {input} is the first that was not");
         if behind > 0 {
-            text += &format!(" ({behind} behind it went to other partitions)");
+            text += &format!(" (of those behind it {behind} were; they are in the topic already)");
         }
         let mut cure = format!("to resume, send from that line on (`tail -n +{number}`)");
         if matches!(error, DeliveryError::Timeout { .. } | DeliveryError::Request { .. }) {
