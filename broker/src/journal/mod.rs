@@ -527,4 +527,12 @@ fn by_partition(found: Vec<Piece>) -> Pieces {
 }
 
 #[cfg(test)]
+impl Journal {
+    /// Whether somebody holds the lock that writing needs.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state.is_locked()
+    }
+}
+
+#[cfg(test)]
 mod tests;
