@@ -364,7 +364,8 @@ impl Log {
             ));
         }
         if !is_late || *high_watermark > seen {
-            self.high_watermark = (*high_watermark, *epoch);
+            // An answer that is late may be of the epoch before.
+            self.high_watermark = (*high_watermark, if *is_late { seen_epoch } else { *epoch });
         }
         let mut by_offset = BTreeMap::new();
         let mut tokens = BTreeSet::new();
