@@ -62,9 +62,10 @@ impl Partition {
     /// # Errors
     /// [`StorageError`]; the batch is gone then, or the partition was closed before it was durable.
     pub fn sync_through(&self, mark: DurableMark) -> Result<(), StorageError> {
-        self.sync()?;
+        let synced = self.sync();
         let state = self.state.lock();
-        state.outcome(mark).unwrap_or_else(|| Err(state.failure("sync")))
+        // A commit may have taken the batch though the sync failed: whoever is told of an error counts on its absence.
+        state.outcome(mark).unwrap_or_else(|| synced.and_then(|()| Err(state.failure("sync"))))
     }
 
     /// Makes durable what is in the log now, waiting for the device, and tells those who wait. Called by the one that
@@ -258,6 +259,8 @@ impl Partition {
             let mut wakers = Wakers::default();
             let mut state = self.state.lock();
             match &result {
+                // A commit failed meanwhile, and what this synced is about to be cut off: those who waited know it.
+                Ok(()) if matches!(state.health, Health::Broken { cut_pending: true, .. }) => {}
                 Ok(()) => {
                     state.flush.failures_seen = failures_seen;
                     state.log.finish_sync(&job);

@@ -241,3 +241,28 @@ fn syncs_of_what_is_dirty_leave_time_for_the_journal() {
     let syncs = appended.load(Ordering::Relaxed) / 2;
     assert!(syncs < 10, "{syncs} syncs without a look at the journal, and as many more as producers go on");
 }
+
+#[test]
+fn a_sync_under_way_keeps_nothing_of_a_commit_that_fails_beside_it() {
+    let disk = SimulatedDisk::new(7);
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let hook = Hook::default();
+    let env = env(&disk, SEGMENT_SYNCED, &hook);
+    create_one(&env);
+    let (partition, _) = open_one(&env, FlushMode::Commit);
+    partition.append(batch(0)).unwrap();
+    env.flush.run_due();
+    let refused = partition.append(batch(1)).unwrap();
+    let (other, flush, failing) = (partition.clone(), env.flush.clone(), disk.clone());
+    *hook.lock() = Some(Box::new(move || {
+        let (operation, path_contains, error) = (Operation::SyncData, "journal".into(), io::ErrorKind::Other);
+        failing.inject(Fault { operation, path_contains, after: 0, times: 1, error });
+        assert_eq!(flush.commit(std::slice::from_ref(&other)), 0);
+    }));
+    partition.sync().unwrap();
+    assert!(hook.lock().is_none());
+    assert_eq!(outcome(&mut partition.durable(refused.mark)), Some(false), "it is told to be gone");
+    env.flush.run_due();
+    assert_eq!(partition.offsets().log_end, 1);
+}
