@@ -154,6 +154,10 @@ impl Partition {
     /// Cuts off what a failed sync or commit should have kept, and makes the repairs that are left. The lock for syncs is
     /// held; that which everybody takes is not while the disk is waited for.
     pub(super) fn heal(&self, now: Moment) -> Result<(), StorageError> {
+        // The directory of one that is gone may be another's by now.
+        if self.state.lock().is_closed {
+            return Ok(());
+        }
         self.cut_off(now, self.committing.lock()).and_then(|()| self.repair())
     }
 

@@ -76,3 +76,20 @@ fn behind_a_first_batch_that_was_refused_or_cut_off_nothing_comes_before_it() {
         }
     }
 }
+
+/// A cut that is due when a topic is deleted is not made in the directory of the next topic of its name.
+#[test]
+fn a_partition_that_is_gone_heals_nothing() {
+    let bench = Bench::new(FlushMode::Os);
+    bench.append(1).unwrap();
+    bench.fail(Operation::SyncData, "0000.log", 1, io::ErrorKind::Other);
+    bench.fail(Operation::Create, "leader-epoch", 1, io::ErrorKind::Other);
+    bench.partition.sync().unwrap_err();
+    let directory = bench.partition.directory().to_path_buf();
+    bench.partition.retire(0).unwrap();
+    let (id, config) = (Uuid::from_u128(8), PartitionConfig::default());
+    drop(Partition::create(&bench.env, directory.clone(), id, config, Arc::default()).unwrap());
+    let before = bench.env.disk.list(&directory).unwrap();
+    bench.partition.sync().unwrap();
+    assert_eq!(bench.env.disk.list(&directory).unwrap(), before);
+}
