@@ -29,6 +29,14 @@ fn begun(disk: &SimulatedDisk) -> Journal {
     journal
 }
 
+/// The same with its first file, which the first frame that finds none asks for.
+fn with_file(disk: &SimulatedDisk) -> Journal {
+    let journal = begun(disk);
+    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
+    journal.add_file().unwrap();
+    journal
+}
+
 fn key(index: i32) -> PartitionKey {
     PartitionKey { topic_id: Uuid::from_u128(9), index }
 }
@@ -69,9 +77,7 @@ fn what_was_written_is_found_after_a_power_cut_in_order() {
 #[test]
 fn a_full_file_is_used_again_only_once_the_segments_have_what_it_covers() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     for offset in 1..=4 {
         // The next file is made before this one is full.
         assert_eq!(journal.upkeep(), (offset > 2).then_some(Upkeep::File));
@@ -96,9 +102,7 @@ fn a_full_file_is_used_again_only_once_the_segments_have_what_it_covers() {
 
 #[test]
 fn a_release_while_a_frame_is_written_counts_for_what_it_covers() {
-    let journal = begun(&disk());
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk());
     journal.state.lock().writing.insert(key(3), 7);
     journal.release(key(3), 7);
     assert!(journal.state.lock().writing.is_empty());
@@ -107,9 +111,7 @@ fn a_release_while_a_frame_is_written_counts_for_what_it_covers() {
 #[test]
 fn a_frame_that_failed_never_comes_back_and_nothing_is_written_before_that_is_sure() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     for first in [true, false] {
         // The bytes may be on the disk although the sync fails: as if the kernel had written them before.
         disk.inject(Fault {
@@ -135,9 +137,7 @@ fn a_frame_that_failed_never_comes_back_and_nothing_is_written_before_that_is_su
 #[test]
 fn what_was_retired_is_not_found_again() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     journal.write(&mut frame(&[(0, 1)])).unwrap();
     let (journal, pieces) = open(&disk);
     assert_eq!(pieces.len(), 1);
@@ -149,9 +149,7 @@ fn what_was_retired_is_not_found_again() {
 #[test]
 fn a_file_that_cannot_be_read_is_an_error_and_not_an_empty_journal() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    drop(with_file(&disk));
     for operation in [Operation::Open, Operation::Read] {
         let path_contains = "journal".into();
         disk.inject(Fault { operation, path_contains, after: 0, times: 1, error: io::ErrorKind::Other });
@@ -181,9 +179,7 @@ fn a_disk_with_little_room_is_left_to_the_records() {
 #[test]
 fn a_damaged_frame_with_whole_ones_behind_it_is_no_end() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     for offset in 1..=3 {
         journal.write(&mut frame(&[(0, offset)])).unwrap();
     }
@@ -211,9 +207,7 @@ fn frames_of_an_earlier_use_are_no_damage_however_the_next_one_begins() {
             let disk = SimulatedDisk::new(seed);
             disk.create_dir(Path::new("/data")).unwrap();
             disk.sync_dir(Path::new("/")).unwrap();
-            let journal = begun(&disk);
-            assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-            journal.add_file().unwrap();
+            let journal = with_file(&disk);
             for offset in 1..=4 {
                 journal.write(&mut frame(&[(0, offset)])).unwrap();
             }
@@ -237,9 +231,7 @@ fn a_header_that_could_not_be_written_takes_nothing_of_what_the_one_before_says(
         let disk = SimulatedDisk::new(seed);
         disk.create_dir(Path::new("/data")).unwrap();
         disk.sync_dir(Path::new("/")).unwrap();
-        let journal = begun(&disk);
-        assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-        journal.add_file().unwrap();
+        let journal = with_file(&disk);
         journal.write(&mut frame(&[(0, 1)])).unwrap();
         let mut disk = disk;
         for power_goes in [true, false] {
@@ -262,9 +254,7 @@ fn a_header_that_could_not_be_written_takes_nothing_of_what_the_one_before_says(
 #[test]
 fn a_damaged_header_with_frames_behind_it_is_told() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     journal.write(&mut frame(&[(0, 1)])).unwrap();
     journal.retire().unwrap();
     journal.release(key(0), 1);
@@ -283,9 +273,7 @@ fn a_damaged_header_with_frames_behind_it_is_told() {
 #[test]
 fn records_that_look_like_frames_are_none() {
     let disk = disk();
-    let journal = begun(&disk);
-    assert!(journal.write(&mut frame(&[(0, 1)])).is_err());
-    journal.add_file().unwrap();
+    let journal = with_file(&disk);
     journal.add_file().unwrap();
     // Whole frames of the generations to come, where blocks begin.
     let before = journal.state.lock().generation;

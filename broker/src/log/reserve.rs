@@ -51,7 +51,7 @@ fn keep(disk: &dyn Disk, data_dir: &Path, name: &str, spare: u64) -> Result<(), 
     file.write_at(0, [&vec![b'.'; bytes], &[]]).map_err(StorageError::on("write to", &path))
 }
 
-/// Gives up what is reserved for a start; returns whether there was anything.
+/// Gives up both reserves, for a start; returns whether there was any.
 pub fn release_reserve(disk: &dyn Disk, data_dir: &Path) -> bool {
     let release = |name| {
         let path = data_dir.join(name);

@@ -213,8 +213,8 @@ impl State {
             return if std::mem::replace(&mut flush.is_queued, true) { Flush::No } else { Flush::Now };
         }
         match policy.interval_ms().map(|interval_ms| steady_ms.saturating_add(interval_ms)) {
-            Some(due_ms) if !(steady_ms..=due_ms).contains(&flush.due_ms) => {
-                flush.due_ms = due_ms;
+            Some(due_ms) if flush.due_ms.is_none_or(|known| !(steady_ms..=due_ms).contains(&known)) => {
+                flush.due_ms = Some(due_ms);
                 Flush::At(due_ms)
             }
             _ => Flush::No,

@@ -129,8 +129,8 @@ enum Health {
 #[derive(Debug, Default)]
 struct FlushState {
     is_queued: bool,
-    /// When it will be synced at the latest, in ms of the steady clock; in the past if that is not said.
-    due_ms: i64,
+    /// When it will be synced at the latest, in ms of the steady clock; a time that has passed says nothing.
+    due_ms: Option<i64>,
     /// Whether its last sync could not begin.
     must_retry: bool,
     /// Whether it is in the list of those with unsynced bytes.
