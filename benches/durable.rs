@@ -98,8 +98,8 @@ fn partitions(binaries: &Binaries) {
     let mut creation = Comparison::new(format!("{many} partitions created"), "s");
     let (frames, records) = ((0..many).map(frame_to).collect::<Vec<_>>(), (3 * many) as f64);
     for round in 0..rounds() {
-        for name in in_turn(round, [OLD, NEW]) {
-            let daemon = Daemon::start(binaries.of(name), &["kappa.flush=commit"]);
+        for name in in_turn(round, [OLD, NEW, OS]) {
+            let daemon = started(binaries.of(name), if name == OS { "os" } else { "commit" });
             let mut driver = Driver::connect(daemon.address);
             creation.add(name, timed(|| create(&mut driver, many)).as_secs_f64());
             let before = daemon.cpu_micros();

@@ -16,6 +16,7 @@ use super::view::OffsetsDeletion;
 use super::waiting::Waiting;
 use super::{GroupError, GroupId};
 use crate::clock::Clock;
+use crate::log::StorageError;
 use crate::partition::{Durable, FenceOnPanic, Fold, FoldError, Partition, RewritePolicy};
 use bytes::Bytes;
 use kappa_protocol::EncodeError;
@@ -312,9 +313,10 @@ impl Shard {
         if tombstones.is_empty() {
             return Ok(());
         }
-        self.append_all(&tombstones).map(drop)?;
+        let appended = self.append_all(&tombstones)?;
         drop(live);
-        self.make_durable()
+        // Whether these are durable: a sync of what is in the log tells nothing of what a cut has taken.
+        appended.sync().map_err(not_stored)
     }
 
     /// Adds the names of the topics for which something is committed.
@@ -334,10 +336,7 @@ impl Shard {
         if offsets.high_watermark == offsets.log_end {
             return Ok(());
         }
-        self.partition.sync().map_err(|error| {
-            tracing::warn!(%error, "group records not stored");
-            GroupError::NotStored
-        })
+        self.partition.sync().map_err(not_stored)
     }
 
     /// Takes back what has expired by now, and removes groups of which nothing is left.
@@ -517,7 +516,7 @@ impl Shard {
     /// Appends in batches that a partition takes; the wait is for the last.
     pub(super) fn append_all(&self, records: &[Encoded]) -> Result<Durable, GroupError> {
         let size = |record: &Encoded| record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len);
-        let mut rest = records;
+        let (mut rest, mut first) = (records, None);
         loop {
             let mut bytes = 0;
             let fits = |record: &&Encoded| {
@@ -528,8 +527,9 @@ impl Shard {
             let (batch, later) = rest.split_at(count);
             let durable = self.append(batch)?;
             if later.is_empty() {
-                return Ok(durable);
+                return Ok(first.iter().fold(durable, Durable::since));
             }
+            first.get_or_insert(durable);
             rest = later;
         }
     }
@@ -556,6 +556,11 @@ pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 fn unreadable(error: impl std::error::Error) -> GroupError {
     tracing::error!(%error, "group records cannot be read");
+    GroupError::NotStored
+}
+
+fn not_stored(error: StorageError) -> GroupError {
+    tracing::warn!(%error, cause = %error.source, "group records not stored");
     GroupError::NotStored
 }
 

@@ -9,7 +9,7 @@ use crate::config::{BrokerConfig, Settings};
 use crate::disk::{Disk, Operation, SimulatedDisk, Trap};
 use crate::flush::{FlushQueue, Flusher};
 use crate::partition::PartitionEnv;
-use crate::topic::Topics;
+use crate::topic::{OFFSETS_TOPIC, Topics};
 use bytes::Bytes;
 use std::future::Future;
 use std::path::Path;
@@ -81,6 +81,14 @@ impl World {
 
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// What a failed sync left is cut off after this, and the next append is tried.
+    fn mend_disk(&self) {
+        self.disk.set_read_only(false);
+        self.clock.advance(5_000);
+        let offsets = self.topics.topic(OFFSETS_TOPIC).unwrap();
+        offsets.partitions().iter().for_each(|partition| partition.sync().unwrap());
     }
 
     fn topic(&self, name: &str) {
@@ -199,9 +207,7 @@ fn a_commit_whose_sync_fails_was_never_seen_and_the_next_one_is() {
     let refused = world.commit("g", "m1", joined.generation, 2);
     assert_eq!(refused, Err(GroupError::NotStored));
     assert_eq!(world.committed("g"), Some(1));
-    world.disk.set_read_only(false);
-    // A partition whose disk failed tries again after a moment.
-    world.clock.advance(5_000);
+    world.mend_disk();
     world.commit("g", "m1", joined.generation, 3).unwrap();
     assert_eq!(world.committed("g"), Some(3));
 }
@@ -214,8 +220,7 @@ fn an_assignment_that_cannot_be_written_is_shown_to_nobody() {
     assert_eq!(world.assign("g", &joined), Err(GroupError::NotStored));
     let description = world.groups.describe("g").unwrap();
     assert_eq!(description.state, "PreparingRebalance");
-    world.disk.set_read_only(false);
-    world.clock.advance(5_000);
+    world.mend_disk();
     let joined = world.wait(world.groups.join("g", rejoin("m1")).unwrap()).unwrap();
     assert_eq!(joined.generation, 2);
     assert_eq!(world.assign("g", &joined).unwrap().assignment, "m1");

@@ -258,21 +258,25 @@ impl Partition {
         let bytes = taken.bytes;
         // Whatever it came to, nobody has to wait for these bytes any more.
         drop(taken);
+        let mut kept = Ok(());
         if let Some(job) = job {
             self.env.flush.observe_sync(started.elapsed(), bytes, result.is_ok());
             let mut wakers = Wakers::default();
             let mut state = self.state.lock();
             match &result {
-                // A commit failed meanwhile, and what this synced is about to be cut off: those who waited know it.
-                Ok(()) if matches!(state.health, Health::Broken { cut_pending: true, .. }) => {}
                 Ok(()) => {
-                    state.flush.failures_seen = failures_seen;
-                    state.log.finish_sync(&job);
-                    let synced = state.log.synced();
-                    if state.is_commit() {
-                        state.make_safe(synced, &mut wakers);
+                    if let Health::Broken { error, cut_pending: true, .. } = &state.health {
+                        // A commit failed meanwhile, and what this synced is about to be cut off.
+                        kept = Err(error.clone());
+                    } else {
+                        state.flush.failures_seen = failures_seen;
+                        state.log.finish_sync(&job);
+                        let synced = state.log.synced();
+                        if state.is_commit() {
+                            state.make_safe(synced, &mut wakers);
+                        }
+                        state.waiting_for_sync.reached(synced.offset, &mut wakers);
                     }
-                    state.waiting_for_sync.reached(synced.offset, &mut wakers);
                 }
                 Err(SyncError::NotBegun(error)) if !state.is_commit() => {
                     // No byte is in doubt, and nobody was promised more than that it is tried.
@@ -302,7 +306,7 @@ impl Partition {
             let synced = self.state.lock().log.synced().offset;
             self.env.flush.release(key, synced);
         }
-        result.map_err(SyncError::into_error)
+        result.map_err(SyncError::into_error).and(kept)
     }
 
     /// Does what a sync left to do, and leaves to maintenance what cannot be done now: what was synced is durable all the
@@ -540,6 +544,20 @@ impl Durable {
     /// Whether there is nothing to wait for, as under the policies that promise no sync.
     pub fn is_ready(&self) -> bool {
         self.partition.is_none()
+    }
+
+    /// Waits for an earlier batch of the same partition as well, and all between the two.
+    pub(crate) fn since(mut self, first: &Self) -> Self {
+        self.mark.cuts = self.mark.cuts.min(first.mark.cuts);
+        self
+    }
+
+    /// Makes the batch durable, for a thread that may wait for the device.
+    ///
+    /// # Errors
+    /// As [`Partition::sync_through`].
+    pub(crate) fn sync(self) -> Result<(), StorageError> {
+        self.partition.as_ref().map_or(Ok(()), |partition| partition.sync_through(self.mark))
     }
 }
 

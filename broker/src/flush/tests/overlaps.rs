@@ -121,7 +121,7 @@ fn a_commit_that_fails_while_epochs_are_saved_leaves_the_cut_to_the_sync() {
         assert_eq!(queue.commit(std::slice::from_ref(&other)), 0);
         assert!(other.is_broken());
     }));
-    partition.sync().unwrap();
+    partition.sync().expect_err("what it synced is not kept");
     assert!(hook.lock().is_none());
     env.flush.run_due();
     partition.append(batch(2)).unwrap();
@@ -260,9 +260,14 @@ fn a_sync_under_way_keeps_nothing_of_a_commit_that_fails_beside_it() {
         failing.inject(Fault { operation, path_contains, after: 0, times: 1, error });
         assert_eq!(flush.commit(std::slice::from_ref(&other)), 0);
     }));
-    partition.sync().unwrap();
+    partition.sync().expect_err("what it synced is not kept");
     assert!(hook.lock().is_none());
     assert_eq!(outcome(&mut partition.durable(refused.mark)), Some(false), "it is told to be gone");
     env.flush.run_due();
     assert_eq!(partition.offsets().log_end, 1);
+    partition.sync().expect("everything that is there is durable");
+    let later = partition.append(batch(2)).unwrap();
+    let both = partition.synced(later.mark).since(&partition.synced(refused.mark));
+    both.sync().expect_err("the first of the two is gone");
+    partition.synced(later.mark).sync().unwrap();
 }
