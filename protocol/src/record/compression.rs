@@ -16,7 +16,7 @@ use flate2::{bufread::MultiGzDecoder, write::GzEncoder};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use zstd::zstd_safe::{self, CCtx, DCtx, zstd_sys::ZSTD_ErrorCode};
 
-use super::snappy;
+use super::{lz4, snappy};
 
 /// Codec of a batch's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -118,7 +118,8 @@ impl Compression {
             Self::None => (input.len() <= limit).then(|| input.to_vec()).ok_or(Failure::TooLarge),
             Self::Gzip => read_capped(MultiGzDecoder::new(input), input.len(), limit),
             Self::Snappy => snappy::decompress(input, limit),
-            Self::Lz4 => read_capped(FrameDecoder::new(input), input.len(), limit),
+            Self::Lz4 => lz4::decompress(input, limit)
+                .unwrap_or_else(|| read_capped(FrameDecoder::new(input), input.len(), limit)),
             Self::Zstd => decompress_zstd(input, limit),
         };
         let mut out = decompressed.map_err(|failure| match failure {

@@ -28,6 +28,7 @@ mod checksum;
 mod compression;
 mod decoded;
 mod iter;
+mod lz4;
 mod murmur2;
 mod snappy;
 mod timestamps;
