@@ -7,7 +7,7 @@ use crate::harness::daemon::Daemon;
 use crate::harness::random::Random;
 use crate::harness::requests::{self, base_offset, batch, create_topic, fetch, produce, read_all};
 use crate::harness::wire::Wire;
-use crate::harness::{alone, process, setting};
+use crate::harness::{alone, process, setting, wait_until};
 use kappa_protocol::record::Compression;
 use kappa_protocol::{ApiKey, ErrorCode, frame, messages as m};
 use std::io::ErrorKind;
@@ -184,6 +184,34 @@ fn frames_that_never_come_take_no_memory() {
     create_topic(&mut wire, "served", 1, &[]);
     let grown = process::resident_bytes(daemon.pid()).saturating_sub(before) / MIB;
     assert!(grown < 64, "{grown} MiB for {} promised frames of 100 MiB", held.len());
+}
+
+#[test]
+fn idle_connections_leave_the_log_descriptors() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let home = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&home.path().join("data"), &[]);
+    let mut wire = Wire::connect(daemon.address()).unwrap();
+    create_topic(&mut wire, "rolls", 1, &[("segment.bytes", "1024")]);
+    let limit = process::descriptors(daemon.pid()) as u64 + 100;
+    let pid = Pid::from_raw(daemon.pid() as i32);
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+    let idle: Vec<Wire> = (0..200).map(|_| Wire::connect(daemon.address()).unwrap()).collect();
+    // Each begins a segment of its own.
+    for number in 0..10 {
+        let records = batch([vec![7; 600]], Compression::None, None);
+        let answer = wire.ask(9, produce("rolls", 0, records)).unwrap();
+        assert_eq!(base_offset(&answer), Ok(number));
+    }
+    assert!(process::descriptors(daemon.pid()) as u64 + 20 < limit, "connections take what is left");
+    let mut last = Wire::connect(daemon.address()).unwrap();
+    last.ask(0, m::ApiVersionsRequest::default()).expect_err("there is no room for it");
+    assert!(daemon.errors().contains("ulimit -n"), "the cure is told");
+    drop(idle);
+    wait_until("another connection is taken", || {
+        Wire::connect(daemon.address())
+            .is_ok_and(|mut wire| wire.ask(0, m::ApiVersionsRequest::default()).is_ok())
+    });
 }
 
 #[test]

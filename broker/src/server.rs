@@ -5,8 +5,10 @@
 
 use crate::connection::Connection;
 use crate::handler::Node;
+use rustix::process::{Resource, getrlimit};
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +17,8 @@ use tokio::task::JoinSet;
 
 /// How long connections may go on answering once the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1000);
+/// File descriptors that connections leave for the log: a quarter of what the process may have, at most so many.
+const DESCRIPTORS_LEFT_MAX: u64 = 64;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -29,6 +33,11 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: 
         };
         while connections.try_join_next().is_some() {}
         match accepted {
+            Ok((stream, address)) if !leaves_descriptors(&stream) => {
+                node.metrics.connections_refused.inc();
+                tracing::warn!(%address, "connection refused: the file descriptors that are left are for the log; \
+                               raise the limit of open files (`ulimit -n`, LimitNOFILE=)");
+            }
             Ok((stream, address)) if connections.len() < node.settings.connections_max => {
                 let watch = node.panics.watch("connections");
                 let connection = run(node.clone(), stream, address, stopping.clone());
@@ -54,6 +63,13 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, mut stopping: 
     if ended.is_err() {
         tracing::debug!(connections = connections.len(), "closed with answers still waiting");
     }
+}
+
+/// Whether enough descriptors are free beside this one: the lowest free number is given, so all below it are in use.
+fn leaves_descriptors(stream: &TcpStream) -> bool {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let number = u64::try_from(stream.as_raw_fd()).unwrap_or_default();
+    number < limit - (limit / 4).min(DESCRIPTORS_LEFT_MAX)
 }
 
 async fn run(node: Arc<Node>, stream: TcpStream, address: SocketAddr, mut stopping: watch::Receiver<bool>) {

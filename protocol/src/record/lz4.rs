@@ -30,8 +30,7 @@ const MAX_RATIO: usize = 255;
 pub(super) fn decompress(input: &[u8], limit: usize) -> Option<Result<Vec<u8>, Failure>> {
     let (header, blocks) = input.split_first_chunk::<HEADER_LEN>()?;
     let (_, block_max) = HEADERS.iter().find(|(known, _)| known == header)?;
-    let mut out = vec![0; blocks.len().saturating_mul(4).min(limit)];
-    let (mut filled, mut rest) = (0, blocks);
+    let (mut out, mut filled, mut rest) = (Vec::new(), 0, blocks);
     loop {
         let (length, behind) = rest.split_first_chunk()?;
         let length = u32::from_le_bytes(*length);
@@ -44,7 +43,7 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> Option<Result<Vec<u8>, F
         let most = block.len().saturating_mul(if is_stored { 1 } else { MAX_RATIO });
         let room = most.min(*block_max);
         if out.len() - filled < room {
-            out.resize(filled + room.max(out.len()), 0);
+            out.resize(filled + room, 0);
         }
         let into = out.get_mut(filled..filled + room)?;
         filled += if is_stored {
