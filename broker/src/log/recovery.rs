@@ -2,8 +2,9 @@
 //!
 //! Every batch from the segment of the recovery point on is checked, with memory for one window. Past the recovery
 //! point, where nothing was promised yet, the first invalid batch ends the log, and what follows is set aside; offsets
-//! may be missing between valid batches, for a checkpoint that knows of a repair's gap may be lost. Before it, everything had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where
-//! it is. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
+//! may be missing between valid batches, for a checkpoint that knows of a repair's gap may be lost. Before it, everything
+//! had been synced: invalid bytes are damage, which is fenced to the batch, reported, and left where it is; so is,
+//! everywhere, a batch whose offset the next one contradicts, which no unfinished write explains. A segment ends where the next one begins: what its file has beyond was cut off and came back with the power.
 //! What is past the recovery point is written again before it is synced: where a sync failed before the process ended,
 //! the kernel may hold bytes for clean that the device never got, and a sync alone would not give them to it.
 //! Invariant: what survives is synced before anyone can see it, here or by whoever asked to do that for many logs at once,
@@ -187,6 +188,15 @@ impl Recovery<'_> {
         let (mut size, mut next_offset, mut first_timestamp) = (0, base_offset, None);
         let (mut unsynced_from, mut ends_log, mut epoch) = (None, false, i32::MIN);
         while next_base != Some(next_offset) {
+            if let Some(bytes) = scan.skip_misplaced(next_offset, self.recovery_point).map_err(on_read)? {
+                let (position, len) = (bytes.start, bytes.end - bytes.start);
+                self.found(Damage { segment: base_offset, position, bytes: len, offset: next_offset })?;
+                size = bytes.end;
+                if size == file_size {
+                    next_offset = next_offset.max(self.recovery_point);
+                }
+                continue;
+            }
             let invalid_at = match scan.next().map_err(on_read)? {
                 Step::End => break,
                 Step::Invalid { position } => position,

@@ -51,7 +51,7 @@ pub struct Lost {
 }
 
 /// Reads a partition's directory as it would be with `pieces` put back; `visit` is given every batch, whole. A directory
-/// that is not there is empty.
+/// that is not there is empty. `synced` is the end of a batch, as a checkpoint says; 0 if there is none.
 ///
 /// # Errors
 /// [`StorageError`] where the disk does not let it be read.
@@ -59,10 +59,11 @@ pub fn survey(
     disk: Arc<dyn Disk>,
     dir: &Path,
     pieces: &[RestoredPiece],
+    synced: i64,
     mut visit: impl FnMut(&Batch<'_>),
 ) -> Result<Salvaged, StorageError> {
     let files = Files::new(disk, dir.into());
-    each_segment(&files, pieces, &mut visit, |_, _, _| Ok(()))
+    each_segment(&files, pieces, synced, &mut visit, |_, _, _| Ok(()))
 }
 
 /// The base offset of the first segment; `None` if there is no segment, or no directory.
@@ -80,9 +81,9 @@ pub fn first_segment(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<i64>, St
 ///
 /// # Errors
 /// [`StorageError`].
-pub fn drop_damage(disk: Arc<dyn Disk>, dir: &Path) -> Result<Salvaged, StorageError> {
+pub fn drop_damage(disk: Arc<dyn Disk>, dir: &Path, synced: i64) -> Result<Salvaged, StorageError> {
     let files = Files::new(disk, dir.into());
-    each_segment(&files, &[], &mut |_| (), |path, good, size| {
+    each_segment(&files, &[], synced, &mut |_| (), |path, good, size| {
         if good.iter().map(|range| range.end - range.start).sum::<u64>() == size {
             return Ok(());
         }
@@ -165,6 +166,7 @@ fn create(files: &Files, path: &Path) -> Result<Arc<dyn crate::disk::File>, Stor
 fn each_segment(
     files: &Files,
     pieces: &[RestoredPiece],
+    synced: i64,
     visit: &mut impl FnMut(&Batch<'_>),
     mut then: impl FnMut(&Path, &Vec<Range<u64>>, u64) -> Result<(), StorageError>,
 ) -> Result<Salvaged, StorageError> {
@@ -194,27 +196,32 @@ fn each_segment(
         let mut good: Vec<Range<u64>> = Vec::new();
         salvaged.end = salvaged.end.max(*base);
         loop {
-            let invalid_at = match scan.next().map_err(on_read)? {
-                Step::End => break,
-                Step::Batch { position, batch } if batch.base_offset() >= salvaged.end => {
-                    visit(&batch);
-                    if salvaged.batches == 0 {
-                        salvaged.start = batch.base_offset();
+            let misplaced = scan.skip_misplaced(salvaged.end, synced).map_err(on_read)?;
+            let (invalid_at, found) = if let Some(bytes) = misplaced {
+                (bytes.start, Some(bytes.end).filter(|end| *end < size))
+            } else {
+                let invalid_at = match scan.next().map_err(on_read)? {
+                    Step::End => break,
+                    Step::Batch { position, batch } if batch.base_offset() >= salvaged.end => {
+                        visit(&batch);
+                        if salvaged.batches == 0 {
+                            salvaged.start = batch.base_offset();
+                        }
+                        salvaged.batches += 1;
+                        salvaged.end = batch.next_offset();
+                        let end = position + batch.size() as u64;
+                        match good.last_mut().filter(|last| last.end == position) {
+                            Some(last) => last.end = end,
+                            None => good.push(position..end),
+                        }
+                        continue;
                     }
-                    salvaged.batches += 1;
-                    salvaged.end = batch.next_offset();
-                    let end = position + batch.size() as u64;
-                    match good.last_mut().filter(|last| last.end == position) {
-                        Some(last) => last.end = end,
-                        None => good.push(position..end),
-                    }
-                    continue;
-                }
-                Step::Batch { position, .. } | Step::Invalid { position } => position,
+                    Step::Batch { position, .. } | Step::Invalid { position } => position,
+                };
+                scan.back_to(invalid_at);
+                let last = next_base.map_or(i64::MAX, |base| base - 1);
+                (invalid_at, scan.skip_damage(salvaged.end..=last.max(salvaged.end)).map_err(on_read)?)
             };
-            scan.back_to(invalid_at);
-            let last = next_base.map_or(i64::MAX, |base| base - 1);
-            let found = scan.skip_damage(salvaged.end..=last.max(salvaged.end)).map_err(on_read)?;
             let to = match found {
                 Some(_) => peek(&mut scan).map_err(on_read)?,
                 None => next_base,

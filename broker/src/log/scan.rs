@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kappa_protocol::limits;
 use kappa_protocol::record::{BATCH_HEADER_LEN, Batch};
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// Bytes read at once when only headers are wanted: most batches between two index entries.
 const HEADER_WINDOW: usize = 4 * 1024;
@@ -104,6 +104,30 @@ impl<'a> Scan<'a> {
         let batch =
             Batch::header(self.bytes(position, wanted)?).expect("the size was taken from a sane header");
         Ok(Step::Batch { position, batch })
+    }
+
+    /// Moves over a whole batch that has another offset than it was given, where one at `expected` is to come, of a log in
+    /// which a batch ends at `synced` (0 if that is not known). No checksum covers a base offset: the batch behind it or
+    /// `synced` tells. Returns where it was.
+    pub(super) fn skip_misplaced(&mut self, expected: i64, synced: i64) -> io::Result<Option<Range<u64>>> {
+        let position = self.position;
+        if position >= self.end {
+            return Ok(None);
+        }
+        let header = Batch::header(self.bytes(position, BATCH_HEADER_LEN)?);
+        if header.is_ok_and(|batch| batch.base_offset() == expected) {
+            return Ok(None);
+        }
+        let Step::Batch { batch, .. } = self.next()? else { return Ok(None) };
+        let (base, end) = (batch.base_offset(), batch.next_offset());
+        let behind = self.position;
+        let passes_synced = expected < synced && base != synced && end > synced;
+        let is_among = |offset: i64| (expected..end).contains(&offset);
+        let is_contradicted = base > expected
+            && matches!(self.next()?, Step::Batch { batch, .. } if is_among(batch.base_offset()));
+        let is_misplaced = passes_synced || is_contradicted;
+        self.position = if is_misplaced { behind } else { position };
+        Ok(is_misplaced.then_some(position..behind))
     }
 
     /// Goes back to the last batch, which turned out not to belong here.

@@ -158,7 +158,7 @@ impl Repair<'_> {
         let (read_from, pieces) = self.copy(key, Some(&name), &name, opening)?;
         let (mut state, mut nonsense) = (CatalogState::default(), Vec::new());
         let disk = &self.env.disk;
-        let salvaged = survey(disk.clone(), &read_from, &pieces, |batch| {
+        let salvaged = survey(disk.clone(), &read_from, &pieces, opening.recovery_point, |batch| {
             if let Err(error) = state.apply(batch) {
                 nonsense.push(format!("offset {}: {error}", batch.base_offset()));
             }
@@ -285,8 +285,8 @@ impl Repair<'_> {
         }
         let (read_from, pieces) = self.copy(key, directory, &name, opening)?;
         let salvaged = match self.to {
-            Some(_) => drop_damage(self.env.disk.clone(), &read_from),
-            None => survey(self.env.disk.clone(), &read_from, &pieces, |_| ()),
+            Some(_) => drop_damage(self.env.disk.clone(), &read_from, opening.recovery_point),
+            None => survey(self.env.disk.clone(), &read_from, &pieces, opening.recovery_point, |_| ()),
         };
         self.keep(key, topic, &name, salvaged, opening);
         Ok(())

@@ -213,10 +213,10 @@ fn a_repair_finds_a_segment_without_a_name() {
     let (topic_id, end) = (log.topic_id(), log.next_offset());
     drop(log);
     let disk: Arc<dyn Disk> = Arc::new(killed.process_kill());
-    assert_eq!(survey(disk.clone(), &dir, &[], |_| ()).unwrap().end, end);
+    assert_eq!(survey(disk.clone(), &dir, &[], 0, |_| ()).unwrap().end, end);
     let copy = Path::new("/copy");
     copy_log(&disk, &dir, copy, topic_id).unwrap();
-    assert_eq!(drop_damage(disk.clone(), copy).unwrap().end, end);
+    assert_eq!(drop_damage(disk.clone(), copy, 0).unwrap().end, end);
     let (log, _) = open(&disk, copy, Opening::default());
     assert_eq!(log.next_offset(), end);
 }
