@@ -77,8 +77,12 @@ impl Partition {
         let _one_at_a_time = self.syncing.lock();
         let _fence = self.fence_on_panic();
         let now = self.env.clock.moment();
-        self.heal(now)?;
-        self.write_again()?;
+        if let Err(error) = self.heal(now).and_then(|()| self.write_again()) {
+            // It was taken out of the queue, and takes itself to be in it.
+            self.state.lock().retry_unless_blocked();
+            self.retry_later();
+            return Err(error);
+        }
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
@@ -461,6 +465,11 @@ impl State {
         let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
         Ok(BegunSync { job: self.log.begin_sync(), taken, failures_seen, started: Instant::now() })
+    }
+
+    /// Has the partition synced again soon, unless whoever unblocks it does that.
+    fn retry_unless_blocked(&mut self) {
+        self.flush.must_retry |= !self.is_blocked;
     }
 
     /// Takes note that a sync or a commit failed. What it should have kept is to be cut off.
