@@ -322,6 +322,14 @@ impl Partition {
         self.state.lock().log.needs_sync()
     }
 
+    /// The same after a sync of many, for who was taken out of the queue: with nothing to sync it is in none.
+    pub(crate) fn still_needs_sync(&self) -> bool {
+        let mut state = self.state.lock();
+        let needs_sync = state.log.needs_sync();
+        state.flush.is_queued &= needs_sync;
+        needs_sync
+    }
+
     /// Whether [`Partition::close`] would write something.
     pub(crate) fn needs_closing(&self) -> bool {
         self.state.lock().log.needs_closing()
