@@ -461,6 +461,8 @@ impl State {
             return Err(error.clone());
         }
         self.flush.is_queued = false;
+        // What is appended from here on is due anew: this sync may be another than the one that was due.
+        self.flush.due_ms = None;
         self.flush.unsynced_records = 0;
         let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));

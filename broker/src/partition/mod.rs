@@ -129,7 +129,7 @@ enum Health {
 #[derive(Debug, Default)]
 struct FlushState {
     is_queued: bool,
-    /// When it will be synced at the latest, in ms of the steady clock; a time that has passed says nothing.
+    /// When the next sync begins at the latest, in ms of the steady clock; a time that has passed says nothing.
     due_ms: Option<i64>,
     /// Whether its last sync could not begin, for want of a repair or of the disk.
     must_retry: bool,

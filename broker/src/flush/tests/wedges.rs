@@ -41,6 +41,21 @@ fn what_comes_after_a_sync_that_was_tried_again_is_synced_in_its_time() {
 }
 
 #[test]
+fn what_comes_in_the_millisecond_of_a_sync_is_synced_in_its_time() {
+    let house = House::new(1);
+    let partition = &house.partitions[0];
+    partition.reconfigure(policy(FlushMode::Interval));
+    partition.append(batch(1)).unwrap();
+    house.env.clock.advance(1000);
+    house.env.flush.run_due();
+    assert!(!partition.needs_sync());
+    partition.append(batch(2)).unwrap();
+    house.env.clock.advance(60_000);
+    house.env.flush.run_due();
+    assert!(!partition.needs_sync(), "a minute has passed: the interval is a second");
+}
+
+#[test]
 fn a_repair_that_fails_leaves_nobody_waiting_for_ever() {
     let house = House::new(1);
     let partition = &house.partitions[0];
