@@ -268,10 +268,8 @@ impl Reader {
 
     /// An empty vector for the `n` items that follow, charged to the frame's item budget.
     pub fn items<T>(&mut self, n: usize) -> Result<Vec<T>, DecodeError> {
-        self.items_left = self
-            .items_left
-            .checked_sub(n)
-            .ok_or(DecodeError::TooManyItems { max: self.items_max })?;
+        self.items_left =
+            self.items_left.checked_sub(n).ok_or(DecodeError::TooManyItems { max: self.items_max })?;
         Ok(Vec::with_capacity(n.min(1024)))
     }
 

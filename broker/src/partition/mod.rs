@@ -42,7 +42,7 @@ pub(crate) use fence::FenceOnPanic;
 pub(crate) use waiters::Wakers;
 
 pub use crate::log::ReadManner;
-pub use append::Appended;
+pub use append::{Appended, Expansion};
 pub use config::PartitionConfig;
 pub use durability::{Durable, DurableMark};
 pub use error::{AppendError, DeleteRecordsError, ReadError};
