@@ -474,13 +474,17 @@ impl State {
         self.flush.must_retry |= !self.is_blocked;
     }
 
-    /// Takes note that a sync or a commit failed. What it should have kept is to be cut off.
+    /// Takes note that a sync or a commit failed. What it should have kept is to be cut off, unless a panic has left the
+    /// partition as it is.
     fn fail(&mut self, error: &StorageError, wakers: &mut Wakers) {
         let durable = self.log.durable().offset;
         tracing::error!(%error, cause = %error.source, durable, "a sync failed, what it should have kept is cut off");
         self.cuts.push(durable);
-        self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
         self.waiting_for_sync.all(wakers);
+        if self.is_fenced() {
+            return;
+        }
+        self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
     }
 
     /// The cut that is due, if there is one: back to the durable offset.
