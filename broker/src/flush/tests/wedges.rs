@@ -159,3 +159,31 @@ fn partitions_that_a_disk_failed_together_go_on_when_it_is_well() {
         assert_eq!(outcomes(&mut waiting), vec![Some(true); count], "{count} partitions");
     }
 }
+
+/// The oldest full file of the journal keeps what one partition lacks for good.
+#[test]
+fn a_partition_that_is_never_synced_again_leaves_the_journal_to_the_others() {
+    let house = House::new(3);
+    let [fenced, idle, other] = [0, 1, 2].map(|index| house.partitions[index].clone());
+    fenced.append(long_batch()).unwrap();
+    house.env.flush.run_due();
+    let panicked = std::thread::spawn(move || {
+        let _fence = fenced.fence_on_panic();
+        panic!("the panic of this test");
+    });
+    assert!(panicked.join().is_err());
+    let mut commits = 0;
+    for number in 0..600 {
+        let before = house.env.flush.stats().commits;
+        other.append(long_batch()).unwrap();
+        // One that wrote a little for a while.
+        if number < 200 {
+            idle.append(batch(number)).unwrap();
+        }
+        house.env.flush.run_due();
+        if number >= 500 {
+            commits += house.env.flush.stats().commits - before;
+        }
+    }
+    assert!(commits > 90, "{commits} of 100 were committed by the journal");
+}
