@@ -339,7 +339,7 @@ impl Partition {
         let retries = state.must_write_again || std::mem::take(&mut state.flush.must_retry);
         drop(state);
         if let Some(me) = self.me.upgrade().filter(|_| retries) {
-            self.env.flush.push_at(due_ms, me);
+            self.env.flush.push_retry_at(due_ms, me);
         }
     }
 

@@ -187,3 +187,22 @@ fn a_partition_that_is_never_synced_again_leaves_the_journal_to_the_others() {
     }
     assert!(commits > 90, "{commits} of 100 were committed by the journal");
 }
+
+#[test]
+fn a_stop_comes_to_an_end_though_the_disk_goes_on_failing() {
+    let house = House::new(1);
+    let mut waiting = house.append_to_all(1);
+    house.env.flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true)]);
+    house.fail(Operation::SyncData, "t-0/0000", u32::MAX);
+    house.partitions[0].sync().unwrap_err();
+    let (ended, end) = std::sync::mpsc::channel();
+    let flush = house.env.flush.clone();
+    std::thread::spawn(move || {
+        Flusher::start(flush).unwrap().stop();
+        ended.send(()).unwrap();
+    });
+    let has_ended = end.recv_timeout(std::time::Duration::from_secs(10)).is_ok();
+    house.disk.clear_faults();
+    assert!(has_ended);
+}
