@@ -146,6 +146,8 @@ serve! {
 /// Bytes of an answer from which on making or encoding it takes too long for the thread that serves everybody, and more
 /// memory than is there for the asking.
 pub(crate) const LONG_BYTES: usize = 64 * 1024;
+/// Partitions that an append may name where fewer may be made: there may be more from before.
+const APPEND_PARTITIONS_MIN: usize = 10_000;
 /// What an item of an answer is counted as.
 const ITEM_BYTES: usize = 64;
 
@@ -187,6 +189,13 @@ fn items(response: &Response) -> usize {
         Response::JoinGroup(answer) => answer.members.len(),
         _ => 0,
     }
+}
+
+/// Topics and partitions that an append may name: as many as there can be. It is decoded, carried out and answered on the
+/// thread that serves everybody, and its answer is several times as large as entries without a batch.
+fn append_items_max(node: &Node) -> usize {
+    let partitions = usize::try_from(node.settings.partitions_max).unwrap_or(0);
+    partitions.max(APPEND_PARTITIONS_MIN).saturating_mul(2)
 }
 
 /// Only an in-process lane can ask for what is not advertised: over TCP it is refused before it is decoded.
@@ -271,6 +280,9 @@ impl Frame {
     pub(crate) fn decode(self, node: &Node) -> Result<Asked, FrameError> {
         let Some((cx, mut reader)) = self.body else { return Ok(Asked { request: None }) };
         // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
+        if order(self.key) == Order::Append {
+            reader.limit_items(append_items_max(node));
+        }
         let request = Request::decode(self.key, self.version, &mut reader)?;
         if let Some(metrics) = node.metrics.api(self.key) {
             metrics.requests.inc();

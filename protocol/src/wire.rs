@@ -34,7 +34,7 @@ pub enum DecodeError {
         /// Name of the field in the schema.
         field: &'static str,
     },
-    /// The arrays of one frame hold more than [`limits::FRAME_ITEMS_MAX`] items.
+    /// The arrays of one frame hold more items than they may: [`limits::FRAME_ITEMS_MAX`], or fewer of some requests.
     #[error("frame holds more than {max} array items")]
     TooManyItems {
         /// The cap.
@@ -106,12 +106,20 @@ pub struct Reader {
     frame: Bytes,
     position: usize,
     items_left: usize,
+    items_max: usize,
 }
 
 impl Reader {
     /// Starts at the first byte of `frame`.
     pub fn new(frame: Bytes) -> Self {
-        Self { frame, position: 0, items_left: limits::FRAME_ITEMS_MAX }
+        let items_max = limits::FRAME_ITEMS_MAX;
+        Self { frame, position: 0, items_left: items_max, items_max }
+    }
+
+    /// Lets the arrays that follow hold no more than `max` items together.
+    pub fn limit_items(&mut self, max: usize) {
+        self.items_max = self.items_max.min(max);
+        self.items_left = self.items_left.min(max);
     }
 
     /// Bytes not yet read.
@@ -260,10 +268,8 @@ impl Reader {
 
     /// An empty vector for the `n` items that follow, charged to the frame's item budget.
     pub fn items<T>(&mut self, n: usize) -> Result<Vec<T>, DecodeError> {
-        self.items_left = self
-            .items_left
-            .checked_sub(n)
-            .ok_or(DecodeError::TooManyItems { max: limits::FRAME_ITEMS_MAX })?;
+        self.items_left =
+            self.items_left.checked_sub(n).ok_or(DecodeError::TooManyItems { max: self.items_max })?;
         Ok(Vec::with_capacity(n.min(1024)))
     }
 

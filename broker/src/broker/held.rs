@@ -188,3 +188,23 @@ fn a_lane_of_the_process_is_held_back_by_its_answers() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert_eq!(runtime.block_on(answer), Ok(true));
 }
+
+/// An entry without a batch takes 8 bytes, and some hundred where it is answered.
+#[test]
+fn a_produce_of_more_partitions_than_there_can_be_holds_up_nobody() {
+    let slow = Slow::start();
+    let naming = |count: usize| -> Request {
+        let nothing = PartitionProduceData { index: 0, records: None };
+        let topic =
+            TopicProduceData { name: "t".into(), partition_data: vec![nothing; count], ..Default::default() };
+        ProduceRequest { acks: 1, timeout_ms: 30_000, topic_data: vec![topic], ..Default::default() }.into()
+    };
+    let Response::Produce(answer) = slow.client().ask(ApiKey::Produce, 7, naming(20_000)) else {
+        panic!("another answer")
+    };
+    assert_eq!(answer.responses[0].partition_responses.len(), 20_000);
+    let mut client = slow.client();
+    client.send(7, &naming(1_000_000));
+    let answered = client.stream.read(&mut [0; 4]);
+    assert!(matches!(answered, Ok(0) | Err(_)), "{answered:?}");
+}

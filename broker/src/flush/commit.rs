@@ -62,7 +62,7 @@ impl FlushQueue {
             if let Err(error) = Partition::sync_all(&direct) {
                 tracing::error!(%error, cause = %error.source, partitions = direct.len(), "cannot sync partitions");
             }
-            direct.retain(|partition| partition.needs_sync());
+            direct.retain(|partition| partition.still_needs_sync());
         }
         if !direct.is_empty() {
             self.push_direct(direct);

@@ -240,6 +240,14 @@ impl FlushQueue {
         }
     }
 
+    /// The same for one whose sync has to be tried again: not once the threads are to end, which take whatever is due then
+    /// and would not come to an end on a disk that goes on failing.
+    pub(crate) fn push_retry_at(&self, due_ms: i64, partition: Arc<Partition>) {
+        if !self.waiting.lock().is_stopping {
+            self.push_at(due_ms, partition);
+        }
+    }
+
     /// A partition is gone.
     pub(crate) fn leave(&self, partition: &Weak<Partition>) {
         self.waiting.lock().leave_later(address(partition.as_ptr()));

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 mod failures;
 mod overlaps;
+mod wedges;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const JOURNAL: JournalConfig =

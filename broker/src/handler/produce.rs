@@ -4,7 +4,7 @@
 //! A producer that wants no answer (acks=0) learns of a refusal by losing its connection, as with Kafka.
 
 use super::{Node, Refusal, append_error_code};
-use crate::partition::{Appended, Partition};
+use crate::partition::{Appended, Expansion, Partition};
 use crate::topic::{Topic, is_internal};
 use bytes::Bytes;
 use kappa_protocol::messages::produce_request::PartitionProduceData;
@@ -31,6 +31,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
     let mut response = ProduceResponse::default();
     let mut message_bytes = 0;
     let mut pending = Vec::new();
+    let mut expansion = Expansion::default();
     for (index, data) in request.topic_data.into_iter().enumerate() {
         let topic = match data.topic_id.is_nil() {
             true => node.topics.topic(&data.name),
@@ -43,7 +44,7 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ProduceRequest) ->
         };
         let mut partition_responses = Vec::with_capacity(data.partition_data.len());
         for (position, partition) in data.partition_data.into_iter().enumerate() {
-            let (mut answer, appended) = target.append(node, partition);
+            let (mut answer, appended) = target.append(node, partition, &mut expansion);
             message_bytes += answer.error_message.as_ref().map_or(0, String::len);
             answer.error_message = answer.error_message.filter(|_| message_bytes <= MESSAGE_BYTES_MAX);
             partition_responses.push(answer);
@@ -127,9 +128,9 @@ struct Target {
 type Outcome = (PartitionProduceResponse, Option<(Arc<Partition>, Appended)>);
 
 impl Target {
-    fn append(&self, node: &Node, data: PartitionProduceData) -> Outcome {
+    fn append(&self, node: &Node, data: PartitionProduceData, expansion: &mut Expansion) -> Outcome {
         let index = data.index;
-        match self.try_append(node, data) {
+        match self.try_append(node, data, expansion) {
             Ok((log, appended)) => {
                 let answer = PartitionProduceResponse {
                     index,
@@ -148,6 +149,7 @@ impl Target {
         &self,
         node: &Node,
         data: PartitionProduceData,
+        expansion: &mut Expansion,
     ) -> Result<(Arc<Partition>, Appended), Refusal> {
         let topic = self.topic.as_ref().map_err(Clone::clone)?;
         if !matches!(self.acks, -1..=1) {
@@ -169,7 +171,7 @@ impl Target {
             ));
         }
         let appended = partition
-            .append(batch.clone())
+            .append_of(batch.clone(), expansion)
             .map_err(|error| Refusal::new(append_error_code(&error), error.to_string()))?;
         count(node, &batch);
         Ok((partition, appended))

@@ -133,6 +133,8 @@ struct State {
     misses: u32,
     /// How many of them ask for another file.
     misses_max: u32,
+    /// Whether the last frame found no room.
+    is_short: bool,
     /// Whether the last file could not be made.
     was_refused: bool,
 }
@@ -177,6 +179,7 @@ impl Journal {
             failed: None,
             misses: 0,
             misses_max: config.misses_before_first,
+            is_short: false,
             was_refused: false,
         };
         Ok((
@@ -314,9 +317,11 @@ impl Journal {
     /// What the journal needs now; `None` for nothing.
     pub fn upkeep(&self) -> Option<Upkeep> {
         let state = self.state.lock();
-        // A file that is freed may do instead of another one.
+        // A file that is freed may do instead of another one. The oldest may be kept by one that cannot be synced.
         if let Some(oldest) = state.oldest_full() {
-            return Some(Upkeep::Sync(oldest.covers.keys().copied().collect()));
+            let asked = if state.is_short { state.full().collect() } else { vec![oldest] };
+            let keys: BTreeSet<_> = asked.into_iter().flat_map(|file| file.covers.keys().copied()).collect();
+            return Some(Upkeep::Sync(keys.into_iter().collect()));
         }
         self.wants_file(&state).then_some(Upkeep::File)
     }
@@ -441,10 +446,15 @@ impl Journal {
 }
 
 impl State {
-    /// The oldest file that is not written to and covers what segments lack.
+    /// The files that are not written to and cover what segments lack.
+    fn full(&self) -> impl Iterator<Item = &JournalFile> {
+        let others = self.files.iter().enumerate().filter(|(index, _)| Some(*index) != self.current);
+        others.map(|(_, file)| file).filter(|file| !file.covers.is_empty())
+    }
+
+    /// The oldest of them.
     fn oldest_full(&self) -> Option<&JournalFile> {
-        let full = self.files.iter().enumerate().filter(|(index, _)| Some(*index) != self.current);
-        full.map(|(_, file)| file).filter(|file| !file.covers.is_empty()).min_by_key(|file| file.generation)
+        self.full().min_by_key(|file| file.generation)
     }
 
     /// Whether the file that is written to is half full and no other is free: the next is better made beforehand.
@@ -471,8 +481,10 @@ impl State {
         let free = self.files.iter().enumerate().filter(|(_, file)| is_free(file));
         let Some(index) = free.min_by_key(|(_, file)| file.generation).map(|(index, _)| index) else {
             self.misses = self.misses.saturating_add(u32::try_from(partitions).unwrap_or(u32::MAX));
+            self.is_short = true;
             return None;
         };
+        self.is_short = false;
         self.current = Some(index);
         self.generation = next_generation(self.generation);
         let file = self.files.get_mut(index)?;

@@ -18,8 +18,15 @@ pub(super) const RETRY_AFTER_MS: i64 = 200;
 
 /// How many times its size the records of a batch may decompress to and still be looked into: few do that are no bomb.
 const EXPANSION_MAX: usize = 64;
-/// Decompressed bytes that are looked into whatever the size of the batch.
-const EXPANDED_BYTES_MIN: usize = 4 * 1024 * 1024;
+/// Decompressed bytes beyond that which are looked into, of all batches of a request together.
+const EXPANDED_BYTES_SPARE: usize = 4 * 1024 * 1024;
+
+/// What the batches of one request may decompress to beyond what the size of each allows: a request of however many small
+/// bombs takes no longer than its size allows.
+#[derive(Debug)]
+pub struct Expansion {
+    spare: usize,
+}
 
 /// A batch that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +60,16 @@ impl Partition {
     /// # Errors
     /// [`AppendError`]; nothing was stored then, except by an earlier try of which this is the duplicate.
     pub fn append(&self, batch: Bytes) -> Result<Appended, AppendError> {
+        self.append_of(batch, &mut Expansion::default())
+    }
+
+    /// The same for one batch of a request of many, whose `expansion` they share.
+    ///
+    /// # Errors
+    /// As [`Partition::append`].
+    pub fn append_of(&self, batch: Bytes, expansion: &mut Expansion) -> Result<Appended, AppendError> {
         let view = Batch::produced(&batch)?;
-        let timestamps = timestamps(&view)?;
+        let timestamps = expansion.timestamps(&view)?;
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
@@ -108,6 +123,31 @@ impl Partition {
             }
         }
         Ok(appended)
+    }
+}
+
+impl Default for Expansion {
+    fn default() -> Self {
+        Self { spare: EXPANDED_BYTES_SPARE }
+    }
+}
+
+impl Expansion {
+    /// The timestamps of a batch's records, or what its header says of them where they decompress to so much that one
+    /// request of many such batches would hold up everybody.
+    fn timestamps(&mut self, batch: &Batch<'_>) -> Result<TimestampRange, BatchError> {
+        let own = batch.size().saturating_mul(EXPANSION_MAX);
+        let found = batch.timestamps_and_len(own.saturating_add(self.spare));
+        let beyond = found.as_ref().map_or(usize::MAX, |(_, len)| len.saturating_sub(own));
+        self.spare = self.spare.saturating_sub(beyond);
+        match found {
+            Err(BatchError::Decompress(DecompressError::TooLarge { .. })) => {
+                let (first, latest) = (batch.base_timestamp(), batch.max_timestamp());
+                let earliest = if first == -1 { i64::MAX } else { first };
+                Ok(TimestampRange { earliest, latest: latest.max(first).max(-1) })
+            }
+            found => found.map(|(timestamps, _)| timestamps),
+        }
     }
 }
 
@@ -219,20 +259,6 @@ impl State {
             }
             _ => Flush::No,
         }
-    }
-}
-
-/// The timestamps of a batch's records, or what its header says of them where they decompress to so much that one request
-/// of many such batches would hold up everybody.
-fn timestamps(batch: &Batch<'_>) -> Result<TimestampRange, BatchError> {
-    let limit = batch.size().saturating_mul(EXPANSION_MAX).max(EXPANDED_BYTES_MIN);
-    match batch.timestamps(limit) {
-        Err(BatchError::Decompress(DecompressError::TooLarge { .. })) => {
-            let (first, latest) = (batch.base_timestamp(), batch.max_timestamp());
-            let earliest = if first == -1 { i64::MAX } else { first };
-            Ok(TimestampRange { earliest, latest: latest.max(first).max(-1) })
-        }
-        timestamps => timestamps,
     }
 }
 

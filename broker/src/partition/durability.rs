@@ -77,8 +77,12 @@ impl Partition {
         let _one_at_a_time = self.syncing.lock();
         let _fence = self.fence_on_panic();
         let now = self.env.clock.moment();
-        self.heal(now)?;
-        self.write_again()?;
+        if let Err(error) = self.heal(now).and_then(|()| self.write_again()) {
+            // It was taken out of the queue, and takes itself to be in it.
+            self.state.lock().retry_unless_blocked();
+            self.retry_later();
+            return Err(error);
+        }
         let begun = {
             let mut state = self.state.lock();
             if state.is_closed {
@@ -339,7 +343,7 @@ impl Partition {
         let retries = state.must_write_again || std::mem::take(&mut state.flush.must_retry);
         drop(state);
         if let Some(me) = self.me.upgrade().filter(|_| retries) {
-            self.env.flush.push_at(due_ms, me);
+            self.env.flush.push_retry_at(due_ms, me);
         }
     }
 
@@ -461,19 +465,30 @@ impl State {
             return Err(error.clone());
         }
         self.flush.is_queued = false;
+        // What is appended from here on is due anew: this sync may be another than the one that was due.
+        self.flush.due_ms = None;
         self.flush.unsynced_records = 0;
         let failures_seen = flush.disk_failures();
         let taken = flush.take_dirty(std::mem::take(&mut self.flush.unsynced_bytes));
         Ok(BegunSync { job: self.log.begin_sync(), taken, failures_seen, started: Instant::now() })
     }
 
-    /// Takes note that a sync or a commit failed. What it should have kept is to be cut off.
+    /// Has the partition synced again soon, unless whoever unblocks it does that.
+    fn retry_unless_blocked(&mut self) {
+        self.flush.must_retry |= !self.is_blocked;
+    }
+
+    /// Takes note that a sync or a commit failed. What it should have kept is to be cut off, unless a panic has left the
+    /// partition as it is.
     fn fail(&mut self, error: &StorageError, wakers: &mut Wakers) {
         let durable = self.log.durable().offset;
         tracing::error!(%error, cause = %error.source, durable, "a sync failed, what it should have kept is cut off");
         self.cuts.push(durable);
-        self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
         self.waiting_for_sync.all(wakers);
+        if self.is_fenced() {
+            return;
+        }
+        self.health = Health::Broken { error: error.clone(), retry_ms: i64::MIN, cut_pending: true };
     }
 
     /// The cut that is due, if there is one: back to the durable offset.

@@ -42,7 +42,7 @@ pub(crate) use fence::FenceOnPanic;
 pub(crate) use waiters::Wakers;
 
 pub use crate::log::ReadManner;
-pub use append::Appended;
+pub use append::{Appended, Expansion};
 pub use config::PartitionConfig;
 pub use durability::{Durable, DurableMark};
 pub use error::{AppendError, DeleteRecordsError, ReadError};
@@ -129,9 +129,9 @@ enum Health {
 #[derive(Debug, Default)]
 struct FlushState {
     is_queued: bool,
-    /// When it will be synced at the latest, in ms of the steady clock; a time that has passed says nothing.
+    /// When the next sync begins at the latest, in ms of the steady clock; a time that has passed says nothing.
     due_ms: Option<i64>,
-    /// Whether its last sync could not begin.
+    /// Whether its last sync could not begin, for want of a repair or of the disk.
     must_retry: bool,
     /// Whether it is in the list of those with unsynced bytes.
     is_listed: bool,
@@ -320,6 +320,14 @@ impl Partition {
     /// Whether its segments lack something that a sync would give them.
     pub(crate) fn needs_sync(&self) -> bool {
         self.state.lock().log.needs_sync()
+    }
+
+    /// The same after a sync of many, for who was taken out of the queue: with nothing to sync it is in none.
+    pub(crate) fn still_needs_sync(&self) -> bool {
+        let mut state = self.state.lock();
+        let needs_sync = state.log.needs_sync();
+        state.flush.is_queued &= needs_sync;
+        needs_sync
     }
 
     /// Whether [`Partition::close`] would write something.

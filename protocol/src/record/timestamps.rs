@@ -27,6 +27,14 @@ impl Batch<'_> {
     /// # Errors
     /// As [`Batch::decode`], and [`BatchError::Record`] for bytes that are no records.
     pub fn timestamps(&self, limit: usize) -> Result<TimestampRange, BatchError> {
+        self.timestamps_and_len(limit).map(|(range, _)| range)
+    }
+
+    /// The same, with the number of bytes of the records' decompressed form.
+    ///
+    /// # Errors
+    /// As [`Batch::timestamps`].
+    pub fn timestamps_and_len(&self, limit: usize) -> Result<(TimestampRange, usize), BatchError> {
         let body = self.decode(limit)?;
         let mut rest = body.bytes();
         let mut range = TimestampRange { earliest: i64::MAX, latest: NO_TIMESTAMP };
@@ -39,7 +47,7 @@ impl Batch<'_> {
             }
         }
         match rest.len() {
-            0 => Ok(range),
+            0 => Ok((range, body.bytes().len())),
             extra => {
                 Err(RecordError { index: self.count(), fault: RecordFault::TrailingBytes { extra } }.into())
             }

@@ -271,3 +271,28 @@ fn a_sync_under_way_keeps_nothing_of_a_commit_that_fails_beside_it() {
     both.sync().expect_err("the first of the two is gone");
     partition.synced(later.mark).sync().unwrap();
 }
+
+#[test]
+fn a_sync_that_fails_beside_a_panic_leaves_the_partition_fenced() {
+    let (disk, hook) = (bare_disk(), Hook::default());
+    let env = env(&disk, SEGMENT_SYNCED, &hook);
+    create_one(&env);
+    let (partition, _) = open_one(&env, FlushMode::Commit);
+    partition.append(batch(0)).unwrap();
+    let (other, failing) = (partition.clone(), disk.clone());
+    *hook.lock() = Some(Box::new(move || {
+        let panicked = std::thread::spawn(move || {
+            let _fence = other.fence_on_panic();
+            panic!("the panic of this test");
+        });
+        assert!(panicked.join().is_err());
+        let (operation, path_contains, error) =
+            (SEGMENT_SYNCED.0, SEGMENT_SYNCED.1.into(), io::ErrorKind::Other);
+        failing.inject(Fault { operation, path_contains, after: 0, times: 1, error });
+    }));
+    partition.sync().unwrap_err();
+    assert!(hook.lock().is_none());
+    assert!(partition.is_fenced());
+    env.clock.advance(1000);
+    partition.append(batch(1)).unwrap_err();
+}

@@ -108,6 +108,36 @@ fn what_decompresses_to_very_much_is_stored_unseen() {
     }
 }
 
+/// A thread that serves everybody decompresses them.
+#[test]
+fn of_a_request_of_many_small_bombs_few_are_looked_into() {
+    let mut builder =
+        BatchBuilder::new(BatchOptions { compression: Compression::Gzip, ..Default::default() });
+    builder.push(NOW_MS, None, Some(&vec![0; 3 << 20]), std::iter::empty());
+    let honest = builder.finish(0);
+    let honest = Batch::produced(&honest).unwrap();
+    let bomb: Bytes = [&honest.header_with_max_timestamp(NOW_MS + 9), honest.body()].concat().into();
+    let bench = Bench::with(PartitionConfig { log: LogConfig::default(), ..config(FlushMode::Os) });
+    let mut expansion = Expansion::default();
+    for _ in 0..20 {
+        bench.partition.append_of(bomb.clone(), &mut expansion).unwrap();
+    }
+    // What is ordinary is looked into all the same.
+    let ordinary = lying(&[NOW_MS], NOW_MS + 9, Compression::Gzip, None);
+    bench.partition.append_of(ordinary, &mut expansion).unwrap();
+    let mut looked_into = Vec::new();
+    let records = bench.partition.read(request(0)).unwrap().records;
+    let mut rest = &*records;
+    while !rest.is_empty() {
+        let (stored, behind) = Batch::stored(rest).unwrap();
+        looked_into.push(stored.max_timestamp() == NOW_MS);
+        rest = behind;
+    }
+    assert_eq!(looked_into.len(), 21);
+    assert_eq!(looked_into.iter().filter(|looked_into| **looked_into).count(), 2, "{looked_into:?}");
+    assert!(looked_into[0] && looked_into[20]);
+}
+
 #[test]
 fn bytes_that_are_no_records_are_refused() {
     let honest = batch(3, None);
