@@ -1,13 +1,14 @@
 //! The disk of the machine: plain files, positional reads and writes, one system call for each where it can be.
 //!
-//! Invariant: no call is retried into success but for interruption by a signal.
+//! Invariants: no call is retried into success but for interruption by a signal; under a path that was locked nothing is
+//! looked at or changed once another directory is there.
 
 use super::{Disk, Entry, File, Lock, Mapping, platform};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Files of the operating system.
@@ -15,7 +16,27 @@ use std::sync::{Arc, OnceLock};
 pub struct RealDisk {
     /// The directory of the first lock, open from then on. The kernel tells a sync of the file system of the writes that
     /// failed since the file it is asked through was opened: through one just opened, of none.
-    watched: OnceLock<fs::File>,
+    watched: OnceLock<Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    path: PathBuf,
+    directory: fs::File,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Watched {
+    fn open(path: &Path) -> io::Result<Self> {
+        let directory = fs::File::open(path)?;
+        let identity = identity(&directory.metadata()?);
+        Ok(Self { path: path.into(), directory, identity })
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 impl RealDisk {
@@ -23,26 +44,46 @@ impl RealDisk {
     pub fn shared() -> Arc<dyn Disk> {
         Arc::new(Self::default())
     }
+
+    /// A path, unless the directory that was locked is not there any more: what is there is somebody else's.
+    fn ours<'a>(&self, path: &'a Path) -> io::Result<&'a Path> {
+        let Some(watched) = self.watched.get().filter(|watched| path.starts_with(&watched.path)) else {
+            return Ok(path);
+        };
+        match fs::metadata(&watched.path) {
+            Ok(metadata) if identity(&metadata) == watched.identity => Ok(path),
+            // Not an absence of the file that is looked for.
+            _ => Err(io::Error::other(format!(
+                "{} was moved or removed, or something is mounted over it: put it back, or stop the broker",
+                watched.path.display()
+            ))),
+        }
+    }
 }
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(self.ours(path)?)?;
         Ok(Arc::new(RealFile { file }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.ours(path)?)?;
         Ok(Arc::new(RealFile { file }))
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
-        fs::metadata(path).map(|metadata| metadata.size())
+        fs::metadata(self.ours(path)?).map(|metadata| metadata.size())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for entry in fs::read_dir(dir)? {
+        for entry in fs::read_dir(self.ours(dir)?)? {
             let entry = entry?;
             if let Ok(name) = entry.file_name().into_string() {
                 entries.push(Entry { name, is_dir: entry.file_type()?.is_dir() });
@@ -52,42 +93,46 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        match fs::create_dir(dir) {
+        match fs::create_dir(self.ours(dir)?) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
             result => result,
         }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        fs::rename(self.ours(from)?, self.ours(to)?)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        fs::remove_file(self.ours(path)?)
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::remove_dir(dir)
+        fs::remove_dir(self.ours(dir)?)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        fs::File::open(self.ours(dir)?)?.sync_all()
     }
 
     fn sync_file_system(&self, path: &Path) -> io::Result<()> {
         match self.watched.get() {
-            Some(watched) => platform::sync_file_system(watched),
+            Some(watched) => platform::sync_file_system(&watched.directory),
             None => platform::sync_file_system(&fs::File::open(path)?),
         }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
-        if let (None, Some(dir)) = (self.watched.get(), path.parent()) {
-            let _ = self.watched.set(fs::File::open(dir)?);
-        }
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(file))
+        let directory = fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+        // The directory too: the file may be removed and made again.
+        for locked in [&file, &directory] {
+            rustix::fs::flock(locked, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        }
+        if let (None, Some(directory)) = (self.watched.get(), path.parent()) {
+            let _ = self.watched.set(Watched::open(directory)?);
+        }
+        Ok(Box::new((file, directory)))
     }
 
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {

@@ -172,3 +172,53 @@ fn what_was_synced_in_a_directory_stays_there_when_the_name_was_another_ones_bef
     assert!(disk.list(Path::new("/old")).unwrap().is_empty());
     assert_eq!(disk.list(Path::new("/dir")).unwrap().len(), 1);
 }
+
+#[test]
+fn nothing_is_done_under_a_locked_path_where_another_directory_is() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, moved) = (home.path().join("data"), home.path().join("moved"));
+    let disk = RealDisk::default();
+    disk.create_dir(&data).unwrap();
+    let _lock = disk.lock(&data.join(".lock")).unwrap();
+    disk.create(&data.join("file")).unwrap();
+    std::fs::rename(&data, &moved).unwrap();
+    for is_replaced in [false, true] {
+        if is_replaced {
+            std::fs::create_dir(&data).unwrap();
+        }
+        let file = data.join("file");
+        let refusals = [
+            disk.open(&file).map(drop),
+            disk.create(&file).map(drop),
+            disk.len(&file).map(drop),
+            disk.list(&data).map(drop),
+            disk.create_dir(&data.join("dir")),
+            disk.rename(&file, &data.join("other")),
+            disk.remove_file(&file),
+            disk.remove_dir(&data.join("dir")),
+            disk.sync_dir(&data),
+        ];
+        for refused in refusals {
+            let error = refused.unwrap_err();
+            assert!(
+                error.kind() == io::ErrorKind::Other && error.to_string().contains("was moved"),
+                "{error}"
+            );
+        }
+    }
+    std::fs::remove_dir(&data).unwrap();
+    std::fs::rename(&moved, &data).unwrap();
+    disk.open(&data.join("file")).unwrap();
+}
+
+#[test]
+fn a_lock_file_that_was_removed_lets_nobody_else_in() {
+    let home = tempfile::tempdir().unwrap();
+    let lock = home.path().join(".lock");
+    let held = RealDisk::default().lock(&lock).unwrap();
+    std::fs::remove_file(&lock).unwrap();
+    let refused = RealDisk::default().lock(&lock).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    drop(held);
+    RealDisk::default().lock(&lock).unwrap();
+}

@@ -48,6 +48,8 @@ pub struct DeletionSearch {
     active: SegmentFacts,
     log_start: i64,
     upper: i64,
+    /// Offset up to which segments are synced: recovery starts there.
+    synced: i64,
     log_size: u64,
 }
 
@@ -91,8 +93,8 @@ pub fn is_retired(name: &str) -> bool {
 }
 
 impl Log {
-    /// A search for the segments that have had their time. Nothing after `upper` goes, nor anything that recovery would
-    /// start from. To be run without the lock, since it may have to open segments to learn their age.
+    /// A search for the segments that have had their time. Nothing after `upper` goes, nor anything that is not synced, from
+    /// where recovery would start. To be run without the lock, since it may have to open segments to learn their age.
     pub fn deletion_search(&self, upper: i64) -> DeletionSearch {
         DeletionSearch {
             files: self.files.clone(),
@@ -104,7 +106,8 @@ impl Log {
                 max_timestamp: known(self.active.index.max_timestamp().0),
             },
             log_start: self.log_start,
-            upper: upper.min(self.recovery_point()),
+            upper,
+            synced: self.recovery_point(),
             log_size: self.size(),
         }
     }
@@ -231,14 +234,22 @@ impl Doomed {
 impl DeletionSearch {
     /// Offset before which every segment has had its time, be it that after the active one; `None` if none has.
     pub fn run(&self, now_ms: i64) -> Option<i64> {
+        self.run_up_to(self.upper.min(self.synced), now_ms)
+    }
+
+    /// Whether more have had their time and only lack a sync.
+    pub fn lacks_sync(&self, now_ms: i64) -> bool {
+        self.synced < self.upper && self.run_up_to(self.upper, now_ms) > self.run(now_ms)
+    }
+
+    fn run_up_to(&self, upper: i64, now_ms: i64) -> Option<i64> {
         let asks_age = self.config.delete_by_retention && self.config.retention_ms.is_some();
         let sealed = self.sealed.iter().map(|segment| SegmentFacts {
             end_offset: segment.end_offset,
             size: segment.size,
             max_timestamp: if asks_age { self.max_timestamp(segment) } else { None },
         });
-        let bounds =
-            RetentionBounds { log_start: self.log_start, upper: self.upper, log_size: self.log_size, now_ms };
+        let bounds = RetentionBounds { log_start: self.log_start, upper, log_size: self.log_size, now_ms };
         let count = plan_retention(sealed.chain([self.active]), &self.config, bounds);
         let last = count.checked_sub(1)?;
         Some(self.sealed.get(last).map_or(self.active.end_offset, |segment| segment.end_offset))

@@ -59,10 +59,19 @@ impl Partition {
         steady_ms: i64,
     ) -> Result<usize, StorageError> {
         if unfinished.is_none() {
-            let search = {
+            let search = || {
                 let state = self.state.lock();
                 state.log.deletion_search(state.offsets.high_watermark)
             };
+            let mut found = search();
+            // What is durable in the journal alone, or by nobody's promise, waits for no other sync.
+            if found.lacks_sync(now_ms) {
+                if let Err(error) = self.sync() {
+                    tracing::warn!(%error, cause = %error.source, "retention waits for a sync");
+                }
+                found = search();
+            }
+            let search = found;
             let Some(up_to) = search.run(now_ms) else { return Ok(0) };
             drop(search);
             if up_to == self.state.lock().log.next_offset() {

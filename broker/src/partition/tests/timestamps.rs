@@ -164,3 +164,21 @@ fn a_duplicate_has_the_append_time_of_the_original() {
     let times = [0, 0].map(|_| bench.partition.append(sequenced(0, 0, 2)).unwrap().log_append_time);
     assert_eq!(times, [None; 2]);
 }
+
+#[test]
+fn what_has_had_its_time_is_synced_if_that_is_all_it_lacks() {
+    for mode in [FlushMode::Os, FlushMode::Interval] {
+        let bench = Bench::new(mode);
+        bench.append(1).unwrap();
+        assert_eq!(bench.partition.maintain().unwrap().deleted_segments, 0);
+        bench.env.clock.advance(8 * 24 * 60 * 60 * 1000);
+        bench.fail(Operation::SyncData, "t-0", 1, io::ErrorKind::Other);
+        let refused = bench.partition.maintain();
+        assert!(refused.is_ok_and(|done| done.deleted_segments == 0), "{mode}");
+        let bench = Bench::new(mode);
+        bench.append(1).unwrap();
+        bench.env.clock.advance(8 * 24 * 60 * 60 * 1000);
+        assert_eq!(bench.partition.maintain().unwrap().deleted_segments, 1, "{mode}");
+        assert_eq!(bench.partition.offsets(), Offsets::opened(1, 1));
+    }
+}
