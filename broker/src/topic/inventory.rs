@@ -57,7 +57,8 @@ pub enum Refusal {
     /// It cannot be told whose a directory is.
     #[error(
         "{directory}: {error}; if a limit was reached (open files, memory), raise it and start again; if the file is \
-         damaged, put it back from a backup, or copy it from another partition's directory of the same topic"
+         damaged, put it back from a backup, or copy it from another partition's directory of the same topic and \
+         put its line `partition:` right"
     )]
     Unreadable {
         /// The directory.
