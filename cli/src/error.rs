@@ -21,9 +21,9 @@ pub(crate) enum Exit {
     Unreachable = 3,
     /// A named topic, group, file or directory does not exist.
     NotFound = 4,
-    /// A check ran to its end and found that something does not hold.
+    /// A check ran to its end and found that something does not hold, or what is to be read is damaged.
     Unsound = 5,
-    /// Stopped by Ctrl-C.
+    /// Stopped by SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     Interrupted = 130,
 }
 
@@ -35,8 +35,11 @@ impl Exit {
         (Exit::Usage, "the command line cannot be understood"),
         (Exit::Unreachable, "no broker answers at the bootstrap address"),
         (Exit::NotFound, "a named topic, group, file or directory does not exist"),
-        (Exit::Unsound, "a check found that something does not hold (log verify, log repair, demo)"),
-        (Exit::Interrupted, "stopped by Ctrl-C"),
+        (
+            Exit::Unsound,
+            "a check found that something does not hold (log verify, log repair, demo), or records are damaged (consume)",
+        ),
+        (Exit::Interrupted, "stopped by Ctrl-C, SIGTERM or SIGHUP"),
     ];
 
     /// The number the shell sees.
@@ -70,6 +73,14 @@ impl Failure {
         self
     }
 
+    /// Adds something else that can be done.
+    pub(crate) fn cure_too(self, other: &str) -> Self {
+        match &self.cure {
+            Some(cure) => Self { cure: Some(format!("{cure}; {other}")), ..self },
+            None => self.cure(other),
+        }
+    }
+
     /// A topic that is not there.
     pub(crate) fn no_topic(topic: &str) -> Self {
         let missing = Self::new(Exit::NotFound, format!("topic '{topic}' does not exist"));
@@ -99,7 +110,7 @@ impl Failure {
         Self { what: format!("{}; {more}", self.what), ..self }
     }
 
-    /// The user pressed Ctrl-C.
+    /// A signal asked for the end.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted")
     }

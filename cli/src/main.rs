@@ -6,6 +6,7 @@ mod args;
 mod command;
 mod demo;
 mod error;
+mod interrupt;
 mod output;
 mod place;
 mod progress;

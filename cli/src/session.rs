@@ -94,6 +94,12 @@ pub(crate) fn topic_error(doing: &str, topic: &str, error: &RequestError) -> Fai
 pub(crate) fn consumer_error(doing: &str, error: &ConsumerError) -> Failure {
     match error {
         ConsumerError::Request(error) => refused(doing, error),
+        ConsumerError::Corrupt { partition, offset, reason } => {
+            let what = format!("cannot {doing}: {partition} is damaged at offset {offset}: {reason}");
+            Failure::new(Exit::Unsound, what).cure(
+                "`kappa log verify DATA_DIR` says what is damaged, `kappa log repair DATA_DIR` makes a copy without it",
+            )
+        }
         error => Failure::failed(format!("cannot {doing}: {error}")),
     }
 }

@@ -33,7 +33,10 @@ pub enum ConnectError {
         reason: Arc<str>,
     },
     /// The peer accepted the connection but did not tell its API versions.
-    #[error("{address} does not answer as a Kafka broker: {reason}; is this the right port?")]
+    #[error(
+        "{address} does not answer as a Kafka broker: {reason}; is this the right port? Or it has no room for more \
+         connections (max.connections, ulimit -n)"
+    )]
     NotABroker {
         /// Address as given.
         address: Arc<str>,

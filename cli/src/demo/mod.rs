@@ -16,6 +16,7 @@ mod topology;
 
 use crate::{
     error::{self, Failure},
+    interrupt::Interrupt,
     output::{self, grouped},
     progress,
 };
@@ -85,14 +86,15 @@ impl Demo {
     }
 
     async fn run_in(&self, data_dir: &Path) -> Result<(), Failure> {
+        let mut interrupt = Interrupt::listen()?;
         let broker = Broker::start(BrokerConfig::new(data_dir)).await;
         let broker = broker.map_err(|error| Failure::failed(error::chain(&error)))?;
         let (verdict, running) = tokio::select! {
             passes = self.run_on(&broker, data_dir) => passes?,
             // Whatever still runs ends with the process; the directory is removed before.
-            _ = tokio::signal::ctrl_c() => return Err(Failure::interrupted()),
+            () = interrupt.received() => return Err(Failure::interrupted()),
         };
-        let kept = if self.keep { keep_running(&broker).await } else { Ok(()) };
+        let kept = if self.keep { keep_running(&broker, &mut interrupt).await } else { Ok(()) };
         running.close().await?;
         broker.stop().await.map_err(|error| Failure::failed(error::chain(&error)))?;
         verdict.and(kept)
@@ -145,7 +147,7 @@ async fn first_pass(client: &Client, admin: &Admin, workers: u8) -> Result<Pass,
     Ok(pass)
 }
 
-async fn keep_running(broker: &Broker) -> Result<(), Failure> {
+async fn keep_running(broker: &Broker, interrupt: &mut Interrupt) -> Result<(), Failure> {
     let address = broker.address();
     output::line(&format!(
         "broker and application go on until Ctrl-C; ask them, for example:\n  \
@@ -155,7 +157,8 @@ async fn keep_running(broker: &Broker) -> Result<(), Failure> {
         topology::APPLICATION,
         topology::FLIGHTS,
     ))?;
-    tokio::signal::ctrl_c().await.map_err(|error| Failure::failed(format!("cannot wait for Ctrl-C: {error}")))
+    interrupt.received().await;
+    Ok(())
 }
 
 fn write_json(path: &Path, report: &report::Report) -> Result<(), Failure> {

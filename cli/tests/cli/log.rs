@@ -233,3 +233,45 @@ fn a_place_for_the_copy_that_cannot_be_is_not_found() {
     let ran = run(kappa().args(["log", "repair"]).arg(broker.data_dir()).args(["--to", "/no/such/x"]), b"");
     assert_eq!(ran.code, 4, "{}", ran.stderr);
 }
+
+#[test]
+fn what_was_set_aside_is_dumped_under_its_new_name() {
+    let broker = stopped_broker();
+    let dump =
+        |path: &std::path::Path, more: &[&str]| run(kappa().args(["log", "dump"]).arg(path).args(more), b"");
+    let whole = dump(&segment(&broker), &["--output", "json"]).ok();
+    assert_eq!(whole.lines().count(), 5);
+    assert!(
+        whole.starts_with(r#"{"topic":"t","partition":0,"segment":0,"position":0,"base_offset":0,"#),
+        "{whole}"
+    );
+
+    let set_aside = broker.data_dir().join("set-aside");
+    let renamed = set_aside.join("t-0.1690000000000");
+    fs::create_dir(&set_aside).unwrap();
+    fs::rename(broker.data_dir().join("t-0"), &renamed).unwrap();
+    for path in [&renamed, &set_aside] {
+        assert_eq!(dump(path, &["--output", "json"]).ok(), whole);
+    }
+
+    // What recovery cuts off begins with damage.
+    let mut bytes = fs::read(renamed.join("00000000000000000000.log")).unwrap();
+    let len = |at: usize| 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    let (second, third) = (len(0), len(0) + len(len(0)));
+    bytes[second + 20] ^= 1;
+    let remainder = renamed.join(format!("00000000000000000000.log.{second}.corrupt"));
+    fs::write(&remainder, &bytes[second..]).unwrap();
+    let ran = dump(&remainder, &[]);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!(lines.len(), 5, "{}", ran.stdout);
+    let told = format!("no batch from position 0 to {}: record batch checksum ", third - second);
+    assert!(lines[1].starts_with(&told) && lines[2].starts_with("offsets 2..2 "), "{}", ran.stdout);
+    assert!(lines[4].starts_with("offsets 4..4 "), "{}", ran.stdout);
+
+    // Garbage in front, and a cut batch at the end.
+    fs::write(&remainder, [&[0xff; 100][..], &bytes[third..bytes.len() - 1]].concat()).unwrap();
+    let ran = dump(&remainder, &["--output", "json"]);
+    let offsets: Vec<_> = ran.stdout.lines().map(|line| line.contains("\"base_offset\":2,")).collect();
+    assert_eq!((ran.code, offsets), (5, vec![true, false]), "{}", ran.stdout);
+}

@@ -11,5 +11,6 @@ mod group;
 mod harness;
 mod log;
 mod records;
+mod signals;
 mod topic;
 mod usage;

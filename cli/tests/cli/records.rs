@@ -317,3 +317,50 @@ fn what_is_produced_shows_at_once_to_who_is_reading() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!((line.as_str(), child.wait().unwrap().code()), ("hello\n", Some(0)));
 }
+
+#[test]
+fn first_example_of_produce_works_as_it_stands() {
+    let broker = Broker::start();
+    let help = broker.kappa(&["produce", "--help"]).ok();
+    let example = help.lines().skip_while(|line| *line != "Examples:").nth(1).unwrap().trim();
+    assert!(example.ends_with("kappa produce numbers"), "{example}");
+    let command = broker.command(&[]);
+    let address = command.get_args().nth(1).unwrap();
+    let binaries = std::path::Path::new(command.get_program()).parent().unwrap().display().to_string();
+    let path = format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", example]).env("PATH", path).env("KAPPA_BOOTSTRAP_SERVER", address);
+    let ran = crate::harness::run(&mut shell, b"");
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert_eq!(consumed(&broker, "numbers", &[]).ok(), numbers(1000));
+}
+
+#[test]
+fn damage_ends_a_consumer_with_the_place_and_the_cures() {
+    let broker = broker_with("t", "1");
+    for number in 0..6 {
+        broker.kappa_with(&["produce", "t"], format!("{number}\n").as_bytes()).ok();
+    }
+    let path = broker.data_dir().join("t-0").join("00000000000000000000.log");
+    let sound = std::fs::read(&path).unwrap();
+    let batch = sound.windows(8).position(|bytes| bytes == 3_i64.to_be_bytes()).unwrap();
+    // A bit of the base offset, of the length, of the checksum.
+    for (round, byte) in [2, 10, 17].into_iter().enumerate() {
+        let mut bytes = sound.clone();
+        bytes[batch + byte] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let group = format!("g{round}");
+        for (arguments, cure) in [
+            (&["-o", "beginning", "-e"][..], "`kappa consume t -p 0 -o OFFSET`"),
+            (&["-g", &group], "group reset-offsets g"),
+        ] {
+            let ran = broker.kappa(&[&["consume", "t"], arguments].concat());
+            assert_eq!((ran.code, ran.stdout.as_str()), (5, "0\n1\n2\n"), "{byte}: {}", ran.stderr);
+            for words in ["t-0 is damaged at offset 3: ", "`kappa log verify ", "`kappa log repair ", cure] {
+                assert!(ran.stderr.contains(words), "{byte}: {}", ran.stderr);
+            }
+        }
+        let described = broker.kappa(&["group", "describe", &group, "--output", "json"]).ok();
+        assert!(described.contains("\"committed\":3"), "{described}");
+    }
+}

@@ -111,3 +111,18 @@ fn what_a_broker_cannot_start_with_is_told_by_the_exit_code() {
         assert!(ran.stderr.contains(words), "{arguments:?}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn broker_without_room_for_a_connection_is_not_only_called_the_wrong_port() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let closing = std::thread::spawn(move || drop(listener.accept().unwrap()));
+    let ran = run(kappa().args(["-b", &address, "topic", "list"]), b"");
+    closing.join().unwrap();
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    for words in
+        [&*address, "is this the right port?", "no room for more connections (max.connections, ulimit -n)"]
+    {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+}

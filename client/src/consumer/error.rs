@@ -29,15 +29,18 @@ pub enum ConsumerError {
         /// The position.
         offset: i64,
     },
-    /// A batch cannot be read. A seek beyond it goes on.
-    #[error("{partition} at offset {offset}: {reason}")]
+    /// What follows in a partition cannot be read, on the broker's disk or as it came from there. Told once: the position
+    /// stays at `offset`, nothing more is fetched of the partition until a seek, and the other partitions go on.
+    #[error(
+        "{partition} is damaged at offset {offset}: {reason}; the position stays there, seek behind it to read on"
+    )]
     Corrupt {
         /// The partition.
         partition: TopicPartition,
         /// The position.
         offset: i64,
         /// What is wrong.
-        reason: Arc<BatchError>,
+        reason: Damage,
     },
     /// The broker refuses to serve a partition.
     #[error("{partition}: {}", crate::error::refusal(*code, None))]
@@ -67,6 +70,26 @@ pub enum ConsumerError {
     /// The consumer was closed.
     #[error("the consumer is closed")]
     Closed,
+}
+
+/// Why a partition cannot be read on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The broker cannot make out a batch in its log.
+    #[error("the broker finds no batch in its log there (CORRUPT_MESSAGE)")]
+    Unreadable,
+    /// A batch is not as it was written.
+    #[error(transparent)]
+    Batch(#[from] Arc<BatchError>),
+    /// A batch has offsets that cannot be its own: they lead back, or beyond the end of the partition.
+    #[error("a batch of offsets {base_offset} to {last_offset} lies there, where it cannot belong")]
+    Misplaced {
+        /// First offset that the batch claims.
+        base_offset: i64,
+        /// Last offset that the batch claims.
+        last_offset: i64,
+    },
 }
 
 impl ConsumerError {

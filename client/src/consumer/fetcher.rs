@@ -5,23 +5,22 @@
 //! over a lane of its own and with a short wait, so it never has to sit out the long one.
 
 use super::{
-    ConsumerConfig, ConsumerError, FetchedBatch, IsolationLevel,
-    partitions::{Fetched, Partitions, Progress, Resolved, Start, Unresolved, Wish},
+    ConsumerConfig, ConsumerError, Damage, IsolationLevel,
+    decode::decode,
+    exchange::{Fetched, Resolved, Start, Unresolved, Wish},
+    partitions::Partitions,
 };
 use crate::{
     Client, LaneKind, RequestError, TopicPartition, coordinator::Coordinator, offsets,
     routing::metadata::Cluster,
 };
-use bytes::Bytes;
 use kappa_protocol::{
-    ApiKey, ErrorCode, Records, RequestMessage,
-    limits::BATCH_DECOMPRESSED_BYTES_MAX,
+    ApiKey, ErrorCode, RequestMessage,
     messages::{
         FetchRequest, FetchResponse,
         fetch_request::{FetchPartition, FetchTopic},
-        fetch_response::{AbortedTransaction, PartitionData},
+        fetch_response::PartitionData,
     },
-    record::{BatchError, DecodedBatch},
 };
 use parking_lot::Mutex;
 use std::{
@@ -320,7 +319,8 @@ impl Fetcher {
         let code = ErrorCode::from(data.error_code);
         let mut fetched = Fetched::nothing(wish, None);
         match code {
-            ErrorCode::None => return self.decode(wish, data),
+            ErrorCode::None => return decode(wish, self.config.isolation, data),
+            ErrorCode::CorruptMessage => fetched.damage(wish, Damage::Unreadable),
             ErrorCode::OffsetOutOfRange => {
                 let start = Start::from(self.config.offset_reset);
                 tracing::warn!(partition = %wish.partition, offset = wish.offset, ?start, "offset out of range");
@@ -343,60 +343,6 @@ impl Fetcher {
         }
         fetched
     }
-
-    fn decode(&self, wish: &Wish, data: PartitionData) -> Fetched {
-        let progress = Progress {
-            high_watermark: data.high_watermark,
-            last_stable_offset: data.last_stable_offset,
-            log_start_offset: data.log_start_offset,
-        };
-        let mut fetched = Fetched::nothing(wish, None);
-        fetched.progress = Some(progress);
-        let mut aborted = Aborted::new(self.config.isolation, data.aborted_transactions);
-        let mut batches = Batches::new(data.records.unwrap_or_default());
-        loop {
-            match batches.next() {
-                Ok(None) => break,
-                Ok(Some(batch)) => {
-                    let wanted = batch.next_offset() > fetched.next_offset;
-                    let start = fetched.next_offset;
-                    fetched.next_offset = start.max(batch.next_offset());
-                    if aborted.hides(&batch) || !wanted || batch.count() == 0 {
-                        continue;
-                    }
-                    fetched.batches.push(FetchedBatch {
-                        partition: wish.partition.clone(),
-                        batch,
-                        start,
-                        high_watermark: progress.high_watermark,
-                        last_stable_offset: progress.last_stable_offset,
-                        log_start_offset: progress.log_start_offset,
-                    });
-                }
-                Err(reason) => {
-                    let (partition, offset) = (wish.partition.clone(), fetched.next_offset);
-                    fetched.error =
-                        Some(ConsumerError::Corrupt { partition, offset, reason: Arc::new(reason) });
-                    fetched.wait = Some(Duration::from_secs(1));
-                    break;
-                }
-            }
-        }
-        fetched
-    }
-}
-
-impl Fetched {
-    fn nothing(wish: &Wish, wait: Option<Duration>) -> Fetched {
-        Fetched {
-            batches: Vec::new(),
-            next_offset: wish.offset,
-            progress: None,
-            error: None,
-            wait,
-            reset: None,
-        }
-    }
 }
 
 fn leader(cluster: &Cluster, partition: &TopicPartition) -> Option<(i32, i32)> {
@@ -406,112 +352,4 @@ fn leader(cluster: &Cluster, partition: &TopicPartition) -> Option<(i32, i32)> {
 async fn wait_for_change(changed: &mut watch::Receiver<()>, until: Instant) {
     // The sender lives as long as the fetcher, and the time is up at the latest.
     let _ = tokio::time::timeout_at(until, changed.changed()).await;
-}
-
-/// Takes batches off the pieces of a response.
-struct Batches {
-    pieces: std::vec::IntoIter<Bytes>,
-    rest: Bytes,
-}
-
-impl Batches {
-    fn new(records: Records) -> Batches {
-        Batches { pieces: records.slices().cloned().collect::<Vec<_>>().into_iter(), rest: Bytes::new() }
-    }
-
-    /// The next batch; `None` at the end, and where the response was cut within a batch.
-    fn next(&mut self) -> Result<Option<DecodedBatch>, BatchError> {
-        loop {
-            if !self.rest.is_empty() {
-                match DecodedBatch::split_from(&mut self.rest, BATCH_DECOMPRESSED_BYTES_MAX) {
-                    Err(BatchError::Incomplete { .. }) => {}
-                    outcome => return outcome.map(Some),
-                }
-            }
-            let Some(piece) = self.pieces.next() else { return Ok(None) };
-            self.rest = match self.rest.len() {
-                0 => piece,
-                // A batch that spans pieces is joined.
-                _ => Bytes::from([&self.rest[..], &piece[..]].concat()),
-            };
-        }
-    }
-}
-
-/// Which transactional batches a reader of committed records must not see.
-struct Aborted {
-    isolation: IsolationLevel,
-    /// By first offset, the last one first.
-    upcoming: Vec<AbortedTransaction>,
-    producers: HashSet<i64>,
-}
-
-impl Aborted {
-    fn new(isolation: IsolationLevel, transactions: Option<Vec<AbortedTransaction>>) -> Aborted {
-        let mut upcoming = transactions.unwrap_or_default();
-        upcoming.sort_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
-        Aborted { isolation, upcoming, producers: HashSet::new() }
-    }
-
-    /// Whether the batch is no data, or of an aborted transaction. To be asked of every batch, in order.
-    fn hides(&mut self, batch: &DecodedBatch) -> bool {
-        let header = batch.header();
-        let begun = |transaction: &mut AbortedTransaction| transaction.first_offset < header.next_offset();
-        while let Some(transaction) = self.upcoming.pop_if(begun) {
-            self.producers.insert(transaction.producer_id);
-        }
-        if header.is_control() {
-            // Whether it aborts or commits, the transaction ends here.
-            self.producers.remove(&header.producer_id());
-            return true;
-        }
-        self.isolation == IsolationLevel::ReadCommitted
-            && header.is_transactional()
-            && self.producers.contains(&header.producer_id())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kappa_protocol::record::{BatchBuilder, BatchOptions, ProducerStamp};
-
-    fn batch(base_offset: i64, id: i64, control: bool) -> Bytes {
-        let producer = Some(ProducerStamp { id, epoch: 0, sequence: 0 });
-        let mut builder =
-            BatchBuilder::new(BatchOptions { producer, transactional: true, control, ..Default::default() });
-        builder.push(0, Some(&[0, 0, 0, 0]), Some(&[0; 6]), []);
-        builder.finish(base_offset)
-    }
-
-    #[test]
-    fn batches_are_taken_across_pieces_and_a_cut_tail_is_left() {
-        let (first, second) = (batch(0, 1, false), batch(1, 1, false));
-        let pieces =
-            vec![first.slice(..20), Bytes::from([&first[20..], &second[..]].concat()), first.slice(..30)];
-        let mut batches = Batches::new(Records::from(pieces));
-        let mut offsets = Vec::new();
-        while let Some(batch) = batches.next().unwrap() {
-            offsets.push(batch.base_offset());
-        }
-        assert_eq!(offsets, [0, 1]);
-    }
-
-    #[test]
-    fn reader_of_committed_records_sees_neither_aborted_nor_control_batches() {
-        let transaction = AbortedTransaction { producer_id: 7, first_offset: 1 };
-        let stored = [(0, 7, false), (1, 7, false), (2, 8, false), (3, 7, true), (4, 7, false)];
-        for (isolation, visible) in [
-            (IsolationLevel::ReadCommitted, vec![0, 2, 4]),
-            (IsolationLevel::ReadUncommitted, vec![0, 1, 2, 4]),
-        ] {
-            let mut aborted = Aborted::new(isolation, Some(vec![transaction.clone()]));
-            let batches = stored.iter().map(|(offset, id, control)| {
-                DecodedBatch::decode(batch(*offset, *id, *control), 1000).unwrap()
-            });
-            let seen: Vec<_> =
-                batches.filter(|batch| !aborted.hides(batch)).map(|batch| batch.base_offset()).collect();
-            assert_eq!(seen, visible, "{isolation:?}");
-        }
-    }
 }

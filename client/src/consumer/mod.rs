@@ -7,7 +7,9 @@
 pub mod assignor;
 mod batch;
 mod config;
+mod decode;
 mod error;
+mod exchange;
 mod fetcher;
 mod group;
 mod membership;
@@ -18,17 +20,18 @@ mod rebalance;
 
 pub use batch::FetchedBatch;
 pub use config::{ConsumerConfig, IsolationLevel, OffsetReset};
-pub use error::ConsumerError;
+pub use error::{ConsumerError, Damage};
 pub use rebalance::{ListenerFuture, RebalanceListener};
 
 pub(crate) use protocol::{PROTOCOL_TYPE, decode_assignment};
 
 use crate::{Client, TopicPartition, coordinator::Coordinator};
+use exchange::Start;
 use fetcher::Fetcher;
 use group::{Event, Group};
 use membership::Member;
 use parking_lot::Mutex;
-use partitions::{Partitions, Start};
+use partitions::Partitions;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 

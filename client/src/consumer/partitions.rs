@@ -4,7 +4,10 @@
 //! is in at most one fetch; batches lie in it in offset order without gaps to its position; whatever was fetched
 //! before a seek or a new assignment is dropped, because the partition's version has moved on. No I/O.
 
-use super::{ConsumerConfig, ConsumerError, FetchedBatch, OffsetReset};
+use super::{
+    ConsumerConfig, ConsumerError, FetchedBatch,
+    exchange::{Fetched, Progress, Resolved, Start, Unresolved, Wish},
+};
 use crate::TopicPartition;
 use parking_lot::Mutex;
 use std::{
@@ -15,29 +18,6 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-
-/// What determines a position that is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
-    /// The group's committed offset, or the reset policy.
-    Committed,
-    /// Where the log begins.
-    Earliest,
-    /// Where it ends.
-    Latest,
-    /// Nothing: the application has to seek.
-    Seek,
-}
-
-impl From<OffsetReset> for Start {
-    fn from(reset: OffsetReset) -> Self {
-        match reset {
-            OffsetReset::Earliest => Start::Earliest,
-            OffsetReset::Latest => Start::Latest,
-            OffsetReset::None => Start::Seek,
-        }
-    }
-}
 
 /// One assigned partition.
 #[derive(Debug)]
@@ -59,15 +39,10 @@ struct Partition {
     buffer: VecDeque<FetchedBatch>,
     buffered: usize,
     error: Option<ConsumerError>,
+    /// It cannot be read on from here, which is told once: only a seek or a new assignment fetches again.
+    is_damaged: bool,
+    is_doubted: bool,
     progress: Option<Progress>,
-}
-
-/// What the last fetch said of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Progress {
-    pub(super) high_watermark: i64,
-    pub(super) last_stable_offset: i64,
-    pub(super) log_start_offset: i64,
 }
 
 #[derive(Debug, Default)]
@@ -78,36 +53,6 @@ struct State {
     versions: u64,
     /// Where the last poll stopped.
     last_served: Option<TopicPartition>,
-}
-
-/// A partition to fetch from, as it was when it was taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    pub(super) partition: TopicPartition,
-    pub(super) version: u64,
-    pub(super) offset: i64,
-}
-
-/// A partition whose position has to be found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unresolved {
-    pub(super) partition: TopicPartition,
-    pub(super) version: u64,
-    pub(super) start: Start,
-}
-
-/// What a fetch brought for one partition.
-#[derive(Debug)]
-pub(super) struct Fetched {
-    pub(super) batches: Vec<FetchedBatch>,
-    /// Where the next fetch goes on.
-    pub(super) next_offset: i64,
-    pub(super) progress: Option<Progress>,
-    pub(super) error: Option<ConsumerError>,
-    /// Wait so long before the next fetch.
-    pub(super) wait: Option<Duration>,
-    /// Determine the position anew.
-    pub(super) reset: Option<Start>,
 }
 
 /// All assigned partitions of a consumer.
@@ -238,8 +183,8 @@ impl Partitions {
         for (name, partition) in &mut state.partitions {
             if partition.wants_fetch(now, self.partition_bytes_max) && here(name) {
                 partition.fetching = true;
-                let (version, offset) = (partition.version, partition.fetch_offset);
-                wishes.push(Wish { partition: name.clone(), version, offset });
+                let Partition { version, fetch_offset: offset, is_doubted, .. } = *partition;
+                wishes.push(Wish { partition: name.clone(), version, offset, is_doubted });
             }
         }
         wishes
@@ -270,7 +215,9 @@ impl Partitions {
         partition.buffer.extend(fetched.batches);
         partition.buffered += len;
         state.buffered += len;
-        if partition.buffer.is_empty() && fetched.error.is_none() {
+        partition.is_damaged = matches!(fetched.error, Some(ConsumerError::Corrupt { .. }));
+        partition.is_doubted = fetched.is_doubtful;
+        if partition.buffer.is_empty() {
             // What was passed over, such as control batches, counts as read.
             partition.position = Ok(fetched.next_offset);
         }
@@ -336,52 +283,46 @@ impl Partitions {
         self.wake_fetchers();
     }
 
-    /// Batches for one poll, from one partition after the other, and the first error where there are none.
+    /// Batches for one poll, from one partition after the other. An error comes first, once what was fetched before it is
+    /// taken: each is told once, so it keeps the other partitions' batches waiting for no more than one poll.
     pub(super) fn take(&self) -> Result<Vec<FetchedBatch>, ConsumerError> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let mut told = state.partitions.values_mut().filter(|partition| partition.may_serve());
+        if let Some(error) = told.find_map(Partition::take_due_error) {
+            drop(guard);
+            self.wake_fetchers();
+            return Err(error);
+        }
         let mut taken = Vec::new();
         let mut left = self.poll_bytes_max;
         let start = state.last_served.take();
         let begins = |name: &TopicPartition| start.as_ref().is_none_or(|last| name > last);
         let (first, then): (Vec<_>, Vec<_>) = state.partitions.iter_mut().partition(|(name, _)| begins(name));
-        let mut error = None;
         for (name, partition) in first.into_iter().chain(then) {
             if left == 0 {
                 break;
             }
-            if partition.paused || partition.held {
+            if !partition.may_serve() {
                 continue;
             }
             let served = partition.serve(&mut left, &mut taken);
             state.buffered -= served;
             if served > 0 {
                 state.last_served = Some(name.clone());
-            } else if error.is_none() {
-                error = partition.error.take();
             }
         }
         drop(guard);
         if !taken.is_empty() {
-            // An error that was taken along is met again by the next fetch.
             self.wake_fetchers();
-            return Ok(taken);
         }
-        error.map_or(Ok(taken), Err)
+        Ok(taken)
     }
 
     #[cfg(test)]
     fn lock(&self) -> parking_lot::MutexGuard<'_, State> {
         self.state.lock()
     }
-}
-
-/// How a position was found out.
-#[derive(Debug)]
-pub(super) enum Resolved {
-    At(i64),
-    Later(Duration),
-    Failed(ConsumerError, Start),
 }
 
 impl State {
@@ -417,6 +358,8 @@ impl Partition {
             buffer: VecDeque::new(),
             buffered: 0,
             error: None,
+            is_damaged: false,
+            is_doubted: false,
             progress: None,
         }
     }
@@ -427,8 +370,18 @@ impl Partition {
             && !self.held
             && !self.fetching
             && self.error.is_none()
+            && !self.is_damaged
             && self.buffered < bytes_max
             && self.not_before.is_none_or(|instant| instant <= now)
+    }
+
+    fn may_serve(&self) -> bool {
+        !self.paused && !self.held
+    }
+
+    /// The error, when nothing that was fetched before it is left.
+    fn take_due_error(&mut self) -> Option<ConsumerError> {
+        if self.buffer.is_empty() { self.error.take() } else { None }
     }
 
     /// Moves batches to `taken` while `left` bytes allow, though at least one. Returns the bytes moved.
@@ -445,7 +398,7 @@ impl Partition {
         if !self.buffer.is_empty() {
             // The next poll goes on here, with more room.
             *left = 0;
-        } else if served > 0 && self.error.is_none() {
+        } else if served > 0 {
             self.position = Ok(self.fetch_offset);
         }
         self.buffered -= served;
@@ -461,6 +414,7 @@ fn size(batch: &FetchedBatch) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer::Damage;
     use kappa_protocol::record::{BatchBuilder, BatchOptions, DecodedBatch};
 
     fn partition(number: i32) -> TopicPartition {
@@ -481,7 +435,15 @@ mod tests {
     }
 
     fn fetched(batches: Vec<FetchedBatch>, next_offset: i64) -> Fetched {
-        Fetched { batches, next_offset, progress: None, error: None, wait: None, reset: None }
+        Fetched {
+            batches,
+            next_offset,
+            progress: None,
+            error: None,
+            wait: None,
+            reset: None,
+            is_doubtful: false,
+        }
     }
 
     fn positioned(count: i32, config: &ConsumerConfig) -> Partitions {
@@ -540,6 +502,43 @@ mod tests {
         );
         partitions.set_paused(&[partition(1)], false);
         assert_eq!(partitions.take().unwrap()[0].partition, partition(1));
+    }
+
+    #[test]
+    fn damage_is_told_once_behind_what_came_before_it_and_a_seek_goes_on() {
+        let partitions = positioned(2, &ConsumerConfig::default());
+        let wishes = partitions.take_wishes(|_| true);
+        let mut damaged = fetched(vec![batch(&partition(0), 0, 3)], 5);
+        damaged.damage(&wishes[0], Damage::Unreadable);
+        partitions.bring(&wishes[0], damaged);
+        partitions.bring(&wishes[1], fetched(vec![batch(&partition(1), 0, 2)], 2));
+        assert_eq!(partitions.take().unwrap().len(), 2);
+        let error = partitions.take().unwrap_err();
+        assert!(matches!(error, ConsumerError::Corrupt { offset: 5, .. }), "{error}");
+        assert_eq!(partitions.position(&partition(0)), Some(5));
+        let wishes = partitions.take_wishes(|_| true);
+        assert_eq!(wishes.iter().map(|wish| &wish.partition).collect::<Vec<_>>(), [&partition(1)]);
+        assert!(partitions.take().unwrap().is_empty());
+        partitions.seek(&partition(0), Ok(8)).unwrap();
+        assert_eq!(partitions.take_wishes(|_| true)[0].offset, 8);
+    }
+
+    #[test]
+    fn error_is_told_though_other_partitions_never_run_dry() {
+        let config = ConsumerConfig::default().poll_bytes_max(1_usize);
+        let partitions = positioned(3, &config);
+        for wish in partitions.take_wishes(|_| true) {
+            let mut brought = match wish.partition.partition {
+                1 => fetched(vec![], 0),
+                _ => fetched((0..4).map(|at| batch(&wish.partition, at, 1)).collect(), 4),
+            };
+            if wish.partition.partition == 1 {
+                brought.damage(&wish, Damage::Unreadable);
+            }
+            partitions.bring(&wish, brought);
+        }
+        assert!(partitions.take().is_err());
+        assert!((0..8).all(|_| partitions.take().unwrap().len() == 1));
     }
 
     #[test]

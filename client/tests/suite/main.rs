@@ -13,6 +13,7 @@
 )]
 
 mod administration;
+mod damage;
 mod groups;
 mod network;
 mod produce_consume;

@@ -17,7 +17,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A broker with its directory.
 pub struct Cluster {
     pub broker: Broker,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// How a client reaches it.
@@ -36,7 +36,11 @@ impl Cluster {
         config.set("group.initial.rebalance.delay.ms", "0").unwrap();
         config.set("num.partitions", "3").unwrap();
         let broker = Broker::start(config).await.unwrap();
-        Cluster { broker, _directory: directory }
+        Cluster { broker, directory }
+    }
+
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
     }
 
     pub async fn client(&self, transport: Transport) -> Client {

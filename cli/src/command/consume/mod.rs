@@ -4,6 +4,7 @@ mod format;
 
 use crate::{
     error::{Exit, Failure},
+    interrupt::Interrupt,
     output::{self, Output},
     place::{self, Place, Span},
     record_json::RecordOut,
@@ -12,11 +13,11 @@ use crate::{
 use format::Format;
 use kappa_client::{
     Consumer, ConsumerConfig, FetchedBatch, OffsetReset, Record, TopicPartition, admin::OffsetAndMetadata,
+    consumer::ConsumerError,
 };
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -83,10 +84,13 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Consume {
     /// Runs it.
-    pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
-        let partitions = session.partitions(&self.topic, &self.partition).await?;
-        let spans = place::spans(&session.admin, &partitions).await?;
-        let consumer = self.consumer(session, &partitions, &spans).await?;
+    pub(crate) async fn run(self, session: &Session, interrupt: &mut Interrupt) -> Result<(), Failure> {
+        let opened = interrupt.or(async {
+            let partitions = session.partitions(&self.topic, &self.partition).await?;
+            let spans = place::spans(&session.admin, &partitions).await?;
+            Ok((self.consumer(session, &partitions, &spans).await?, spans))
+        });
+        let (consumer, spans) = opened.await?;
         let ends = spans.into_iter().map(|(partition, span)| (partition, span.end)).collect();
         let mut printer = Printer {
             out: output::stdout(),
@@ -98,13 +102,30 @@ impl Consume {
             left: self.count.unwrap_or(u64::MAX),
             printed: BTreeMap::new(),
         };
-        let ended = self.print_all(&consumer, &mut printer, &ends).await;
-        printer.flush()?;
-        if self.group.is_some() {
-            commit(&consumer, &mut printer).await?;
-        }
-        consumer.close().await.map_err(|error| session::consumer_error("leave", &error))?;
+        let ended = self.print_all(&consumer, &mut printer, &ends, interrupt).await;
+        let flushed = printer.flush();
+        // Who asks for the end once more does not want to wait for this.
+        let is_due = self.group.is_some() && flushed.is_ok();
+        let closed = interrupt.or(async {
+            let committed = if is_due { commit(&consumer, &mut printer).await } else { Ok(()) };
+            let left = consumer.close().await.map_err(|error| session::consumer_error("leave", &error));
+            committed.and(left)
+        });
+        flushed.and(closed.await)?;
         ended
+    }
+
+    /// A poll that failed.
+    fn failure(&self, error: &ConsumerError) -> Failure {
+        let failure = session::consumer_error(&format!("consume topic '{}'", self.topic), error);
+        let ConsumerError::Corrupt { partition, .. } = error else { return failure };
+        let (topic, number) = (&partition.topic, partition.partition);
+        failure.cure_too(&match &self.group {
+            Some(group) => format!(
+                "to read on behind it, `kappa group reset-offsets {group} --topic {topic}:{number} --to OFFSET --execute`"
+            ),
+            None => format!("to read on behind it, `kappa consume {topic} -p {number} -o OFFSET`"),
+        })
     }
 
     /// Says where an offset is not, so that nothing is printed for want of knowing it.
@@ -159,18 +180,16 @@ impl Consume {
         consumer: &Consumer,
         printer: &mut Printer,
         ends: &BTreeMap<TopicPartition, i64>,
+        interrupt: &mut Interrupt,
     ) -> Result<(), Failure> {
-        let mut interrupt = pin!(tokio::signal::ctrl_c());
         let mut committed_at = Instant::now();
         let mut idle = true;
         while printer.left > 0 && !(self.exit && at_end(consumer, ends)) {
             let polled = tokio::select! {
                 polled = consumer.poll(if idle { POLL } else { Duration::ZERO }) => polled,
-                _ = &mut interrupt => return Err(Failure::interrupted()),
+                () = interrupt.received() => return Err(Failure::interrupted()),
             };
-            let batches = polled.map_err(|error| {
-                session::consumer_error(&format!("consume topic '{}'", self.topic), &error)
-            })?;
+            let batches = polled.map_err(|error| self.failure(&error))?;
             idle = batches.is_empty();
             for batch in &batches {
                 printer.print(batch, if self.exit { ends.get(&batch.partition).copied() } else { None })?;

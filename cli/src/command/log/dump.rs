@@ -8,7 +8,7 @@ use crate::{
     record_json::RecordOut,
     timestamp,
 };
-use kappa_protocol::record::{Batch, BatchError, TimestampType};
+use kappa_protocol::record::{Batch, TimestampType};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -100,42 +100,72 @@ impl<'a> BatchLine<'a> {
     }
 }
 
-/// Prints one partition. Damage ends it with an error, after all that is sound before it.
+/// Prints one partition, or one file of it. Damage ends it with an error, after all that is sound before it; in what
+/// recovery cut off, where there is nothing but damage and what lies behind it, it is told and passed over.
 pub(super) fn partition(dir: &PartitionDir, wanted: Wanted) -> Result<(), Failure> {
     let mut out = output::stdout();
-    let read = segment::segments(&dir.path).map_err(|error| Failure::file("read", &dir.path, &error));
-    let Segments { found: segments, strange } = read?;
+    let Segments { found: segments, strange } = if dir.path.is_dir() {
+        segment::segments(&dir.path).map_err(|error| Failure::file("read", &dir.path, &error))?
+    } else {
+        Segments { found: vec![segment::single(&dir.path)], strange: None }
+    };
     let ends = segments.iter().skip(1).map(|next| next.base_offset).chain([i64::MAX]);
-    for (Segment { base_offset: base, path }, _) in
-        segments.iter().zip(ends).filter(|(_, end)| *end > wanted.from_offset)
-    {
-        if wanted.output == Output::Table {
-            writeln!(out, "{}", path.display()).map_err(|error| Failure::output(&error))?;
-        }
-        let mut reader = BatchReader::open(path).map_err(|error| Failure::file("open", path, &error))?;
-        loop {
-            let at = reader.position();
-            let unsound = |position: u64, error: BatchError| {
-                Failure::new(Exit::Unsound, format!("{}, position {position}: {error}", path.display()))
-            };
-            match reader.next() {
-                Ok(None) => break,
-                Ok(Some(Found { batch, .. })) if batch.last_offset() < wanted.from_offset => {}
-                Ok(Some(Found { position, batch, damage: None })) => {
-                    print(&mut out, dir, *base, position, &batch, wanted)?;
-                }
-                Ok(Some(Found { position, damage: Some(damage), .. })) => {
-                    return Err(unsound(position, damage));
-                }
-                Err(ReadError::Io(error)) => return Err(Failure::file("read", path, &error)),
-                Err(ReadError::Batch(error)) => return Err(unsound(at, error)),
-            }
-        }
+    for (segment, _) in segments.iter().zip(ends).filter(|(_, end)| *end > wanted.from_offset) {
+        file(&mut out, dir, segment, wanted)?;
     }
     out.flush().map_err(|error| Failure::output(&error))?;
     strange.map_or(Ok(()), |strange| {
         Err(Failure::new(Exit::Unsound, format!("{}: {strange}", dir.path.display())))
     })
+}
+
+fn file(
+    out: &mut impl Write,
+    dir: &PartitionDir,
+    Segment { base_offset: base, path }: &Segment,
+    wanted: Wanted,
+) -> Result<(), Failure> {
+    if wanted.output == Output::Table {
+        writeln!(out, "{}", path.display()).map_err(|error| Failure::output(&error))?;
+    }
+    let unreadable = |error: io::Error| Failure::file("read", path, &error);
+    let mut reader = BatchReader::open(path).map_err(|error| Failure::file("open", path, &error))?;
+    let mut first_damage = None;
+    loop {
+        let at = reader.position();
+        let (position, damage) = match reader.next() {
+            Ok(None) => break,
+            Ok(Some(Found { batch, damage: None, .. })) if batch.last_offset() < wanted.from_offset => {
+                continue;
+            }
+            Ok(Some(Found { position, batch, damage: None })) => {
+                print(out, dir, *base, position, &batch, wanted)?;
+                continue;
+            }
+            Ok(Some(Found { position, damage: Some(damage), .. })) => (position, damage),
+            Err(ReadError::Batch(damage)) => (at, damage),
+            Err(ReadError::Io(error)) => return Err(unreadable(error)),
+        };
+        let failure =
+            Failure::new(Exit::Unsound, format!("{}, position {position}: {damage}", path.display()));
+        if !segment::is_cut_off(path) {
+            return Err(failure);
+        }
+        first_damage.get_or_insert(failure);
+        let found = reader.skip_damage(position, *base).map_err(unreadable)?;
+        let end = found.unwrap_or_else(|| reader.len());
+        if wanted.output == Output::Table {
+            writeln!(out, "no batch from position {position} to {end}: {damage}")
+                .map_err(|error| Failure::output(&error))?;
+        }
+    }
+    match first_damage {
+        None => Ok(()),
+        Some(damage) => {
+            out.flush().map_err(|error| Failure::output(&error))?;
+            Err(damage)
+        }
+    }
 }
 
 fn print(

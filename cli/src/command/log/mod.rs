@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum LogCommand {
     /// Print batches and records as they lie on disk
+    ///
+    /// DIR may also be a directory that was set aside, one segment's file, or a `.corrupt` file that recovery cut off a
+    /// segment: of that, what is no batch is told and passed over. Exits with 5 if there is damage.
     #[command(after_long_help = DUMP_EXAMPLES)]
     Dump(Dump),
     /// Check every batch, record and index entry, and what a start needs; change nothing
@@ -45,7 +48,9 @@ const DUMP_EXAMPLES: &str = "\
 Examples:
   kappa log dump ./kappa-data --topic flights --partition 0
   kappa log dump ./kappa-data/flights-0 --records --from-offset 1000 | head
-  kappa log dump ./kappa-data --topic flights --records --output json";
+  kappa log dump ./kappa-data --topic flights --records --output json
+  kappa log dump ./kappa-data/set-aside/flights-0.1690000000000
+  kappa log dump ./kappa-data/flights-0/00000000000000000000.log.4096.corrupt";
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -92,7 +97,8 @@ impl LogCommand {
         match self {
             LogCommand::Dump(dump) => {
                 let wanted = dump::Wanted { from_offset: dump.from_offset, records: dump.records, output };
-                dump.which.partitions()?.iter().try_for_each(|dir| dump::partition(dir, wanted))
+                let found = dump.which.chosen(segment::anything(&dump.which.dir)?)?;
+                found.iter().try_for_each(|dir| dump::partition(dir, wanted))
             }
             LogCommand::Verify(verify) => verify.run(output),
             LogCommand::Repair(repair) => repair.run(output),
@@ -102,7 +108,11 @@ impl LogCommand {
 
 impl Which {
     fn partitions(&self) -> Result<Vec<segment::PartitionDir>, Failure> {
-        let mut found = segment::partitions(&self.dir)?;
+        self.chosen(segment::partitions(&self.dir)?)
+    }
+
+    /// Those that were asked for.
+    fn chosen(&self, mut found: Vec<segment::PartitionDir>) -> Result<Vec<segment::PartitionDir>, Failure> {
         found.retain(|dir| self.topic.as_ref().is_none_or(|topic| *topic == dir.topic));
         found.retain(|dir| self.partition.is_none_or(|partition| partition == dir.partition));
         if found.is_empty() {

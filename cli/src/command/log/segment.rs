@@ -8,12 +8,14 @@ use crate::error::{Exit, Failure};
 use kappa_protocol::record::{BATCH_HEADER_LEN, Batch, BatchError};
 use std::{
     fs::{self, File},
-    io::{self, BufReader, Read},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 const OFFSET_ENTRY_LEN: usize = 8;
 const TIME_ENTRY_LEN: usize = 12;
+/// Bytes looked through at once for a batch behind damage.
+const WINDOW_BYTES: usize = 1024 * 1024;
 /// The file of a segment until a sync names it after its first offset.
 const UNNAMED: &str = "next-segment";
 
@@ -55,14 +57,53 @@ pub(super) fn is_partition(dir: &Path) -> bool {
 /// `path` as the directory `TOPIC-N` of a partition, if it is one.
 fn partition_dir(path: &Path) -> Option<PartitionDir> {
     let canonical = path.canonicalize().ok()?;
-    let (topic, number) = canonical.file_name()?.to_str()?.rsplit_once('-')?;
-    let partition = number.parse().ok().filter(|partition: &i32| *partition >= 0 && !topic.is_empty())?;
+    let (topic, partition) = topic_and_number(canonical.file_name()?.to_str()?)?;
     let has_segments = !segments(path).ok()?.found.is_empty();
-    (path.is_dir() && has_segments).then(|| PartitionDir {
-        topic: topic.to_owned(),
-        partition,
-        path: path.to_owned(),
-    })
+    (path.is_dir() && has_segments).then(|| PartitionDir { topic, partition, path: path.to_owned() })
+}
+
+fn topic_and_number(name: &str) -> Option<(String, i32)> {
+    let (topic, number) = name.rsplit_once('-')?;
+    let number = number.parse().ok().filter(|number: &i32| *number >= 0 && !topic.is_empty())?;
+    Some((topic.to_owned(), number))
+}
+
+/// What [`partitions`] finds, or what else has batches: a directory with segments whatever its name, those that were set
+/// aside in `path`, or one file.
+pub(super) fn anything(path: &Path) -> Result<Vec<PartitionDir>, Failure> {
+    let metadata = fs::metadata(path).map_err(|error| Failure::file("read", path, &error))?;
+    if !metadata.is_dir() {
+        let holder = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+        return Ok(vec![renamed(path, holder.as_deref().unwrap_or(path))]);
+    }
+    let has_segments = |path: &Path| segments(path).is_ok_and(|segments| !segments.found.is_empty());
+    if has_segments(path) {
+        return Ok(vec![renamed(path, path)]);
+    }
+    let nothing = match partitions(path) {
+        Err(nothing) if nothing.exit() == Exit::NotFound => nothing,
+        found => return found,
+    };
+    let entries = fs::read_dir(path).map_err(|error| Failure::file("read the directory", path, &error))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| Failure::file("read the directory", path, &error))?.path();
+        if path.is_dir() && has_segments(&path) {
+            found.push(renamed(&path, &path));
+        }
+    }
+    found.sort();
+    if found.is_empty() { Err(nothing) } else { Ok(found) }
+}
+
+/// `path` as part of the partition that `directory` is named after: `TOPIC-N`, perhaps with what `set-aside` or a deletion
+/// appends. With another name that is the topic, and the number is -1.
+fn renamed(path: &Path, directory: &Path) -> PartitionDir {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let shorter = name.rsplit_once('.').and_then(|(shorter, _)| topic_and_number(shorter));
+    let (topic, partition) = topic_and_number(&name).or(shorter).unwrap_or((name, -1));
+    PartitionDir { topic, partition, path: path.to_owned() }
 }
 
 /// A segment in a partition's directory.
@@ -103,6 +144,20 @@ pub(super) fn segments(dir: &Path) -> io::Result<Segments> {
         Err(ReadError::Io(error)) => return Err(error),
     };
     Ok(Segments { found, strange })
+}
+
+/// One file as a segment. Its name begins with its base offset, or says nothing of it.
+pub(super) fn single(path: &Path) -> Segment {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = name.split_once('.').map(|(number, _)| number).filter(|number| number.len() == 20);
+    let named = number.and_then(|number| number.parse::<i64>().ok());
+    let base_offset = named.or_else(|| first_offset(path).ok().flatten()).unwrap_or(0);
+    Segment { base_offset, path: path.to_owned() }
+}
+
+/// Whether the file is what recovery cut off a segment.
+pub(super) fn is_cut_off(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "corrupt")
 }
 
 /// Offset of the first batch of a file; `None` if there is no file, or nothing in it.
@@ -194,6 +249,39 @@ impl BatchReader {
         Ok(Some(Found { position, batch: Batch::header(&self.batch)?, damage }))
     }
 
+    /// Goes on at the first whole and sound batch behind `position` whose offsets a segment from `base_offset` on can have.
+    /// `None` if there is none: then this is the end.
+    pub(super) fn skip_damage(&mut self, position: u64, base_offset: i64) -> io::Result<Option<u64>> {
+        let mut window = vec![0; WINDOW_BYTES];
+        let mut at = position + 1;
+        let offsets = base_offset..=base_offset.saturating_add(i64::from(i32::MAX));
+        while at + BATCH_HEADER_LEN as u64 <= self.len {
+            let len = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+            let bytes = window.get_mut(..len).unwrap_or_default();
+            self.file.seek(SeekFrom::Start(at))?;
+            self.file.read_exact(bytes)?;
+            for (candidate, header) in (at..).zip(bytes.windows(BATCH_HEADER_LEN)) {
+                let Ok(batch) = Batch::header(header) else { continue };
+                let size = batch.size();
+                if !offsets.contains(&batch.base_offset()) || size as u64 > self.len - candidate {
+                    continue;
+                }
+                self.batch.resize(size, 0);
+                self.file.seek(SeekFrom::Start(candidate))?;
+                self.file.read_exact(&mut self.batch)?;
+                if Batch::stored(&self.batch).is_ok() {
+                    self.file.seek(SeekFrom::Start(candidate))?;
+                    self.position = candidate;
+                    return Ok(Some(candidate));
+                }
+            }
+            // The next window begins with the headers that this one cut.
+            at += (len - (BATCH_HEADER_LEN - 1)) as u64;
+        }
+        self.position = self.len;
+        Ok(None)
+    }
+
     /// Bytes of the file when it was opened.
     pub(super) fn len(&self) -> u64 {
         self.len
@@ -273,6 +361,31 @@ mod tests {
         assert_eq!(found, [PartitionDir { topic: "a-b".into(), partition: 1, path: at("a-b-1") }]);
         assert_eq!(partitions(&at("a-b-1")).unwrap().len(), 1);
         assert!(partitions(&at("plain")).is_err());
+    }
+
+    #[test]
+    fn partitions_are_told_by_whatever_name_they_were_given() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, topic, partition) in [
+            ("a-b-1", "a-b", 1),
+            ("a.b-1.1690000000000", "a.b", 1),
+            ("c0ffee-2.delete", "c0ffee", 2),
+            ("plain", "plain", -1),
+        ] {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            let file = path.join("00000000000000000007.log.61.corrupt");
+            fs::write(path.join("00000000000000000007.log"), b"").unwrap();
+            fs::write(&file, b"").unwrap();
+            for path in [path, file] {
+                let found = PartitionDir { topic: topic.into(), partition, path: path.clone() };
+                assert_eq!(anything(&path).unwrap(), [found]);
+            }
+        }
+        assert_eq!(single(&dir.path().join("00000000000000000007.log.61.corrupt")).base_offset, 7);
+        fs::remove_dir_all(dir.path().join("a-b-1")).unwrap();
+        assert_eq!(anything(dir.path()).unwrap().len(), 3);
+        assert!(anything(&dir.path().join("none")).is_err());
     }
 
     #[test]

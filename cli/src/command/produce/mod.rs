@@ -8,6 +8,7 @@ mod watch;
 
 use crate::{
     error::Failure,
+    interrupt::Interrupt,
     progress,
     session::{self, Session},
     timestamp,
@@ -29,16 +30,21 @@ use std::{
 
 const EXAMPLES: &str = "\
 Examples:
-  seq 1000 | kappa produce numbers
+  kappa topic create numbers && seq 1000 | kappa produce numbers
   kappa produce users -K : users.txt               # lines such as `alice:{\"age\":30}`
   kappa consume a -o beginning -e --output json | kappa produce b --json
   kappa produce clicks --rate 100 --compression zstd < clicks.jsonl
   echo hello | kappa produce greetings --key en --header source=cli --timestamp 2013-01-01";
 
+/// How long what was read may still wait for its acknowledgement when a signal has asked for the end.
+const INTERRUPTED_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Arguments of `kappa produce`.
 ///
-/// Each line is the value of one record. The command ends when every record is acknowledged. At the first that is not,
-/// it stops: nothing behind it is sent, and it names the line to go on from. While no broker answers it says so and waits.
+/// The topic must exist. Each line is the value of one record. The command ends when every record is acknowledged. At the
+/// first that is not, it stops: nothing behind it is sent, and it names the line to go on from. While no broker answers it says so and waits.
+/// A signal (Ctrl-C, SIGTERM, SIGHUP) ends the reading, and the command once what was read is acknowledged, or after 5 s;
+/// a second one ends it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(about = "Write records from files or stdin to a topic")]
@@ -104,9 +110,9 @@ pub(crate) fn acks(text: &str) -> Result<Acks, String> {
 
 impl Produce {
     /// Runs it.
-    pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
+    pub(crate) async fn run(self, session: &Session, interrupt: &mut Interrupt) -> Result<(), Failure> {
         // A mistyped name must not become a topic, so the broker is not left to create one.
-        session.partitions(&self.topic, self.partition.as_slice()).await?;
+        interrupt.or(session.partitions(&self.topic, self.partition.as_slice())).await?;
         let timeout = Duration::from_secs(self.timeout);
         let config = ProducerConfig::default()
             .acks(self.acks)
@@ -114,8 +120,11 @@ impl Produce {
             .compression(self.compression)
             .delivery_timeout(timeout)
             .stop_on_failure(true);
-        let producer = Producer::new(&session.client, config);
-        let producer = producer.await.map_err(|error| session::refused("produce", &error))?;
+        let producer = interrupt.or(async {
+            let producer = Producer::new(&session.client, config).await;
+            producer.map_err(|error| session::refused("produce", &error))
+        });
+        let producer = producer.await?;
         let reads_terminal = self.files.is_empty() && io::stdin().is_terminal();
         let counter =
             if reads_terminal { ProgressBar::hidden() } else { progress::counter("records produced") };
@@ -136,16 +145,25 @@ impl Produce {
         let (sent, has_stopped) = tokio::select! {
             sent = reading => (sent.unwrap_or_else(|error| Err(Failure::failed(error.to_string()))), false),
             watched = &mut watching => (watched.map_err(|error| Failure::failed(error.to_string())), true),
+            () = interrupt.received() => (Err(Failure::interrupted()), false),
         };
-        // What was read before a bad line is delivered all the same.
-        let flushed = producer.close().await;
+        // What was read before a bad line, or before the end was asked for, is delivered all the same.
+        let is_interrupted = sent.as_ref().is_err_and(Failure::is_quiet);
+        let patience = if is_interrupted { INTERRUPTED_PATIENCE } else { Duration::MAX };
+        let closing = tokio::time::timeout(patience, producer.close());
+        let flushed = interrupt.or(async { Ok(closing.await.ok()) }).await.unwrap_or(None);
         if !has_stopped {
             watching.abort();
         }
         counter.finish();
         match flushed {
-            Ok(()) => sent,
-            Err(error) => Err(report.failure(&error)),
+            Some(Ok(())) => sent,
+            Some(Err(error)) => Err(report.failure(&error)),
+            None => {
+                let records = producer.backlog().map_or(0, |backlog| backlog.records);
+                eprintln!("kappa: interrupted; {records} records were read that are not acknowledged");
+                Err(Failure::interrupted())
+            }
         }
     }
 
