@@ -220,6 +220,11 @@ impl<T: Data> Nulls<T> {
         Nulls(codec.null().is_some().then(|| Arc::clone(codec)))
     }
 
+    /// Whether an item is a null.
+    pub(crate) fn is_null(&self, item: &T) -> bool {
+        self.0.as_ref().is_some_and(|codec| codec.is_null(item))
+    }
+
     /// `None` in place of a null.
     pub(crate) fn to_none(&self, item: Option<T>) -> Option<T> {
         match &self.0 {

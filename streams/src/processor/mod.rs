@@ -16,7 +16,7 @@ mod table;
 mod window;
 mod windows;
 
-pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate, TableReduce};
+pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate};
 pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
 pub use context::{Counters, ProcessError, TopicId};
 pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource};
