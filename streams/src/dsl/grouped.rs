@@ -119,6 +119,7 @@ impl<K: Data, V: Data> Grouped<K, V> {
         graph.check_name(operator, name);
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
+        graph.join(stream.node, stream.node, name);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let (table, kept) = Table::kept(graph, node, name, (keys, codec), stream.kept_key.clone());
         let (values, next) = (nullable(&stream.codecs.1), Arc::new(next));
@@ -242,6 +243,7 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
         graph.timed(node);
+        graph.join(stream.node, stream.node, name);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let rows = contents_of(&(Arc::clone(&keys), Arc::clone(&codec)));
         graph.contents(node, format!("{rows}, {}", windows.describe()));

@@ -36,12 +36,13 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         let (children, of_source, name) = (Arc::clone(&outlet), codecs.clone(), graph.name(node));
         graph.source(
             node,
-            topic,
+            (topic, false),
             Arc::new(move |assembly| {
                 let values: SharedCodec<Change<V>> = Arc::new(ChangeCodec(Arc::clone(&of_source.1)));
                 let codecs = (Arc::clone(&of_source.0), values);
                 let down = children.assemble(assembly);
-                Box::new(RecordSource { name: Arc::clone(&name), codecs, is_own: true, down })
+                let at = assembly.fallible(&name, None);
+                Box::new(RecordSource { at, codecs, timestamps: None, is_own: true, down })
             }),
         );
         GroupedTable { graph: graph.clone(), node, outlet, codecs }

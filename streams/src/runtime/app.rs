@@ -85,7 +85,7 @@ impl App {
         let application = topology.application();
         let generation = generation::choose(&client, application, config.generation).await?;
         let names = generation::names(application, generation);
-        let plan = topics::plan(topology, &client).await?;
+        let plan = topics::plan(topology, &client, &names).await?;
         let topic_names = TopicNames::new(topology, &names);
         let ends = config.replay_until.iter().flat_map(EndOffsets::iter);
         let record = GenerationRecord {

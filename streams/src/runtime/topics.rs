@@ -10,14 +10,18 @@ use super::{
 };
 use crate::{
     task::Position,
-    topology::{Plan, TopicKind, Topology},
+    topology::{InternalNames, Plan, TopicKind, Topology},
 };
 use kappa_client::{Admin, Client, Producer, ProducerConfig, RequestError, admin::NewTopic};
 use kappa_protocol::ErrorCode;
 use std::collections::BTreeMap;
 
 /// Lays a topology over the topics of a cluster.
-pub(super) async fn plan(topology: &Topology, client: &Client) -> Result<Plan, StartError> {
+pub(super) async fn plan(
+    topology: &Topology,
+    client: &Client,
+    names_of: &InternalNames,
+) -> Result<Plan, StartError> {
     let external = |topic: &&crate::topology::TopicDef| topic.kind == TopicKind::External;
     let names: Vec<&str> = topology.0.topics.iter().filter(external).map(|topic| &*topic.name).collect();
     let mut counts: BTreeMap<String, i32> = BTreeMap::new();
@@ -41,7 +45,8 @@ pub(super) async fn plan(topology: &Topology, client: &Client) -> Result<Plan, S
         }
         producer.close().await?;
     }
-    topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)
+    let plan = topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)?;
+    Ok(Plan { topic_names: topology.topic_names(names_of), ..plan })
 }
 
 /// Names of the internal topics.
