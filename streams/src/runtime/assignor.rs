@@ -25,6 +25,8 @@ pub(super) struct TaskAssignor {
     tasks: BTreeMap<TaskId, Vec<TopicPartition>>,
     /// Fingerprint of the group, if it has refused this member.
     refused: Mutex<Option<u32>>,
+    /// What the group last gave this member; `None` before the first time.
+    given: Mutex<Option<Vec<TopicPartition>>>,
 }
 
 impl fmt::Debug for TaskAssignor {
@@ -44,7 +46,12 @@ impl TaskAssignor {
                 tasks.insert(TaskId { sub_topology, partition }, inputs);
             }
         }
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
+    }
+
+    /// Whether the group has given this member anything yet, and only what `is_here`.
+    pub(super) fn has_given(&self, is_here: impl Fn(&TopicPartition) -> bool) -> bool {
+        self.given.lock().as_ref().is_some_and(|given| given.iter().all(is_here))
     }
 
     /// The group's fingerprint, if it differs from this member's.
@@ -199,6 +206,7 @@ impl Assignor for TaskAssignor {
         let group: Option<[u8; 4]> = assignment.user_data.as_deref().and_then(|data| data.try_into().ok());
         let group = group.map(u32::from_be_bytes);
         *self.refused.lock() = group.filter(|group| *group != self.fingerprint);
+        *self.given.lock() = Some(assignment.partitions.clone());
     }
 }
 
@@ -215,7 +223,7 @@ mod tests {
     fn assignor(fingerprint: u32) -> TaskAssignor {
         let topic = |task: &TaskId| TopicPartition::new(format!("t{}", task.sub_topology), task.partition);
         let tasks = tasks(4).into_iter().map(|task| (task, vec![topic(&task)])).collect();
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
     }
 
     fn member(id: &str, fingerprint: u32, owned: &[TopicPartition]) -> MemberSubscription {

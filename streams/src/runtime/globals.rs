@@ -70,6 +70,11 @@ impl GlobalReader {
         Ok(Some(reader))
     }
 
+    /// What has been dropped so far.
+    pub(super) fn dropped(&self) -> Counters {
+        self.dropped
+    }
+
     fn apply(&mut self, batches: Vec<FetchedBatch>) -> Result<(), StartError> {
         for fetched in batches {
             let Some((index, name)) = self.tables.get(&fetched.partition.topic) else { continue };

@@ -161,7 +161,7 @@ impl std::error::Error for WiringErrors {}
 pub enum PlanError {
     /// An input topic does not exist.
     #[error(
-        "topic {topic:?} does not exist; create it before the application starts"
+        "topic {topic:?} does not exist; create it before the application starts, or have it do so with Config::create_topics"
     )]
     MissingTopic {
         /// Its name.
