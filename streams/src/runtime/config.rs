@@ -339,3 +339,49 @@ impl Config {
         InstanceConfig { task, pacing, purge_ms: Some(millis(self.purge_interval)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_reach_the_producer_and_the_consumer() {
+        let ms = Duration::from_millis;
+        let plain = Config::bootstrap("here");
+        let config = plain
+            .clone()
+            .linger(ms(1))
+            .batch_bytes(101)
+            .send_buffer_bytes(102)
+            .record_bytes_max(103)
+            .compression(Compression::Lz4)
+            .delivery_timeout(ms(104))
+            .fetch_wait(ms(105))
+            .fetch_bytes(106)
+            .partition_fetch_bytes(107)
+            .prefetch_bytes(108)
+            .max_poll_interval(ms(109));
+        let fetching = config.fetching(ConsumerConfig::group("g"));
+        let set = format!("{:?} {fetching:?}", config.producer(Some(Duration::ZERO)));
+        for part in [
+            " linger: 1ms",
+            " batch_bytes: 101",
+            " buffer_bytes: 102",
+            " record_bytes_max: 103",
+            " compression: Lz4",
+            " delivery_timeout: 104ms",
+            " fetch_wait_max: 105ms",
+            " fetch_bytes_max: 106",
+            " partition_fetch_bytes_max: 107",
+            " prefetch_bytes_max: 108",
+            " max_poll_interval: 109ms",
+        ] {
+            assert!(set.contains(part), "{part} is not in {set}");
+        }
+        // Where nothing is said the client's own defaults hold, but for a linger that the caller wants.
+        let group = || ConsumerConfig::group("g");
+        assert_eq!(format!("{:?}", plain.fetching(group())), format!("{:?}", group()));
+        assert_eq!(format!("{:?}", plain.producer(None)), format!("{:?}", ProducerConfig::default()));
+        assert!(format!("{:?}", plain.producer(Some(Duration::ZERO))).contains(" linger: 0ns"));
+    }
+}
