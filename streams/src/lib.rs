@@ -54,15 +54,15 @@ mod test_driver;
 mod topology;
 
 pub use dsl::{
-    Builder, GlobalTable, Grouped, GroupedTable, Predicate, Repartition, Stream, Table, WindowedGroup,
-    Windows, otherwise, when,
+    Builder, GlobalTable, Grouped, GroupedTable, OnFailure, Predicate, Repartition, Source, Stream, Table,
+    Topics, WindowedGroup, Windows, otherwise, when,
 };
 pub use processor::{Counters, ProcessError};
 pub use query::{Dump, Row};
-pub use record::{Change, Header, Headers, Record, Window, Windowed};
+pub use record::{Change, Header, Headers, Meta, Record, Window, Windowed};
 pub use runtime::{
-    Answer, App, AppError, Config, EndOffsets, GlobalView, QueryError, ResetError, ResetReport, StartAt,
-    StartError, TopicChange, View, reset,
+    Answer, App, AppError, Config, EndOffsets, GlobalView, QueryError, ResetError, ResetReport,
+    RestoreProgress, StartAt, StartError, State, TopicChange, View, reset,
 };
 pub use store::Entry;
 pub use task::{InputBatch, InputBatchBuilder, ORIGIN_HEADER, TaskId, origin_header};

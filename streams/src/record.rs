@@ -1,4 +1,4 @@
-//! What flows through a topology: records, headers, windowed keys and table changes.
+//! What flows through a topology: records, what stands beside them, windowed keys and table changes.
 //!
 //! Timestamps are milliseconds since the Unix epoch, always event time. Nothing here knows codecs or topics.
 
@@ -70,6 +70,47 @@ impl<'a> IntoIterator for &'a Headers {
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// What stands beside the key and the value of the record that is being processed, and where it was read.
+///
+/// Behind a repartition topic it is a record of that topic which is being processed: topic, partition and offset are
+/// those of the repartition topic, while event time and headers are still those of the record that it came from. Whoever
+/// needs to know where that was takes it along in the value, before the records are repartitioned.
+#[derive(Debug, Clone, Copy)]
+pub struct Meta<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) headers: &'a Headers,
+}
+
+impl<'a> Meta<'a> {
+    /// Full name of the topic that the record was read from.
+    pub fn topic(&self) -> &'a str {
+        self.topic
+    }
+
+    /// Its partition.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Its offset in the partition.
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// Event time in milliseconds: that of the record, or, behind a table, that of the row which has changed.
+    pub fn timestamp(&self) -> i64 {
+        self.timestamp
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &'a Headers {
+        self.headers
     }
 }
 

@@ -6,11 +6,13 @@
 
 mod json;
 mod pair;
+mod postcard;
 mod primitive;
 mod rkyv;
 mod windowed;
 
 pub use json::Json;
+pub use postcard::Postcard;
 pub use primitive::{Bool, F32, F64, I16, I32, I64, Raw, U8, U32, U64, Utf8};
 pub use rkyv::{ArchivedView, Rkyv, RkyvView};
 pub(crate) use windowed::{ChangeCodec, WINDOW_SUFFIX, window_start_of};
@@ -69,6 +71,14 @@ pub enum CodecError {
         /// What the parser says.
         reason: String,
     },
+    /// Postcard that is not of the item's form, or an item that it cannot express.
+    #[error("postcard of {length} bytes: {reason}")]
+    Postcard {
+        /// Bytes there; 0 while writing.
+        length: usize,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// An archive of another schema than the codec's.
     #[error("archive has schema {found:#010x}, expected {expected:#010x}")]
     Schema {
@@ -86,6 +96,11 @@ pub enum CodecError {
 }
 
 /// What a key or a value must be: copied to several children, moved between threads, borrowing nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key or a value of a stream or table",
+    label = "keys and values are copied, sent to other threads and borrow nothing",
+    note = "derive `Clone`, and own what it holds: `String` for `&str`, `Arc` for `Rc`"
+)]
 pub trait Data: Clone + Send + 'static {}
 
 impl<T: Clone + Send + 'static> Data for T {}
@@ -93,6 +108,11 @@ impl<T: Clone + Send + 'static> Data for T {}
 /// Encodes and decodes one type of key or value.
 ///
 /// Equal items must encode to equal bytes: stores, changelogs and the partitioner see only the bytes of a key.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no codec",
+    label = "needs a codec of keys or values here, as in `(Utf8, Json::<Order>::new())`",
+    note = "codecs are in `kappa_streams::codec`: `Utf8`, `I64`, `Raw`, `Json::<T>::new()`, `Postcard::<T>::new()`, `Rkyv`, pairs of them, and `opt(..)` around one that admits null"
+)]
 pub trait Codec: Send + Sync + 'static {
     /// What is encoded.
     type Item: Data;
@@ -218,6 +238,11 @@ impl<T> Clone for Nulls<T> {
 impl<T: Data> Nulls<T> {
     pub(crate) fn of(codec: &SharedCodec<T>) -> Nulls<T> {
         Nulls(codec.null().is_some().then(|| Arc::clone(codec)))
+    }
+
+    /// Whether an item is a null.
+    pub(crate) fn is_null(&self, item: &T) -> bool {
+        self.0.as_ref().is_some_and(|codec| codec.is_null(item))
     }
 
     /// `None` in place of a null.

@@ -1,14 +1,11 @@
 //! The beginning of every topology: its name and what it reads.
 
-use super::{Stream, Table};
+use super::{Source, Stream, Table, Topics};
 use crate::{
     codec::{Codec, Data, SharedCodec},
-    processor::{RecordSource, Rows, TableSource},
-    store::{Fold, GlobalStore, GlobalWriter, Store, StoreLookup},
-    topology::{
-        Changelog, GlobalTable as AnyGlobalTable, Graph, Outlet, StreamOutlet, TopicKind, Topology,
-        WiringErrors,
-    },
+    processor::OnFailure,
+    store::{Store, StoreLookup},
+    topology::{Graph, Topology, WiringErrors},
 };
 use std::{fmt, sync::Arc};
 
@@ -38,39 +35,20 @@ impl Builder {
         Builder { graph: Graph::new(name) }
     }
 
-    /// Reads a topic as a stream. A null that meets a codec without null is dropped and counted.
-    pub fn stream<KC: Codec, VC: Codec>(&self, topic: &str, codecs: (KC, VC)) -> Stream<KC::Item, VC::Item> {
-        let codecs: (SharedCodec<KC::Item>, SharedCodec<VC::Item>) = (Arc::new(codecs.0), Arc::new(codecs.1));
-        let id = self.graph.topic(topic, TopicKind::External);
-        Stream::from_topic(&self.graph, "source", topic, id, codecs)
+    /// Reads a topic, or several as one, as a stream: `b.stream("a", ..)`, `b.stream(["a", "b"], ..)`. A null that meets a
+    /// codec without null is dropped and counted.
+    pub fn stream<KC: Codec, VC: Codec>(
+        &self,
+        topics: impl Into<Topics>,
+        codecs: (KC, VC),
+    ) -> Stream<KC::Item, VC::Item> {
+        self.source(topics, codecs).stream()
     }
 
     /// Reads a topic as a table: the last value per key, a null value deletes. The topic itself serves as the
     /// table's changelog. Records without a key are dropped and counted.
     pub fn table<KC: Codec, VC: Codec>(&self, topic: &str, codecs: (KC, VC)) -> Table<KC::Item, VC::Item> {
-        let codecs: (SharedCodec<KC::Item>, SharedCodec<VC::Item>) = (Arc::new(codecs.0), Arc::new(codecs.1));
-        let id = self.graph.topic(topic, TopicKind::External);
-        let node = self.graph.node("table source", topic, &[]);
-        self.graph.contents(node, contents_of(&codecs));
-        let outlet = Outlet::new();
-        let store = self.graph.store(topic, node, Changelog::Source(id));
-        let value = Arc::clone(&codecs.1);
-        let lookup = Table::stored(move |assembly| {
-            assembly.store(store, |def| Store::new(Arc::clone(&def.name), Arc::clone(&value), false))
-        });
-        let table = Table::read(&self.graph, node, Arc::clone(&outlet), codecs.clone(), lookup);
-        let (name, send_old) = (self.graph.name(node), table.send_old());
-        self.graph.source(
-            node,
-            id,
-            Arc::new(move |assembly| {
-                let value = Arc::clone(&codecs.1);
-                let store = assembly.store(store, |def| Store::new(Arc::clone(&def.name), value, false));
-                let rows = Rows { store, send_old: send_old.get(), down: outlet.assemble(assembly) };
-                Box::new(TableSource { name: Arc::clone(&name), fold: Fold::new(codecs.clone()), rows })
-            }),
-        );
-        table
+        self.source(topic, codecs).table()
     }
 
     /// Reads a whole topic into every instance as a table to join with. It is loaded before records are
@@ -80,21 +58,27 @@ impl Builder {
         topic: &str,
         codecs: (KC, VC),
     ) -> GlobalTable<KC::Item, VC::Item> {
-        let key: SharedCodec<KC::Item> = Arc::new(codecs.0);
-        let value: SharedCodec<VC::Item> = Arc::new(codecs.1);
-        let id = self.graph.topic(topic, TopicKind::External);
-        let (name, of_writer): (Arc<str>, _) = (topic.into(), Arc::clone(&key));
-        let index = self.graph.global(
-            topic,
-            id,
-            Arc::new(move || {
-                let store = Arc::new(GlobalStore::new(Arc::clone(&name), Arc::clone(&value)));
-                let codecs = (Arc::clone(&of_writer), Arc::clone(&value));
-                let writer = GlobalWriter::new(Arc::clone(&store), codecs);
-                (store as _, Arc::new(writer) as Arc<dyn AnyGlobalTable>)
-            }),
-        );
-        GlobalTable { key, index, value: std::marker::PhantomData }
+        self.source(topic, codecs).global_table()
+    }
+
+    /// A topic, or several as one, of which more is to be said: where event times come from, what happens to records that
+    /// cannot be decoded. [`Source::stream`], [`Source::table`] or [`Source::global_table`] ends it.
+    ///
+    /// Topics are named one by one. A pattern would make the tasks, and the outcome of a replay, depend on which topics
+    /// there were when each instance looked; whoever wants one asks the cluster for its topics and passes the list.
+    pub fn source<KC: Codec, VC: Codec>(
+        &self,
+        topics: impl Into<Topics>,
+        codecs: (KC, VC),
+    ) -> Source<KC::Item, VC::Item> {
+        Source::new(&self.graph, topics.into(), (Arc::new(codecs.0), Arc::new(codecs.1)))
+    }
+
+    /// What happens to records that a source cannot decode or a fallible operator fails for, where nothing else is said of
+    /// the source ([`Source::on_failure`]) or the stream ([`Stream::on_failure`]). It may be said before or after the
+    /// operators are wired. Default: the application stops.
+    pub fn on_failure(&self, policy: OnFailure) {
+        self.graph.on_failure(policy);
     }
 
     /// Checks the wiring and makes the topology; all mistakes are reported at once. Nothing can be wired after.
@@ -116,6 +100,12 @@ pub struct GlobalTable<K, V> {
     value: std::marker::PhantomData<fn() -> V>,
 }
 
+impl<K: Data, V: Data> GlobalTable<K, V> {
+    pub(super) fn new(key: SharedCodec<K>, index: usize) -> GlobalTable<K, V> {
+        GlobalTable { key, index, value: std::marker::PhantomData }
+    }
+}
+
 impl<K: Data, V: Data> Clone for GlobalTable<K, V> {
     fn clone(&self) -> Self {
         GlobalTable { key: Arc::clone(&self.key), index: self.index, value: std::marker::PhantomData }
@@ -131,32 +121,6 @@ impl<K, V> fmt::Debug for GlobalTable<K, V> {
 /// What the bytes of keys and values are.
 pub(crate) fn contents_of<K: Data, V: Data>((keys, values): &(SharedCodec<K>, SharedCodec<V>)) -> String {
     format!("{} -> {}", keys.describe(), values.describe())
-}
-
-/// Makes a source node; shared by topics and repartition topics.
-impl<K: Data, V: Data> Stream<K, V> {
-    pub(crate) fn from_topic(
-        graph: &Graph,
-        operator: &'static str,
-        name: &str,
-        topic: crate::topology::TopicId,
-        codecs: (SharedCodec<K>, SharedCodec<V>),
-    ) -> Stream<K, V> {
-        let node = graph.node(operator, name, &[]);
-        graph.contents(node, contents_of(&codecs));
-        let outlet: Arc<StreamOutlet<K, V>> = Outlet::new();
-        let (name, children, of_source) = (graph.name(node), Arc::clone(&outlet), codecs.clone());
-        let is_own = graph.is_repartition(topic);
-        graph.source(
-            node,
-            topic,
-            Arc::new(move |assembly| {
-                let down = children.assemble(assembly);
-                Box::new(RecordSource { name: Arc::clone(&name), codecs: of_source.clone(), is_own, down })
-            }),
-        );
-        Stream::new(graph, node, outlet, (Some(codecs.0), Some(codecs.1)))
-    }
 }
 
 /// The lookup of a table that is kept in a store.

@@ -28,15 +28,17 @@ impl<K: Data, V: Data> Grouped<K, V> {
 
     /// Number of records per key, kept under `name`.
     pub fn count(&self, name: &str) -> Table<K, i64> {
-        self.table("count", name, Arc::new(I64), |_, _, count| count.unwrap_or(0) + 1)
+        self.table("count", name, Arc::new(I64), |_, _, count| *count = Some(count.unwrap_or(0) + 1))
     }
 
     /// Combines the values of a key; the first is taken as it is.
     pub fn reduce(&self, name: &str, reduce: impl Fn(V, V) -> V + Send + Sync + 'static) -> Table<K, V> {
         let Some(codec) = self.value_codec("reduce", name) else { return self.unusable(name) };
-        self.table("reduce", name, codec, move |_, value, old| match old {
-            Some(old) => reduce(old, value),
-            None => value,
+        self.table("reduce", name, codec, move |_, value, kept: &mut Option<V>| {
+            *kept = Some(match kept.take() {
+                Some(old) => reduce(old, value),
+                None => value,
+            });
         })
     }
 
@@ -48,8 +50,45 @@ impl<K: Data, V: Data> Grouped<K, V> {
         initial: impl Fn() -> C::Item + Send + Sync + 'static,
         add: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
     ) -> Table<K, C::Item> {
-        self.table("aggregate", name, Arc::new(codec), move |key, value, aggregate| {
-            add(key, value, aggregate.unwrap_or_else(&initial))
+        self.table("aggregate", name, Arc::new(codec), move |key, value, kept: &mut Option<C::Item>| {
+            *kept = Some(add(key, value, kept.take().unwrap_or_else(&initial)));
+        })
+    }
+
+    /// As [`Grouped::aggregate`], by a function that changes the aggregate where it is kept: nothing of it is moved or
+    /// copied, however large it is.
+    ///
+    /// ```
+    /// use kappa_streams::{Builder, TestDriver, codec::{I64, Json, Utf8}};
+    /// let b = Builder::new("last-three");
+    /// let last = b.stream("readings", (Utf8, I64)).group_by_key().aggregate_mut(
+    ///     "last-three",
+    ///     Json::<Vec<i64>>::new(),
+    ///     Vec::new,
+    ///     |_, reading, last| {
+    ///         last.push(reading);
+    ///         if last.len() > 3 {
+    ///             last.remove(0);
+    ///         }
+    ///     },
+    /// );
+    /// let mut driver = TestDriver::new(&b.build()?).start()?;
+    /// let readings = driver.input("readings", (Utf8, I64));
+    /// for (time, reading) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+    ///     readings.pipe(&mut driver, "boiler".into(), reading, time)?;
+    /// }
+    /// assert_eq!(driver.get(&last, &"boiler".into())?.map(|row| row.value), Some(vec![20, 30, 40]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn aggregate_mut<C: Codec>(
+        &self,
+        name: &str,
+        codec: C,
+        initial: impl Fn() -> C::Item + Send + Sync + 'static,
+        add: impl Fn(&K, V, &mut C::Item) + Send + Sync + 'static,
+    ) -> Table<K, C::Item> {
+        self.table("aggregate", name, Arc::new(codec), move |key, value, kept: &mut Option<C::Item>| {
+            add(key, value, kept.get_or_insert_with(&initial));
         })
     }
 
@@ -74,12 +113,13 @@ impl<K: Data, V: Data> Grouped<K, V> {
         operator: &'static str,
         name: &str,
         codec: SharedCodec<A>,
-        next: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
+        next: impl Fn(&K, V, &mut Option<A>) + Send + Sync + 'static,
     ) -> Table<K, A> {
         let graph = &self.stream.graph;
         graph.check_name(operator, name);
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
+        graph.join(stream.node, stream.node, name);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let (table, kept) = Table::kept(graph, node, name, (keys, codec), stream.kept_key.clone());
         let (values, next) = (nullable(&stream.codecs.1), Arc::new(next));
@@ -128,7 +168,7 @@ impl<K, V> fmt::Debug for WindowedGroup<K, V> {
 impl<K: Data, V: Data> WindowedGroup<K, V> {
     /// Number of records per key and window, kept under `name`.
     pub fn count(&self, name: &str) -> Table<Windowed<K>, i64> {
-        self.table("windowed count", name, Arc::new(I64), |_, _, count| count.unwrap_or(0) + 1)
+        self.table("windowed count", name, Arc::new(I64), |_, _, count| *count = Some(count.unwrap_or(0) + 1))
     }
 
     /// Combines the values of a key and window; the first is taken as it is.
@@ -141,9 +181,11 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
             let node = self.stream.graph.node("unusable", name, &[self.stream.node]);
             return Table::unusable(&self.stream.graph, node);
         };
-        self.table("windowed reduce", name, codec, move |_, value, old| match old {
-            Some(old) => reduce(old, value),
-            None => value,
+        self.table("windowed reduce", name, codec, move |_, value, kept: &mut Option<V>| {
+            *kept = Some(match kept.take() {
+                Some(old) => reduce(old, value),
+                None => value,
+            });
         })
     }
 
@@ -155,8 +197,27 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         initial: impl Fn() -> C::Item + Send + Sync + 'static,
         add: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
     ) -> Table<Windowed<K>, C::Item> {
-        self.table("windowed aggregate", name, Arc::new(codec), move |key, value, aggregate| {
-            add(key, value, aggregate.unwrap_or_else(&initial))
+        self.table(
+            "windowed aggregate",
+            name,
+            Arc::new(codec),
+            move |key, value, kept: &mut Option<C::Item>| {
+                *kept = Some(add(key, value, kept.take().unwrap_or_else(&initial)));
+            },
+        )
+    }
+
+    /// As [`WindowedGroup::aggregate`], by a function that changes the aggregate where it is kept.
+    pub fn aggregate_mut<C: Codec>(
+        &self,
+        name: &str,
+        codec: C,
+        initial: impl Fn() -> C::Item + Send + Sync + 'static,
+        add: impl Fn(&K, V, &mut C::Item) + Send + Sync + 'static,
+    ) -> Table<Windowed<K>, C::Item> {
+        let codec = Arc::new(codec);
+        self.table("windowed aggregate", name, codec, move |key, value, kept: &mut Option<C::Item>| {
+            add(key, value, kept.get_or_insert_with(&initial));
         })
     }
 
@@ -165,7 +226,7 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         operator: &'static str,
         name: &str,
         codec: SharedCodec<A>,
-        next: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
+        next: impl Fn(&K, V, &mut Option<A>) + Send + Sync + 'static,
     ) -> Table<Windowed<K>, A> {
         let (graph, windows) = (&self.stream.graph, self.windows);
         graph.check_name(operator, name);
@@ -182,6 +243,7 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
         graph.timed(node);
+        graph.join(stream.node, stream.node, name);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let rows = contents_of(&(Arc::clone(&keys), Arc::clone(&codec)));
         graph.contents(node, format!("{rows}, {}", windows.describe()));

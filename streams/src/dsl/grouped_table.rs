@@ -3,7 +3,7 @@
 use super::{Table, builder::contents_of};
 use crate::{
     codec::{ChangeCodec, Codec, Data, I64, SharedCodec},
-    processor::{Keyed, Process, RecordSource, TableAggregate, TableReduce},
+    processor::{RecordSource, TableAggregate},
     record::Change,
     topology::{Graph, NodeId, Outlet, StreamOutlet, TopicId},
 };
@@ -36,12 +36,13 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         let (children, of_source, name) = (Arc::clone(&outlet), codecs.clone(), graph.name(node));
         graph.source(
             node,
-            topic,
+            (topic, false),
             Arc::new(move |assembly| {
                 let values: SharedCodec<Change<V>> = Arc::new(ChangeCodec(Arc::clone(&of_source.1)));
                 let codecs = (Arc::clone(&of_source.0), values);
                 let down = children.assemble(assembly);
-                Box::new(RecordSource { name: Arc::clone(&name), codecs, is_own: true, down })
+                let at = assembly.fallible(&name, None);
+                Box::new(RecordSource { at, codecs, timestamps: None, is_own: true, down })
             }),
         );
         GroupedTable { graph: graph.clone(), node, outlet, codecs }
@@ -61,11 +62,34 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         add: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
         subtract: impl Fn(&K, V, C::Item) -> C::Item + Send + Sync + 'static,
     ) -> Table<K, C::Item> {
-        let (initial, add, subtract) = (Arc::new(initial), Arc::new(add), Arc::new(subtract));
-        self.table("table aggregate", name, Arc::new(codec), move |keyed| {
-            let (initial, add, subtract) = (Arc::clone(&initial), Arc::clone(&add), Arc::clone(&subtract));
-            Box::new(TableAggregate { keyed, initial, add, subtract })
-        })
+        let add = move |key: &K, value: V, kept: &mut Option<C::Item>| {
+            *kept = Some(add(key, value, kept.take().unwrap_or_else(&initial)));
+        };
+        let subtract = move |key: &K, value: V, kept: &mut Option<C::Item>| {
+            *kept = kept.take().map(|aggregate| subtract(key, value, aggregate));
+        };
+        self.table("table aggregate", name, Arc::new(codec), add, subtract)
+    }
+
+    /// As [`GroupedTable::aggregate`], by functions that change the aggregate where it is kept: nothing of it is moved or
+    /// copied, however large it is.
+    pub fn aggregate_mut<C: Codec>(
+        &self,
+        name: &str,
+        codec: C,
+        initial: impl Fn() -> C::Item + Send + Sync + 'static,
+        add: impl Fn(&K, V, &mut C::Item) + Send + Sync + 'static,
+        subtract: impl Fn(&K, V, &mut C::Item) + Send + Sync + 'static,
+    ) -> Table<K, C::Item> {
+        let add = move |key: &K, value: V, kept: &mut Option<C::Item>| {
+            add(key, value, kept.get_or_insert_with(&initial));
+        };
+        let subtract = move |key: &K, value: V, kept: &mut Option<C::Item>| {
+            if let Some(aggregate) = kept {
+                subtract(key, value, aggregate);
+            }
+        };
+        self.table("table aggregate", name, Arc::new(codec), add, subtract)
     }
 
     /// Combines the rows of a group; the first is taken as it is. Arguments are the aggregate, then the row.
@@ -75,10 +99,16 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         add: impl Fn(V, V) -> V + Send + Sync + 'static,
         subtract: impl Fn(V, V) -> V + Send + Sync + 'static,
     ) -> Table<K, V> {
-        let (add, subtract) = (Arc::new(add), Arc::new(subtract));
-        self.table("table reduce", name, Arc::clone(&self.codecs.1), move |keyed| {
-            Box::new(TableReduce { keyed, add: Arc::clone(&add), subtract: Arc::clone(&subtract) })
-        })
+        let add = move |_: &K, row: V, kept: &mut Option<V>| {
+            *kept = Some(match kept.take() {
+                Some(rest) => add(rest, row),
+                None => row,
+            });
+        };
+        let subtract = move |_: &K, row: V, kept: &mut Option<V>| {
+            *kept = kept.take().map(|aggregate| subtract(aggregate, row));
+        };
+        self.table("table reduce", name, Arc::clone(&self.codecs.1), add, subtract)
     }
 
     fn table<A: Data>(
@@ -86,14 +116,19 @@ impl<K: Data, V: Data> GroupedTable<K, V> {
         operator: &'static str,
         name: &str,
         codec: SharedCodec<A>,
-        make: impl Fn(Keyed<K, A>) -> Box<dyn Process<K, Change<V>>> + Send + Sync + 'static,
+        add: impl Fn(&K, V, &mut Option<A>) + Send + Sync + 'static,
+        subtract: impl Fn(&K, V, &mut Option<A>) + Send + Sync + 'static,
     ) -> Table<K, A> {
         let graph = &self.graph;
         graph.check_name(operator, name);
         let node = graph.node(operator, name, &[self.node]);
         let keys = &self.codecs.0;
         let (table, kept) = Table::kept(graph, node, name, (Arc::clone(keys), codec), Some(Arc::clone(keys)));
-        self.outlet.add(Box::new(move |assembly| make(kept(assembly))));
+        let (add, subtract) = (Arc::new(add), Arc::new(subtract));
+        self.outlet.add(Box::new(move |assembly| {
+            let (keyed, add, subtract) = (kept(assembly), Arc::clone(&add), Arc::clone(&subtract));
+            Box::new(TableAggregate { keyed, add, subtract })
+        }));
         table
     }
 }

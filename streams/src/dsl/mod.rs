@@ -6,16 +6,20 @@
 
 mod branch;
 mod builder;
+mod fallible;
 mod grouped;
 mod grouped_table;
+mod source;
 mod stream;
 mod stream_join;
 mod table;
+mod with_meta;
 
-pub use crate::processor::Windows;
+pub use crate::processor::{OnFailure, Windows};
 pub use branch::{Predicate, otherwise, when};
 pub use builder::{Builder, GlobalTable};
 pub use grouped::{Grouped, WindowedGroup};
 pub use grouped_table::GroupedTable;
+pub use source::{Source, Topics};
 pub use stream::{Repartition, Stream};
 pub use table::Table;

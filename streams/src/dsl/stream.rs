@@ -1,17 +1,18 @@
 //! Streams of records and what can be done with each of them.
 
-use super::{Grouped, Table, builder::contents_of};
+use super::{Grouped, Table, Topics, builder::contents_of, source::Reading};
 use crate::{
     codec::{Codec, Data, SharedCodec, opt},
     processor::{
-        Downstream, Filter, FlatMap, FlatMapValues, KeyBytes, Map, MapValues, NullKeys, Peek, Process,
-        RecordSink, Rekey, Rows, StreamToTable,
+        ChoosingSink, Context, Downstream, FailurePolicy, Fallible, Filter, FlatMap, FlatMapValues, KeyBytes,
+        Map, MapValues, NullKeys, OnFailure, Peek, Process, RecordSink, Rekey, Rows, Step, StreamToTable,
     },
-    record::Record,
+    record::{Meta, Record},
     store::Store,
     topology::{Assembly, Changelog, Graph, NodeId, Outlet, StreamOutlet, TopicKind, WiringError},
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -59,6 +60,8 @@ pub struct Stream<K, V> {
     pub(crate) keep_null_keys: Option<Arc<AtomicBool>>,
     /// By which codec the key was written to the repartition topic above, if it is still the key.
     pub(crate) kept_key: Option<SharedCodec<K>>,
+    /// What happens to records for which operators behind fail; `None` where nothing was said.
+    pub(crate) on_failure: Option<FailurePolicy>,
 }
 
 impl<K, V> Clone for Stream<K, V> {
@@ -71,6 +74,7 @@ impl<K, V> Clone for Stream<K, V> {
             rekeyed: self.rekeyed,
             keep_null_keys: self.keep_null_keys.clone(),
             kept_key: self.kept_key.clone(),
+            on_failure: self.on_failure,
         }
     }
 }
@@ -89,7 +93,16 @@ impl<K: Data, V: Data> Stream<K, V> {
         codecs: KnownCodecs<K, V>,
     ) -> Stream<K, V> {
         let graph = graph.clone();
-        Stream { graph, node, outlet, codecs, rekeyed: false, keep_null_keys: None, kept_key: None }
+        Stream {
+            graph,
+            node,
+            outlet,
+            codecs,
+            rekeyed: false,
+            keep_null_keys: None,
+            kept_key: None,
+            on_failure: None,
+        }
     }
 
     pub(crate) fn node_named(&self, operator: &'static str) -> NodeId {
@@ -118,6 +131,7 @@ impl<K: Data, V: Data> Stream<K, V> {
             rekeyed: self.rekeyed,
             keep_null_keys: self.keep_null_keys.clone(),
             kept_key: None,
+            on_failure: self.on_failure,
         }
     }
 
@@ -131,9 +145,44 @@ impl<K: Data, V: Data> Stream<K, V> {
         Stream { kept_key: self.kept_key.clone(), ..self.child(node, codecs, make) }
     }
 
+    /// Adds a child operator that does `step` with each record and changes its key.
+    pub(super) fn step<K2: Data, V2: Data>(
+        &self,
+        operator: &'static str,
+        values: Option<SharedCodec<V2>>,
+        step: impl Fn(&mut Context, &Fallible, K, V, &mut Downstream<K2, V2>) + Send + Sync + 'static,
+    ) -> Stream<K2, V2> {
+        let (node, step, policy) = (self.node_named(operator), Arc::new(step), self.on_failure);
+        let name = self.graph.name(node);
+        let make = move |assembly: &mut Assembly<'_>, down| {
+            let (step, at) = (Arc::clone(&step), assembly.fallible(&name, policy));
+            Box::new(Step { step, at, down }) as _
+        };
+        Stream { rekeyed: true, ..self.child(node, (None, values), make) }
+    }
+
+    /// Adds a child operator that does `step` with each record and leaves its key as it is.
+    pub(super) fn step_of_key<V2: Data>(
+        &self,
+        operator: &'static str,
+        values: Option<SharedCodec<V2>>,
+        step: impl Fn(&mut Context, &Fallible, K, V, &mut Downstream<K, V2>) + Send + Sync + 'static,
+    ) -> Stream<K, V2> {
+        let stream = self.step(operator, values, step);
+        let (codecs, kept_key) = ((self.codecs.0.clone(), stream.codecs.1.clone()), self.kept_key.clone());
+        Stream { codecs, kept_key, rekeyed: self.rekeyed, ..stream }
+    }
+
     /// Says how keys and values are written, where an operator such as [`Stream::map`] has made it unknown.
     pub fn with_codecs<KC: Codec<Item = K>, VC: Codec<Item = V>>(&self, codecs: (KC, VC)) -> Stream<K, V> {
         Stream { codecs: (Some(Arc::new(codecs.0)), Some(Arc::new(codecs.1))), ..self.clone() }
+    }
+
+    /// What happens to records for which fallible operators behind this fail, until it is said again; see
+    /// [`OnFailure`]. Default: as was said of the source ([`Source::on_failure`](super::Source::on_failure)) or of the
+    /// topology ([`Builder::on_failure`](super::Builder::on_failure)), else the application stops.
+    pub fn on_failure(&self, policy: OnFailure) -> Stream<K, V> {
+        Stream { on_failure: Some(self.graph.policy(policy)), ..self.clone() }
     }
 
     /// Maps key and value. The key counts as changed: an operator that needs records by key repartitions.
@@ -233,15 +282,27 @@ impl<K: Data, V: Data> Stream<K, V> {
         if !self.graph.is_same(&other.graph) {
             self.graph.error(WiringError::ForeignBuilder { operator: "merge", name: name.clone() });
         }
-        let node = self.graph.node("merge", &name, &[self.node, other.node]);
+        let merged = Stream::merged(&self.graph, "merge", &name, &[self.clone(), other.clone()]);
+        Stream { on_failure: self.on_failure, ..merged }
+    }
+
+    /// The records of all these streams; codecs are those of the first.
+    pub(crate) fn merged(
+        graph: &Graph,
+        operator: &'static str,
+        name: &str,
+        parts: &[Stream<K, V>],
+    ) -> Stream<K, V> {
+        let parents: Vec<NodeId> = parts.iter().map(|part| part.node).collect();
+        let node = graph.node(operator, name, &parents);
         let outlet: Arc<StreamOutlet<K, V>> = Outlet::new();
-        for side in [self, other] {
+        for part in parts {
             let children = Arc::clone(&outlet);
-            side.outlet.add(Box::new(move |assembly| assembly.shared(node, &children)));
+            part.outlet.add(Box::new(move |assembly| assembly.shared(node, &children)));
         }
-        let codecs = (self.codecs.0.clone(), self.codecs.1.clone());
-        let merged = Stream::new(&self.graph, node, outlet, codecs);
-        Stream { rekeyed: self.rekeyed || other.rekeyed, ..merged }
+        let codecs = parts.first().map_or((None, None), |first| first.codecs.clone());
+        let rekeyed = parts.iter().any(|part| part.rekeyed);
+        Stream { rekeyed, ..Stream::new(graph, node, outlet, codecs) }
     }
 
     /// Writes records to a topic, with their event time and headers. A value (or key) that is an `Option` may be
@@ -254,6 +315,50 @@ impl<K: Data, V: Data> Stream<K, V> {
         let id = self.graph.topic(topic, TopicKind::External);
         let node = self.graph.node("sink", &format!("{topic}/sink"), &[self.node]);
         self.sink(node, id, (Arc::new(codecs.0), Arc::new(codecs.1)), NullKeys::Keep, false);
+    }
+
+    /// Writes each record to the topic that `choose` names for it, one of `topics`, with its event time and headers. Nulls are
+    /// as with [`Stream::to`]. A record for a topic that is not among them fails, as said by [`Stream::on_failure`]: topics
+    /// that are not named could be neither created nor checked at start.
+    ///
+    /// ```
+    /// use kappa_streams::{Builder, TestDriver, codec::{I64, Utf8}};
+    /// let b = Builder::new("split");
+    /// b.stream("amounts", (Utf8, I64))
+    ///     .to_with(["small", "large"], (Utf8, I64), |_, _, amount| if *amount < 100 { "small" } else { "large" });
+    /// let mut driver = TestDriver::new(&b.build()?).start()?;
+    /// let amounts = driver.input("amounts", (Utf8, I64));
+    /// amounts.pipe(&mut driver, "ann".into(), 7, 1)?;
+    /// amounts.pipe(&mut driver, "ann".into(), 700, 2)?;
+    /// assert_eq!(driver.output("large", (Utf8, I64))?.drain(&mut driver)?[0].value, 700);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn to_with<KC: Codec, VC: Codec, T: AsRef<str>>(
+        &self,
+        topics: impl Into<Topics>,
+        codecs: (KC, VC),
+        choose: impl Fn(&Meta<'_>, &K, &V) -> T + Send + Sync + 'static,
+    ) where
+        K: Into<Option<KC::Item>>,
+        V: Into<Option<VC::Item>>,
+    {
+        let node = self.node_named("to");
+        let mut ids = BTreeMap::new();
+        for topic in topics.into().0 {
+            let id = self.graph.topic(&topic, TopicKind::External);
+            let sink = self.graph.node("sink", &format!("{topic}/sink"), &[node]);
+            self.graph.sink(sink, id);
+            ids.insert(topic, id);
+        }
+        if ids.is_empty() {
+            self.graph.error(WiringError::NoTopics { what: "a sink" });
+        }
+        let codecs: (SharedCodec<KC::Item>, SharedCodec<VC::Item>) = (Arc::new(codecs.0), Arc::new(codecs.1));
+        let (choose, name, policy) = (Arc::new(choose), self.graph.name(node), self.on_failure);
+        self.outlet.add(Box::new(move |assembly| {
+            let (topics, choose, codecs) = (ids.clone(), Arc::clone(&choose), codecs.clone());
+            Box::new(ChoosingSink { at: assembly.fallible(&name, policy), topics, choose, codecs })
+        }));
     }
 
     fn sink<K2: Data, V2: Data>(
@@ -304,9 +409,10 @@ impl<K: Data, V: Data> Stream<K, V> {
         let node = self.graph.node("repartition sink", &format!("{name}/sink"), &[self.node]);
         let wanted = Arc::new(AtomicBool::new(false));
         self.sink(node, topic, codecs.clone(), NullKeys::DropUnless(Arc::clone(&wanted)), true);
-        let source = Stream::from_topic(&self.graph, "repartition source", name, topic, codecs);
-        let kept_key = source.codecs.0.clone();
-        Stream { keep_null_keys: Some(wanted), kept_key, ..source }
+        let reading = Reading::plain(codecs);
+        let source = Stream::from_topic(&self.graph, "repartition source", name, topic, reading);
+        let (kept_key, on_failure) = (source.codecs.0.clone(), self.on_failure);
+        Stream { keep_null_keys: Some(wanted), kept_key, on_failure, ..source }
     }
 
     /// This stream, repartitioned under `name` if its keys have changed. Missing codecs are reported.
@@ -376,6 +482,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         let (stream, value) = (self, Arc::clone(&codecs.1));
         let node = stream.graph.node("to-table", name, &[stream.node]);
         stream.graph.contents(node, contents_of(&codecs));
+        stream.graph.join(stream.node, stream.node, name);
         let changelog = stream.graph.topic(name, TopicKind::Changelog { retention_ms: None });
         let store = stream.graph.store(name, node, Changelog::Own(changelog));
         let outlet = Outlet::new();

@@ -22,12 +22,12 @@ pub(crate) struct Keyed<K, A> {
 }
 
 impl<K: Data, A: Data> Keyed<K, A> {
-    /// Replaces the aggregate of the record's key by what `change` makes of it, and shows it to who is behind.
+    /// Lets `change` work on the aggregate of the record's key where it stands, and shows it to who is behind.
     fn update<V>(
         &mut self,
         cx: &mut Context,
         (key, value): (K, V),
-        change: impl FnOnce(&K, V, Option<A>, &Nulls<A>) -> Option<A>,
+        change: impl FnOnce(&K, V, &mut Option<A>, &Nulls<A>),
     ) {
         let encoded = match self.keys.of(cx, &key) {
             Ok(Some(encoded)) => encoded,
@@ -36,11 +36,12 @@ impl<K: Data, A: Data> Keyed<K, A> {
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
             }
         };
-        let (row, timestamp) = self.store.borrow_mut().update(encoded, |aggregate, time| {
+        let (row, timestamp) = self.store.borrow_mut().modify(encoded, |aggregate, time| {
             if self.send_old {
                 self.down.before(&key, aggregate.as_ref());
             }
-            (change(&key, value, aggregate, &self.nulls), cx.timestamp.max(time))
+            change(&key, value, aggregate, &self.nulls);
+            cx.timestamp.max(time)
         });
         if !self.down.is_empty() {
             let store = self.store.borrow();
@@ -54,75 +55,51 @@ pub(crate) struct StreamAggregate<F, K, V, A> {
     pub(crate) keyed: Keyed<K, A>,
     /// Tells which values are nulls; `None` when the type has none.
     pub(crate) values: Option<SharedCodec<V>>,
-    /// Makes the next aggregate from the one before, `None` at first.
+    /// Makes the aggregate, `None` at first, the next one.
     pub(crate) next: Arc<F>,
 }
 
 impl<F, K: Data, V: Data, A: Data> Process<K, V> for StreamAggregate<F, K, V, A>
 where
-    F: Fn(&K, V, Option<A>) -> A,
+    F: Fn(&K, V, &mut Option<A>),
 {
     fn process(&mut self, cx: &mut Context, key: K, value: V) {
         if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
         let next = &self.next;
-        self.keyed.update(cx, (key, value), |key, value, aggregate, _| Some(next(key, value, aggregate)));
+        self.keyed.update(cx, (key, value), |key, value, aggregate, _| next(key, value, aggregate));
     }
 }
 
-/// Aggregates the rows of a table: what a row was is taken away, what it is now is added.
-pub(crate) struct TableAggregate<I, P, M, K, A> {
+/// Aggregates the rows of a table: what a row was is taken away, what it is now is added. Also where the first row is the
+/// first aggregate.
+pub(crate) struct TableAggregate<P, M, K, A> {
     pub(crate) keyed: Keyed<K, A>,
-    pub(crate) initial: Arc<I>,
+    /// Adds a row to an aggregate, which is `None` at first.
     pub(crate) add: Arc<P>,
+    /// Takes a row away from an aggregate that is there.
     pub(crate) subtract: Arc<M>,
 }
 
-impl<I, P, M, K: Data, V: Data, A: Data> Process<K, Change<V>> for TableAggregate<I, P, M, K, A>
+impl<P, M, K: Data, V: Data, A: Data> Process<K, Change<V>> for TableAggregate<P, M, K, A>
 where
-    I: Fn() -> A,
-    P: Fn(&K, V, A) -> A,
-    M: Fn(&K, V, A) -> A,
-{
-    fn process(&mut self, cx: &mut Context, key: K, change: Change<V>) {
-        let (initial, add, subtract) = (&self.initial, &self.add, &self.subtract);
-        self.keyed.update(cx, (key, change), |key, change, aggregate, nulls| {
-            let rest = match (change.old, aggregate) {
-                (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(key, old, aggregate))),
-                (_, aggregate) => aggregate,
-            };
-            match change.new {
-                Some(new) => Some(add(key, new, rest.unwrap_or_else(|| initial()))),
-                None => rest,
-            }
-        });
-    }
-}
-
-/// As [`TableAggregate`], but the first row is the first aggregate.
-pub(crate) struct TableReduce<P, M, K, V> {
-    pub(crate) keyed: Keyed<K, V>,
-    pub(crate) add: Arc<P>,
-    pub(crate) subtract: Arc<M>,
-}
-
-impl<P, M, K: Data, V: Data> Process<K, Change<V>> for TableReduce<P, M, K, V>
-where
-    P: Fn(V, V) -> V,
-    M: Fn(V, V) -> V,
+    P: Fn(&K, V, &mut Option<A>),
+    M: Fn(&K, V, &mut Option<A>),
 {
     fn process(&mut self, cx: &mut Context, key: K, change: Change<V>) {
         let (add, subtract) = (&self.add, &self.subtract);
-        self.keyed.update(cx, (key, change), |_, change, aggregate, nulls| {
-            let rest = match (change.old, aggregate) {
-                (Some(old), Some(aggregate)) => nulls.to_none(Some(subtract(aggregate, old))),
-                (_, aggregate) => aggregate,
-            };
-            match (change.new, rest) {
-                (Some(new), Some(rest)) => Some(add(rest, new)),
-                (Some(new), None) => Some(new),
-                (None, rest) => rest,
+        self.keyed.update(cx, (key, change), |key, change, aggregate, nulls| {
+            if let Some(old) = change.old
+                && aggregate.is_some()
+            {
+                subtract(key, old, aggregate);
+                if aggregate.as_ref().is_some_and(|rest| nulls.is_null(rest)) {
+                    *aggregate = None;
+                }
+            }
+            if let Some(new) = change.new {
+                add(key, new, aggregate);
             }
         });
     }

@@ -3,10 +3,15 @@
 //! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
 //! unwind the processors; the task looks for it after each record and commits nothing behind it.
 
-use crate::{codec::CodecError, record::Headers, store::Dropped};
+use super::failure::{DeadLetter, FailurePolicy, Fallible};
+use crate::{
+    codec::CodecError,
+    record::{Headers, Meta},
+    store::Dropped,
+};
 use bytes::Bytes;
 use kappa_protocol::record::partition_for_key;
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// A topic within one topology: where processors read from and write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,15 +58,37 @@ pub enum ProcessError {
         /// What is wrong with the row.
         source: CodecError,
     },
-    /// A record of a topic could not be decoded, and the configuration says to stop at such records.
-    #[error("record of source {operator:?} at offset {offset} cannot be decoded: {source}")]
+    /// A record of a topic could not be decoded, and nothing says to go on without it.
+    #[error(
+        "record of source {operator:?} at {topic}-{partition} offset {offset} cannot be decoded: {source}; on_failure(..) of the source lets the application go on"
+    )]
     Decode {
         /// The source's name.
         operator: Arc<str>,
-        /// Offset of the record.
+        /// Topic of the record.
+        topic: Arc<str>,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
         offset: i64,
         /// What is wrong with it.
         source: CodecError,
+    },
+    /// A fallible operator has failed for a record, and nothing says to go on without it.
+    #[error(
+        "operator {operator:?} failed for the record at {topic}-{partition} offset {offset}: {reason}; on_failure(..) before it lets the application go on"
+    )]
+    Failed {
+        /// The operator's name.
+        operator: Arc<str>,
+        /// Topic of the record that was being processed.
+        topic: Arc<str>,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
+        offset: i64,
+        /// The error, as it shows itself.
+        reason: String,
     },
 }
 
@@ -80,8 +107,12 @@ pub struct Counters {
     pub late: u64,
     /// Records skipped because they could not be decoded.
     pub undecodable: u64,
-    /// Records skipped because their timestamp is negative.
+    /// Records skipped because their timestamp is negative, or because none could be taken from them.
     pub negative_timestamps: u64,
+    /// Failures of fallible operators for which something was left out.
+    pub failed: u64,
+    /// Records written to dead-letter topics; their failures are counted as such too.
+    pub dead_letters: u64,
     /// Milliseconds for which progress control held back records that were there.
     pub held_ms: u64,
 }
@@ -96,6 +127,8 @@ impl Counters {
         self.late += other.late;
         self.undecodable += other.undecodable;
         self.negative_timestamps += other.negative_timestamps;
+        self.failed += other.failed;
+        self.dead_letters += other.dead_letters;
         self.held_ms += other.held_ms;
     }
 
@@ -127,7 +160,12 @@ impl Counters {
             ),
             (before.late, self.late, "records later than their window's grace (a longer grace admits them)"),
             (before.undecodable, self.undecodable, "records that cannot be decoded"),
-            (before.negative_timestamps, self.negative_timestamps, "records with a negative timestamp"),
+            (
+                before.negative_timestamps,
+                self.negative_timestamps,
+                "records with a negative timestamp or none",
+            ),
+            (before.failed, self.failed, "records that an operator fails for"),
         ];
         kinds.into_iter().filter(|(before, now, _)| *before == 0 && *now > 0).map(|(_, _, kind)| kind)
     }
@@ -252,13 +290,21 @@ pub(crate) struct Context {
     has_key: bool,
     partition: i32,
     partition_counts: Arc<[i32]>,
+    topic_names: Arc<[Arc<str>]>,
     skip_undecodable: bool,
     origin: Origin,
     failure: Option<ProcessError>,
+    /// To be written once the record is processed.
+    dead_letters: Vec<DeadLetter>,
 }
 
 impl Context {
-    pub(crate) fn new(partition: i32, partition_counts: Arc<[i32]>, skip_undecodable: bool) -> Context {
+    /// For tasks of `partition`; topics have counts of partitions and full names, by topic id.
+    pub(crate) fn new(
+        partition: i32,
+        (partition_counts, topic_names): (Arc<[i32]>, Arc<[Arc<str>]>),
+        skip_undecodable: bool,
+    ) -> Context {
         Context {
             counters: Counters::default(),
             outputs: Outputs::default(),
@@ -269,9 +315,11 @@ impl Context {
             has_key: false,
             partition,
             partition_counts,
+            topic_names,
             skip_undecodable,
             origin: Origin { topic: TopicId(0), partition, offset: -1, number: 0 },
             failure: None,
+            dead_letters: Vec::new(),
         }
     }
 
@@ -279,6 +327,32 @@ impl Context {
     pub(crate) fn begin(&mut self, topic: TopicId, partition: i32, offset: i64) {
         self.origin = Origin { topic, partition, offset, number: 0 };
         self.counters.records_in += 1;
+    }
+
+    /// What stands beside the record that is being processed.
+    pub(crate) fn meta(&self) -> Meta<'_> {
+        let Origin { topic, partition, offset, .. } = self.origin;
+        Meta {
+            topic: self.topic_name(topic),
+            partition,
+            offset,
+            timestamp: self.timestamp,
+            headers: &self.headers,
+        }
+    }
+
+    /// What stands beside a record of this task's partition of a topic.
+    pub(crate) fn meta_of<'a>(
+        &'a self,
+        (topic, offset): (TopicId, i64),
+        timestamp: i64,
+        headers: &'a Headers,
+    ) -> Meta<'a> {
+        Meta { topic: self.topic_name(topic), partition: self.partition, offset, timestamp, headers }
+    }
+
+    fn topic_name(&self, topic: TopicId) -> &Arc<str> {
+        self.topic_names.get(topic.0 as usize).expect("topic ids come from this topology")
     }
 
     /// The time and the headers of what follows are those of this record.
@@ -322,24 +396,82 @@ impl Context {
         self.failure.take()
     }
 
-    /// A record that cannot be decoded is skipped and counted, or stops the task.
-    pub(crate) fn undecodable(&mut self, operator: &Arc<str>, source: CodecError) {
+    /// A record that cannot be decoded is counted, and dealt with as was said of its source.
+    pub(crate) fn undecodable(&mut self, at: &Fallible, source: CodecError) {
         self.counters.undecodable += 1;
-        self.stop_at(operator, source);
+        self.without(at, source);
     }
 
     /// Why a record does not become part of a table is counted, and may stop the task.
-    pub(crate) fn dropped(&mut self, operator: &Arc<str>, dropped: Dropped) {
+    pub(crate) fn dropped(&mut self, at: &Fallible, dropped: Dropped) {
         if let Err(source) = self.counters.count(dropped) {
-            self.stop_at(operator, source);
+            self.without(at, source);
         }
     }
 
-    fn stop_at(&mut self, operator: &Arc<str>, source: CodecError) {
-        if !self.skip_undecodable {
-            let offset = self.origin.offset;
-            self.fail(ProcessError::Decode { operator: Arc::clone(operator), offset, source });
+    /// Goes on without a record that cannot be decoded, or stops.
+    #[cold]
+    fn without(&mut self, at: &Fallible, source: CodecError) {
+        let unsaid = if self.skip_undecodable { FailurePolicy::Skip } else { FailurePolicy::Stop };
+        match at.policy.unwrap_or(unsaid) {
+            FailurePolicy::Stop => {
+                let Origin { topic, partition, offset, .. } = self.origin;
+                let (operator, topic) = (Arc::clone(&at.operator), Arc::clone(self.topic_name(topic)));
+                self.fail(ProcessError::Decode { operator, topic, partition, offset, source });
+            }
+            FailurePolicy::Skip => {}
+            FailurePolicy::DeadLetter(topic) => self.dead_letter(topic, at, &source),
         }
+    }
+
+    /// An operator fails for the record that is being processed.
+    #[cold]
+    pub(crate) fn failed<E: fmt::Display>(&mut self, at: &Fallible, error: &E) {
+        let policy = at.policy.unwrap_or(FailurePolicy::Stop);
+        if policy == FailurePolicy::Stop {
+            let Origin { topic, partition, offset, .. } = self.origin;
+            let (operator, topic) = (Arc::clone(&at.operator), Arc::clone(self.topic_name(topic)));
+            let reason = error.to_string();
+            return self.fail(ProcessError::Failed { operator, topic, partition, offset, reason });
+        }
+        self.counters.failed += 1;
+        if let FailurePolicy::DeadLetter(topic) = policy {
+            self.dead_letter(topic, at, error);
+        }
+    }
+
+    fn dead_letter<E: fmt::Display>(&mut self, topic: TopicId, at: &Fallible, error: &E) {
+        let (operator, exception) = (Arc::clone(&at.operator), std::any::type_name::<E>());
+        self.dead_letters.push(DeadLetter { topic, operator, exception, message: error.to_string() });
+    }
+
+    /// Ends a record: writes it, as it was read, to where it goes as a dead letter.
+    #[inline]
+    pub(crate) fn end(&mut self, record: RecordView<'_>) {
+        if !self.dead_letters.is_empty() {
+            self.bury(record);
+        }
+    }
+
+    #[cold]
+    fn bury(&mut self, record: RecordView<'_>) {
+        for letter in std::mem::take(&mut self.dead_letters) {
+            let Origin { topic, offset, .. } = self.origin;
+            let (timestamp, to) = (record.timestamp, letter.topic);
+            let headers = letter.headers(&self.meta_of((topic, offset), timestamp, record.headers));
+            let partition = self.partition_for(to, record.key);
+            let key = record.key.map(|key| self.outputs.copy(key));
+            let value = record.value.map(|value| self.outputs.copy(value));
+            let slot = OutputSlot { topic: to, partition, timestamp, key, value, headers, origin: None };
+            self.outputs.slots.push(slot);
+            self.counters.dead_letters += 1;
+        }
+    }
+
+    /// The partition of a topic that a key belongs to; without a key, as near to that of the task as there is one.
+    fn partition_for(&self, topic: TopicId, key: Option<&[u8]>) -> i32 {
+        let count = self.partition_counts.get(topic.0 as usize).copied().unwrap_or(1).max(1);
+        key.map_or(self.partition % count, |key| partition_for_key(key, count))
     }
 
     /// Moves an operator's clock forward and returns it.
@@ -375,9 +507,8 @@ impl Context {
                 return self.fail(ProcessError::Encode { operator: Arc::clone(head.operator), source });
             }
         };
-        let count = self.partition_counts.get(head.topic.0 as usize).copied().unwrap_or(1).max(1);
-        let encoded = key.clone().and_then(|range| self.outputs.bytes.get(range));
-        let partition = encoded.map_or(self.partition % count, |key| partition_for_key(key, count));
+        let partition =
+            self.partition_for(head.topic, key.clone().and_then(|range| self.outputs.bytes.get(range)));
         let origin = head.with_origin.then_some(self.origin);
         self.origin.number += 1;
         self.counters.records_out += 1;

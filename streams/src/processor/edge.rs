@@ -4,14 +4,17 @@
 //! its topic by the fold that it was processed with.
 
 use super::{
-    Context, Downstream, Followers, KeyBytes, Process, ProcessError, RecordView, TopicId, context::OutputHead,
+    Context, Downstream, Fallible, Followers, KeyBytes, Process, ProcessError, RecordView, Stamp, Timestamps,
+    TopicId, context::OutputHead,
 };
 use crate::{
     codec::{CodecError, Data, SharedCodec},
+    record::Meta,
     store::{Fold, RowId, Store},
 };
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     rc::Rc,
     sync::{
         Arc,
@@ -26,19 +29,25 @@ pub(crate) trait Source {
     /// Takes a record that has been processed before into the table that is kept of the topic, if one is, and does
     /// nothing else.
     fn restore(&mut self, _record: RecordView<'_>) {}
+
+    /// What takes the event times of its records, if they are not the records' own timestamps.
+    fn stamp(&self) -> Option<&dyn Stamp> {
+        None
+    }
 }
 
 /// Records of a topic as a stream.
 pub(crate) struct RecordSource<K, V> {
-    pub(crate) name: Arc<str>,
+    pub(crate) at: Fallible,
     pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+    pub(crate) timestamps: Option<Timestamps<K, V>>,
     /// Whether this application has written the topic.
     pub(crate) is_own: bool,
     pub(crate) down: Downstream<K, V>,
 }
 
 /// Decodes, or returns `None` when the bytes are null and the codec has no null.
-fn decode<T: Data>(codec: &SharedCodec<T>, bytes: Option<&[u8]>) -> Result<Option<T>, CodecError> {
+pub(super) fn decode<T: Data>(codec: &SharedCodec<T>, bytes: Option<&[u8]>) -> Result<Option<T>, CodecError> {
     match bytes {
         Some(bytes) => codec.decode(bytes).map(Some),
         None => Ok(codec.null()),
@@ -50,18 +59,22 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
         let key = match decode(&self.codecs.0, record.key) {
             Ok(Some(key)) => key,
             Ok(None) => return cx.counters.null_keys += 1,
-            Err(error) => return cx.undecodable(&self.name, error),
+            Err(error) => return cx.undecodable(&self.at, error),
         };
         let value = match decode(&self.codecs.1, record.value) {
             Ok(Some(value)) => value,
             Ok(None) => return cx.counters.null_values += 1,
-            Err(error) => return cx.undecodable(&self.name, error),
+            Err(error) => return cx.undecodable(&self.at, error),
         };
         cx.enter(record);
         if self.is_own {
             cx.keep_key(record.key);
         }
         self.down.forward(cx, key, value);
+    }
+
+    fn stamp(&self) -> Option<&dyn Stamp> {
+        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn Stamp)
     }
 }
 
@@ -95,8 +108,9 @@ impl<K: Data, V: Data> Rows<K, V> {
 
 /// Records of a topic as the changes of a table.
 pub(crate) struct TableSource<K, V> {
-    pub(crate) name: Arc<str>,
+    pub(crate) at: Fallible,
     pub(crate) fold: Fold<K, V>,
+    pub(crate) timestamps: Option<Timestamps<K, V>>,
     pub(crate) rows: Rows<K, V>,
 }
 
@@ -108,7 +122,7 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
                 let row = self.rows.set((&key, encoded), value, record.timestamp);
                 self.rows.show(cx, key, row);
             }
-            Err(dropped) => cx.dropped(&self.name, dropped),
+            Err(dropped) => cx.dropped(&self.at, dropped),
         }
     }
 
@@ -117,6 +131,10 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
         if let Ok((_, encoded, value)) = self.fold.row(record.key, record.value, record.timestamp) {
             self.rows.store.borrow_mut().put(encoded, value, record.timestamp);
         }
+    }
+
+    fn stamp(&self) -> Option<&dyn Stamp> {
+        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn Stamp)
     }
 }
 
@@ -149,6 +167,20 @@ pub(crate) enum NullKeys {
     DropUnless(Arc<AtomicBool>),
 }
 
+/// Encodes and writes a record; without a key or value, a null.
+fn write<K: Data, V: Data>(
+    cx: &mut Context,
+    head: OutputHead<'_>,
+    (keys, values): &(SharedCodec<K>, SharedCodec<V>),
+    (key, value): (Option<K>, Option<V>),
+) {
+    cx.emit(
+        head,
+        |out| key.map_or(Ok(false), |key| keys.encode(&key, out).map(|()| true)),
+        |out| value.map_or(Ok(false), |value| values.encode(&value, out).map(|()| true)),
+    );
+}
+
 /// Writes records to a topic.
 pub(crate) struct RecordSink<K, V> {
     pub(crate) name: Arc<str>,
@@ -175,10 +207,44 @@ where
             return cx.counters.null_keys += 1;
         }
         let head = OutputHead { topic: self.topic, operator: &self.name, with_origin: self.with_origin };
-        cx.emit(
-            head,
-            |out| key.map_or(Ok(false), |key| keys.encode(&key, out).map(|()| true)),
-            |out| value.map_or(Ok(false), |value| values.encode(&value, out).map(|()| true)),
-        );
+        write(cx, head, &self.codecs, (key, value));
+    }
+}
+
+/// A record was to go to a topic that its sink does not know.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is for topic {topic:?}, which is not among the topics of this sink: {known}; name it in to_with(..)"
+)]
+struct UnknownTopic<'a> {
+    topic: &'a str,
+    known: String,
+}
+
+/// Writes each record to a topic of its own choice.
+pub(crate) struct ChoosingSink<F, K, V> {
+    pub(crate) at: Fallible,
+    pub(crate) topics: BTreeMap<String, TopicId>,
+    pub(crate) choose: Arc<F>,
+    pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
+}
+
+impl<F, K: Data, V: Data, K1, V1, T> Process<K1, V1> for ChoosingSink<F, K, V>
+where
+    F: Fn(&Meta<'_>, &K1, &V1) -> T,
+    T: AsRef<str>,
+    K1: Into<Option<K>>,
+    V1: Into<Option<V>>,
+{
+    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+        let chosen = (self.choose)(&cx.meta(), &key, &value);
+        let Some(topic) = self.topics.get(chosen.as_ref()).copied() else {
+            let known = self.topics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return cx.failed(&self.at, &UnknownTopic { topic: chosen.as_ref(), known });
+        };
+        let key = key.into().filter(|key| !self.codecs.0.is_null(key));
+        let value = value.into().filter(|value| !self.codecs.1.is_null(value));
+        let head = OutputHead { topic, operator: &self.at.operator, with_origin: false };
+        write(cx, head, &self.codecs, (key, value));
     }
 }

@@ -9,23 +9,31 @@
 mod aggregate;
 mod context;
 mod edge;
+mod failure;
 mod join;
 mod key;
 mod stateless;
 mod table;
+mod timestamps;
 mod window;
 mod windows;
 
-pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate, TableReduce};
+pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate};
 pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
 pub use context::{Counters, ProcessError, TopicId};
-pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource};
+pub(crate) use edge::{
+    ChoosingSink, NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource,
+};
+pub use failure::OnFailure;
+pub(crate) use failure::{FailurePolicy, Fallible};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use key::KeyBytes;
 pub(crate) use stateless::{
-    Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared,
+    Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared, Step,
+    spread,
 };
 pub(crate) use table::{FilterTable, MapTable, RegroupTable, TableToStream};
+pub(crate) use timestamps::{Stamp, TimeOf, Timestamps};
 pub(crate) use window::WindowAggregate;
 pub use windows::Windows;
 

@@ -1,6 +1,6 @@
 //! Operators that keep nothing between records.
 
-use super::{Context, Downstream, Process};
+use super::{Context, Downstream, Fallible, Process};
 use crate::{codec::Data, record::Record};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -87,14 +87,25 @@ where
     F: Fn(&K, V1) -> I,
 {
     fn process(&mut self, cx: &mut Context, key: K, value: V1) {
-        let mut values = (self.mapper)(&key, value).into_iter();
-        let Some(mut value) = values.next() else { return };
-        // The last value takes the key without a copy.
-        for next in values {
-            self.down.forward(cx, key.clone(), std::mem::replace(&mut value, next));
-        }
-        self.down.forward(cx, key, value);
+        let values = (self.mapper)(&key, value);
+        spread(cx, key, values, &mut self.down);
     }
+}
+
+/// Passes any number of values on under one key.
+pub(crate) fn spread<K: Data, V: Data>(
+    cx: &mut Context,
+    key: K,
+    values: impl IntoIterator<Item = V>,
+    down: &mut Downstream<K, V>,
+) {
+    let mut values = values.into_iter();
+    let Some(mut value) = values.next() else { return };
+    // The last value takes the key without a copy.
+    for next in values {
+        down.forward(cx, key.clone(), std::mem::replace(&mut value, next));
+    }
+    down.forward(cx, key, value);
 }
 
 /// Shows records to a function and passes them on.
@@ -110,6 +121,22 @@ impl<K: Data, V: Data, F: Fn(&Record<K, V>)> Process<K, V> for Peek<F, K, V> {
         (self.look)(&record);
         cx.headers = record.headers;
         self.down.forward(cx, record.key, record.value);
+    }
+}
+
+/// Any of these operators where its function also sees the metadata of the record, or may fail.
+pub(crate) struct Step<F, K, V> {
+    pub(crate) step: Arc<F>,
+    pub(crate) at: Fallible,
+    pub(crate) down: Downstream<K, V>,
+}
+
+impl<K1, V1, K: Data, V: Data, F> Process<K1, V1> for Step<F, K, V>
+where
+    F: Fn(&mut Context, &Fallible, K1, V1, &mut Downstream<K, V>),
+{
+    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+        (self.step)(cx, &self.at, key, value, &mut self.down);
     }
 }
 

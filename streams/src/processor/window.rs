@@ -28,17 +28,18 @@ pub(crate) struct WindowAggregate<F, K, A> {
 impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
     fn update<V>(&mut self, cx: &mut Context, (key, value): (K, V), window: Window)
     where
-        F: Fn(&K, V, Option<A>) -> A,
+        F: Fn(&K, V, &mut Option<A>),
     {
         let key = Windowed { key, window };
         let length = self.scratch.len();
         self.scratch.extend_from_slice(&window.start.to_be_bytes());
         self.scratch.extend_from_slice(&[0; 4]);
-        let (row, timestamp) = self.store.borrow_mut().update(&self.scratch, |aggregate, time| {
+        let (row, timestamp) = self.store.borrow_mut().modify(&self.scratch, |aggregate, time| {
             if self.send_old {
                 self.down.before(&key, aggregate.as_ref());
             }
-            (Some((self.next)(&key.key, value, aggregate)), cx.timestamp.max(time))
+            (self.next)(&key.key, value, aggregate);
+            cx.timestamp.max(time)
         });
         self.scratch.truncate(length);
         if !self.down.is_empty() {
@@ -50,7 +51,7 @@ impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
 
 impl<F, K: Data, V: Data, A: Data> Process<K, V> for WindowAggregate<F, K, A>
 where
-    F: Fn(&K, V, Option<A>) -> A,
+    F: Fn(&K, V, &mut Option<A>),
 {
     fn process(&mut self, cx: &mut Context, key: K, value: V) {
         match self.keys.of(cx, &key) {

@@ -1,11 +1,13 @@
 //! The handle of a running application.
 
 use super::{
-    AppError, Config, EndOffsets, GlobalView, QueryError, StartError, View,
+    AppError, Config, EndOffsets, GlobalView, QueryError, RestoreProgress, StartError, State, View,
     config::Cluster,
     generation::{self, GenerationRecord},
     globals::GlobalReader,
+    prometheus::Snapshot,
     shared::{Shared, Status, TopicNames},
+    state::{self, Restores},
     topics,
     watch::Watch,
     worker::Worker,
@@ -19,9 +21,7 @@ use crate::{
     task::{ProgressTable, TaskId},
     topology::{Globals, TopicId, TopicKind, Topology},
 };
-use kappa_client::{
-    Admin, Client, ClientConfig, Consumer, ConsumerConfig, TopicPartition, consumer::ConsumerError,
-};
+use kappa_client::{Admin, Client, ClientConfig, Consumer, ConsumerConfig, TopicPartition};
 use parking_lot::Mutex;
 use std::{
     any::Any,
@@ -63,6 +63,8 @@ pub struct App {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What runs beside the workers until the application closes.
     beside: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Whether all of these have ended.
+    ended: watch::Sender<bool>,
 }
 
 impl fmt::Debug for App {
@@ -85,7 +87,7 @@ impl App {
         let application = topology.application();
         let generation = generation::choose(&client, application, config.generation).await?;
         let names = generation::names(application, generation);
-        let plan = topics::plan(topology, &client).await?;
+        let plan = topics::plan(topology, &client, (&config, &names)).await?;
         let topic_names = TopicNames::new(topology, &names);
         let ends = config.replay_until.iter().flat_map(EndOffsets::iter);
         let record = GenerationRecord {
@@ -107,6 +109,8 @@ impl App {
         let reader =
             GlobalReader::load(topology, &client, (&topic_names, &counts), &globals, config.skip_undecodable)
                 .await?;
+        let globals_dropped = reader.as_ref().map(GlobalReader::dropped).unwrap_or_default();
+        let status = Status { globals: globals_dropped, ..Status::default() };
         let (asks, asked): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
         let (progressed, _) = watch::channel(());
@@ -127,14 +131,17 @@ impl App {
             names,
             client,
             progressed,
-            status: Mutex::new(Status::default()),
+            status: Mutex::new(status),
             reported: watch::channel(()).0,
+            state: watch::channel(State::Created).0,
+            restores: Restores::default(),
             asks,
             closing: watch::channel(false).0,
             failure: Mutex::new(None),
             config,
         });
         let mut beside = vec![tokio::spawn(watch.follow(Arc::clone(&shared)))];
+        beside.push(tokio::spawn(state::follow(Arc::clone(&shared))));
         beside.extend(reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared)))));
         let mut threads = Vec::new();
         for (number, asked) in asked.into_iter().enumerate() {
@@ -152,7 +159,8 @@ impl App {
             };
             threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
-        Ok(App { shared, generation, threads: Mutex::new(threads), beside: Mutex::new(beside) })
+        let (threads, beside) = (Mutex::new(threads), Mutex::new(beside));
+        Ok(App { shared, generation, threads, beside, ended: watch::channel(false).0 })
     }
 
     /// The generation that runs.
@@ -343,7 +351,7 @@ impl App {
     fn check(&self) -> Result<(), AppError> {
         match &*self.shared.failure.lock() {
             Some(error) => Err(error.clone()),
-            None if *self.shared.closing.borrow() => Err(AppError::Consume(ConsumerError::Closed)),
+            None if *self.shared.closing.borrow() => Err(AppError::Closed),
             None => Ok(()),
         }
     }
@@ -355,24 +363,86 @@ impl App {
         self.shared.failure.lock().clone()
     }
 
+    /// What the application is doing now.
+    pub fn state(&self) -> State {
+        *self.shared.state.borrow()
+    }
+
+    /// What the application is doing, from now on: the receiver wakes up with every change. States that come and go quickly
+    /// may be passed over; the last one is always told.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.shared.state.subscribe()
+    }
+
+    /// Waits until the application runs: every worker has its tasks, and their stores are restored. An error if it fails or is
+    /// closed before.
+    pub async fn running(&self) -> Result<(), AppError> {
+        state::running(&self.shared).await
+    }
+
+    /// The stores of this instance that are being restored, and how far they are.
+    pub fn restoring(&self) -> Vec<RestoreProgress> {
+        self.shared.restores.all()
+    }
+
+    /// Everything that this instance has counted, its state, and how far its stores are restored, in the text format that
+    /// Prometheus reads (version 0.0.4). Names begin with `kappa_streams_`; labels are the application and its generation.
+    /// It is for the service around to serve it.
+    pub fn prometheus(&self) -> String {
+        let tasks = self.shared.status.lock().committed.values().map(BTreeMap::len).sum();
+        let snapshot = Snapshot {
+            application: self.shared.setup.topology.application(),
+            generation: self.generation,
+            counters: self.counters(),
+            state: self.state(),
+            tasks,
+            restoring: &self.restoring(),
+        };
+        snapshot.text()
+    }
+
     /// Commits, leaves the group and ends all workers. Returns the failure that stopped the application before, if
-    /// there was one.
+    /// there was one. It takes as long as a function of the topology that is running, and while the group does not settle up
+    /// to [`Config::session_timeout`]; see [`App::close_within`].
     pub async fn close(&self) -> Result<(), AppError> {
+        self.end();
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+        self.shared.failure.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// As [`App::close`], but waits no longer than `patience` and returns [`AppError::StillClosing`] then. Workers go on
+    /// ending by themselves, and what they commit counts; what they do not is processed again by whoever has the tasks next.
+    pub async fn close_within(&self, patience: Duration) -> Result<(), AppError> {
+        let closed = tokio::time::timeout(patience, self.close()).await;
+        closed.unwrap_or(Err(AppError::StillClosing { waited: patience }))
+    }
+
+    /// Has everything end, and notes when it has.
+    fn end(&self) {
         self.shared.closing.send_replace(true);
         let threads = std::mem::take(&mut *self.threads.lock());
-        let join = move || {
-            for thread in threads {
-                // A panic has been caught and noted by the thread itself.
-                let _ = thread.join();
-            }
-        };
-        let joined = tokio::task::spawn_blocking(join).await;
         let beside = std::mem::take(&mut *self.beside.lock());
-        for task in beside {
-            let _ = task.await;
+        // Whoever came first has begun the end already.
+        if threads.is_empty() {
+            return;
         }
-        debug_assert!(joined.is_ok(), "joining threads does not panic");
-        self.shared.failure.lock().clone().map_or(Ok(()), Err)
+        let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
+        tokio::spawn(async move {
+            let join = move || {
+                for thread in threads {
+                    // A panic has been caught and noted by the thread itself.
+                    let _ = thread.join();
+                }
+            };
+            let joined = tokio::task::spawn_blocking(join).await;
+            debug_assert!(joined.is_ok(), "joining threads does not panic");
+            for task in beside {
+                let _ = task.await;
+            }
+            let failed = shared.failure.lock().is_some();
+            state::tell(&shared, if failed { State::Failed } else { State::Closed });
+            ended.send_replace(true);
+        });
     }
 }
 

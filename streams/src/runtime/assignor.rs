@@ -25,6 +25,9 @@ pub(super) struct TaskAssignor {
     tasks: BTreeMap<TaskId, Vec<TopicPartition>>,
     /// Fingerprint of the group, if it has refused this member.
     refused: Mutex<Option<u32>>,
+    /// What the group last gave this member; `None` before the first time, and while tasks are on their way from one member
+    /// to another.
+    given: Mutex<Option<Vec<TopicPartition>>>,
 }
 
 impl fmt::Debug for TaskAssignor {
@@ -44,7 +47,18 @@ impl TaskAssignor {
                 tasks.insert(TaskId { sub_topology, partition }, inputs);
             }
         }
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
+    }
+
+    /// What members are told while a task is taken from its owner: the fingerprint, and that another round follows.
+    fn with_more_to_come(&self) -> Bytes {
+        let fingerprint = self.fingerprint.to_be_bytes();
+        fingerprint.into_iter().chain([1]).collect()
+    }
+
+    /// Whether the group has given all that it has, to this member only what `is_here`.
+    pub(super) fn has_given(&self, is_here: impl Fn(&TopicPartition) -> bool) -> bool {
+        self.given.lock().as_ref().is_some_and(|given| given.iter().all(is_here))
     }
 
     /// The group's fingerprint, if it differs from this member's.
@@ -176,12 +190,17 @@ impl Assignor for TaskAssignor {
             ids.sort_unstable();
             let owners = self.owners(&members.iter().collect::<Vec<_>>());
             let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
-            for (member, tasks) in balance(&tasks, &ids, &owners) {
+            let balanced = balance(&tasks, &ids, &owners);
+            let moves = balanced.iter().any(|(member, tasks)| {
+                tasks.iter().any(|task| owners.get(task).is_some_and(|owner| owner != member))
+            });
+            let told = if moves { Some(self.with_more_to_come()) } else { refusal };
+            for (member, tasks) in balanced {
                 let free = |task: &&TaskId| owners.get(task).is_none_or(|owner| *owner == member);
                 let partitions = tasks.iter().filter(free).filter_map(|task| self.tasks.get(task)).flatten();
                 let partitions = partitions.cloned().collect();
                 assignments
-                    .insert(member.to_owned(), MemberAssignment { partitions, user_data: refusal.clone() });
+                    .insert(member.to_owned(), MemberAssignment { partitions, user_data: told.clone() });
             }
         } else {
             for member in fitting {
@@ -196,9 +215,11 @@ impl Assignor for TaskAssignor {
     }
 
     fn assigned(&self, assignment: &MemberAssignment, _generation: i32) {
-        let group: Option<[u8; 4]> = assignment.user_data.as_deref().and_then(|data| data.try_into().ok());
-        let group = group.map(u32::from_be_bytes);
+        let data = assignment.user_data.as_deref().and_then(|data| data.split_first_chunk::<4>());
+        let group = data.map(|(group, _)| u32::from_be_bytes(*group));
         *self.refused.lock() = group.filter(|group| *group != self.fingerprint);
+        let more_to_come = data.is_some_and(|(_, rest)| !rest.is_empty());
+        *self.given.lock() = (!more_to_come).then(|| assignment.partitions.clone());
     }
 }
 
@@ -215,7 +236,7 @@ mod tests {
     fn assignor(fingerprint: u32) -> TaskAssignor {
         let topic = |task: &TaskId| TopicPartition::new(format!("t{}", task.sub_topology), task.partition);
         let tasks = tasks(4).into_iter().map(|task| (task, vec![topic(&task)])).collect();
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None) }
+        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
     }
 
     fn member(id: &str, fingerprint: u32, owned: &[TopicPartition]) -> MemberSubscription {
@@ -301,10 +322,20 @@ mod tests {
         let members = [member("a", 7, &all), member("b", 7, &[])];
         let first = assignor.assign(&BTreeMap::new(), &members).unwrap();
         assert_eq!((first["a"].partitions.len(), first["b"].partitions.len()), (4, 0));
+        let has_all = |given: &BTreeMap<String, MemberAssignment>| {
+            ["a", "b"].map(|member| {
+                assignor.assigned(&given[member], 1);
+                assert_eq!(assignor.refused(), None);
+                assignor.has_given(|_| true)
+            })
+        };
+        assert_eq!(has_all(&first), [false, false], "four tasks are on their way");
         let members = [member("a", 7, &first["a"].partitions), member("b", 7, &[])];
         let second = assignor.assign(&BTreeMap::new(), &members).unwrap();
         assert_eq!((second["a"].partitions.len(), second["b"].partitions.len()), (4, 4));
         assert_eq!(second["a"].partitions, first["a"].partitions);
+        assert_eq!(has_all(&second), [true, true]);
+        assert!(!assignor.has_given(|partition| *partition == second["b"].partitions[0]));
     }
 
     #[test]

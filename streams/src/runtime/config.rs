@@ -7,7 +7,7 @@ use crate::{
     task::TaskConfig,
     topology::Topology,
 };
-use kappa_client::Client;
+use kappa_client::{Client, Compression, ConsumerConfig, ProducerConfig};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Where streams without a committed offset begin. Tables are always read from their beginning, since their topic is
@@ -47,6 +47,20 @@ pub struct Config {
     pub(super) session_timeout: Duration,
     pub(super) purge_interval: Duration,
     pub(super) replication_factor: Option<i16>,
+    pub(super) create_topics: Option<i32>,
+    linger: Option<Duration>,
+    sending: ProducerConfig,
+    fetching: Fetching,
+}
+
+/// How inputs are fetched.
+#[derive(Debug, Clone, Copy)]
+struct Fetching {
+    wait: Duration,
+    response_bytes: u32,
+    partition_bytes: u32,
+    ahead_bytes: usize,
+    max_poll_interval: Duration,
 }
 
 impl Config {
@@ -77,6 +91,16 @@ impl Config {
             session_timeout: Duration::from_secs(10),
             purge_interval: Duration::from_secs(30),
             replication_factor: None,
+            create_topics: None,
+            linger: None,
+            sending: ProducerConfig::default(),
+            fetching: Fetching {
+                wait: Duration::from_millis(500),
+                response_bytes: 50 << 20,
+                partition_bytes: 1 << 20,
+                ahead_bytes: 64 << 20,
+                max_poll_interval: Duration::from_secs(300),
+            },
         }
     }
 
@@ -182,11 +206,123 @@ impl Config {
         self
     }
 
-    /// Replicas of internal topics. Default: the broker's default.
+    /// Creates topics that the topology reads or writes and that are missing, with so many partitions, at least one, and
+    /// otherwise the broker's defaults; dead-letter topics too. Default: topics that are read must exist, and those that are
+    /// written are created by the broker, if it does so.
+    #[must_use]
+    pub fn create_topics(mut self, partitions: i32) -> Config {
+        self.create_topics = Some(partitions.max(1));
+        self
+    }
+
+    /// How long a batch of output records that is not full waits for more while earlier ones are under way. Default 5 ms; with
+    /// several workers on a topology whose windows or joins hang on event time, none.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Config {
+        self.linger = Some(linger);
+        self
+    }
+
+    /// Bytes of records at which a batch of output records is full; the topics' `max.message.bytes` must allow it. Default
+    /// 1,000,000.
+    #[must_use]
+    pub fn batch_bytes(mut self, bytes: usize) -> Config {
+        self.sending = self.sending.batch_bytes(bytes.max(1));
+        self
+    }
+
+    /// Bytes of output records that may wait for their acknowledgement, per worker; processing waits beyond it. Default
+    /// 32 MiB.
+    #[must_use]
+    pub fn send_buffer_bytes(mut self, bytes: usize) -> Config {
+        self.sending = self.sending.buffer_bytes(bytes.max(1));
+        self
+    }
+
+    /// Most bytes of one output or changelog record; the topics' `max.message.bytes` must allow it. Default 1 MiB.
+    #[must_use]
+    pub fn record_bytes_max(mut self, bytes: usize) -> Config {
+        self.sending = self.sending.record_bytes_max(bytes.max(1));
+        self
+    }
+
+    /// How batches of outputs and changelogs are compressed. Default not at all.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Config {
+        self.sending = self.sending.compression(compression);
+        self
+    }
+
+    /// Time after which an output that was not acknowledged, retries included, makes the application fail. Default 120 s.
+    #[must_use]
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Config {
+        self.sending = self.sending.delivery_timeout(timeout);
+        self
+    }
+
+    /// How long the broker waits for records before it answers a fetch with none. Default 500 ms.
+    #[must_use]
+    pub fn fetch_wait(mut self, wait: Duration) -> Config {
+        self.fetching.wait = wait;
+        self
+    }
+
+    /// Most bytes of one answer to a fetch, though never less than one batch. Default 50 MiB.
+    #[must_use]
+    pub fn fetch_bytes(mut self, bytes: u32) -> Config {
+        self.fetching.response_bytes = bytes.max(1);
+        self
+    }
+
+    /// Most bytes of one partition in an answer to a fetch, though never less than one batch. Default 1 MiB.
+    #[must_use]
+    pub fn partition_fetch_bytes(mut self, bytes: u32) -> Config {
+        self.fetching.partition_bytes = bytes.max(1);
+        self
+    }
+
+    /// Bytes fetched ahead, per worker and over all its partitions, before they are taken into the partitions' own buffers
+    /// ([`Config::buffer_bytes`]). Default 64 MiB.
+    #[must_use]
+    pub fn prefetch_bytes(mut self, bytes: usize) -> Config {
+        self.fetching.ahead_bytes = bytes.max(1);
+        self
+    }
+
+    /// How long one call of a function of the topology may take before the worker is taken for stuck and its tasks move.
+    /// Default 5 min.
+    #[must_use]
+    pub fn max_poll_interval(mut self, interval: Duration) -> Config {
+        self.fetching.max_poll_interval = interval;
+        self
+    }
+
+    /// Replicas of internal topics, and of those of [`Config::create_topics`]. Default: the broker's default.
     #[must_use]
     pub fn replication_factor(mut self, replicas: i16) -> Config {
         self.replication_factor = Some(replicas);
         self
+    }
+
+    /// Settings of a worker's producer; `linger` is what it waits where nothing was said.
+    pub(super) fn producer(&self, linger: Option<Duration>) -> ProducerConfig {
+        let sending = self.sending.clone();
+        match self.linger.or(linger) {
+            Some(linger) => sending.linger(linger),
+            None => sending,
+        }
+    }
+
+    /// Adds to the settings of a consumer how inputs and changelogs are fetched.
+    pub(super) fn fetching(&self, consumer: ConsumerConfig) -> ConsumerConfig {
+        let Fetching { wait, response_bytes, partition_bytes, ahead_bytes, max_poll_interval } =
+            self.fetching;
+        consumer
+            .fetch_wait_max(wait)
+            .fetch_bytes_max(response_bytes)
+            .partition_fetch_bytes_max(partition_bytes)
+            .prefetch_bytes_max(ahead_bytes)
+            .max_poll_interval(max_poll_interval)
     }
 
     pub(super) fn instance_config(&self, topology: &Topology) -> InstanceConfig {
@@ -201,5 +337,51 @@ impl Config {
         };
         let pacing = Pacing::Interval { ms: millis(self.commit_interval) };
         InstanceConfig { task, pacing, purge_ms: Some(millis(self.purge_interval)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_reach_the_producer_and_the_consumer() {
+        let ms = Duration::from_millis;
+        let plain = Config::bootstrap("here");
+        let config = plain
+            .clone()
+            .linger(ms(1))
+            .batch_bytes(101)
+            .send_buffer_bytes(102)
+            .record_bytes_max(103)
+            .compression(Compression::Lz4)
+            .delivery_timeout(ms(104))
+            .fetch_wait(ms(105))
+            .fetch_bytes(106)
+            .partition_fetch_bytes(107)
+            .prefetch_bytes(108)
+            .max_poll_interval(ms(109));
+        let fetching = config.fetching(ConsumerConfig::group("g"));
+        let set = format!("{:?} {fetching:?}", config.producer(Some(Duration::ZERO)));
+        for part in [
+            " linger: 1ms",
+            " batch_bytes: 101",
+            " buffer_bytes: 102",
+            " record_bytes_max: 103",
+            " compression: Lz4",
+            " delivery_timeout: 104ms",
+            " fetch_wait_max: 105ms",
+            " fetch_bytes_max: 106",
+            " partition_fetch_bytes_max: 107",
+            " prefetch_bytes_max: 108",
+            " max_poll_interval: 109ms",
+        ] {
+            assert!(set.contains(part), "{part} is not in {set}");
+        }
+        // Where nothing is said the client's own defaults hold, but for a linger that the caller wants.
+        let group = || ConsumerConfig::group("g");
+        assert_eq!(format!("{:?}", plain.fetching(group())), format!("{:?}", group()));
+        assert_eq!(format!("{:?}", plain.producer(None)), format!("{:?}", ProducerConfig::default()));
+        assert!(format!("{:?}", plain.producer(Some(Duration::ZERO))).contains(" linger: 0ns"));
     }
 }

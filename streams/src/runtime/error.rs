@@ -158,6 +158,19 @@ pub enum AppError {
         /// How long it tried.
         waited: Duration,
     },
+    /// The application was not closed in the time that [`App::close_within`](super::App::close_within) was given. It goes on
+    /// ending by itself.
+    #[error(
+        "not closed within {} ms: a function of the topology takes long, or the group does not settle; close() waits for it",
+        waited.as_millis()
+    )]
+    StillClosing {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The application was closed.
+    #[error("the application was closed")]
+    Closed,
     /// A topic that the application reads, or keeps its state in, is not what it was when the application started. What it has
     /// processed and kept belongs to the topic as it was.
     #[error(

@@ -6,10 +6,12 @@ use super::{
 };
 use crate::{
     processor::Counters,
+    record::{Header, Headers, Meta},
     topology::{Globals, TopicId, Topology},
 };
+use bytes::Bytes;
 use kappa_client::{Client, Consumer, ConsumerConfig, FetchedBatch, OffsetReset, TopicPartition};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 const POLL: Duration = Duration::from_millis(500);
 
@@ -18,6 +20,7 @@ pub(super) struct GlobalReader {
     consumer: Consumer,
     tables: BTreeMap<Arc<str>, (usize, Arc<str>)>,
     globals: Globals,
+    topology: Topology,
     skip_undecodable: bool,
     /// What has been dropped.
     dropped: Counters,
@@ -53,7 +56,8 @@ impl GlobalReader {
             consumer.seek(partition, *begin)?;
         }
         let (globals, dropped) = (globals.clone(), Counters::default());
-        let mut reader = GlobalReader { consumer, tables, globals, skip_undecodable, dropped };
+        let topology = topology.clone();
+        let mut reader = GlobalReader { consumer, tables, globals, topology, skip_undecodable, dropped };
         let open = |reader: &GlobalReader, partition: &TopicPartition| {
             let end = ends.get(partition).copied().unwrap_or(0);
             let at = reader.consumer.position(partition).or_else(|| begins.get(partition).copied());
@@ -64,6 +68,11 @@ impl GlobalReader {
             reader.apply(batches)?;
         }
         Ok(Some(reader))
+    }
+
+    /// What has been dropped so far.
+    pub(super) fn dropped(&self) -> Counters {
+        self.dropped
     }
 
     fn apply(&mut self, batches: Vec<FetchedBatch>) -> Result<(), StartError> {
@@ -77,9 +86,21 @@ impl GlobalReader {
                     offset: fetched.batch.base_offset(),
                     reason: Arc::new(reason),
                 })?;
-                let Err(dropped) = table.apply(record.key, record.value, record.timestamp) else { continue };
+                let own = |(key, value): (Cow<'_, str>, Option<&[u8]>)| Header {
+                    key: Arc::from(key),
+                    value: value.map(Bytes::copy_from_slice),
+                };
+                let headers: Headers = record.headers.map(own).collect();
+                let meta = Meta {
+                    topic: &fetched.partition.topic,
+                    partition: fetched.partition.partition,
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    headers: &headers,
+                };
+                let Err(dropped) = table.apply(&meta, record.key, record.value) else { continue };
                 if let Err(source) = self.dropped.count(dropped)
-                    && !self.skip_undecodable
+                    && !self.topology.skips_undecodable(*index, self.skip_undecodable)
                 {
                     let (table, offset) = (Arc::clone(name), record.offset);
                     return Err(StartError::GlobalTable { table, offset, source });

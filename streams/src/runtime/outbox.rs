@@ -12,7 +12,7 @@ use crate::{
     topology::TopicId,
 };
 use kappa_client::{
-    Consumer, Producer, ProducerConfig, ProducerRecord, RequestError, TopicPartition,
+    Consumer, Producer, ProducerRecord, RequestError, TopicPartition,
     admin::OffsetAndMetadata,
     consumer::ConsumerError,
     producer::{Delivery, SendError},
@@ -107,12 +107,9 @@ async fn producer(
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
 ) -> Result<Producer, RequestError> {
-    let mut sending = ProducerConfig::default();
-    if shared.setup.config.task.acknowledge_progress {
-        // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
-        sending = sending.linger(Duration::ZERO);
-    }
-    let producer = Producer::new(&shared.client, sending).await?;
+    // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
+    let linger = shared.setup.config.task.acknowledge_progress.then_some(Duration::ZERO);
+    let producer = Producer::new(&shared.client, shared.config.producer(linger)).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
     producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
     Ok(producer)

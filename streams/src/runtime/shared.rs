@@ -1,6 +1,9 @@
 //! What the workers of one instance and its handles have in common.
 
-use super::{AppError, Config};
+use super::{
+    AppError, Config,
+    state::{Readiness, Restores, State},
+};
 use crate::{
     instance::{Ask, Place, Setup},
     processor::Counters,
@@ -53,6 +56,8 @@ pub(super) struct Status {
     pub(super) globals: Counters,
     /// Committed positions by worker and task.
     pub(super) committed: BTreeMap<usize, BTreeMap<TaskId, Vec<Position>>>,
+    /// By worker.
+    pub(super) readiness: BTreeMap<usize, Readiness>,
 }
 
 /// What an instance consists of besides its threads.
@@ -67,6 +72,9 @@ pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// Ticks when the status has changed.
     pub(super) reported: watch::Sender<()>,
+    /// What the application is doing, as told to who watches.
+    pub(super) state: watch::Sender<State>,
+    pub(super) restores: Restores,
     pub(super) asks: Vec<mpsc::Sender<Ask>>,
     pub(super) closing: watch::Sender<bool>,
     /// The first failure of any worker.

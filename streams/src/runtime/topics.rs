@@ -10,38 +10,79 @@ use super::{
 };
 use crate::{
     task::Position,
-    topology::{Plan, TopicKind, Topology},
+    topology::{InternalNames, Plan, PlanError, TopicKind, Topology},
 };
 use kappa_client::{Admin, Client, Producer, ProducerConfig, RequestError, admin::NewTopic};
 use kappa_protocol::ErrorCode;
 use std::collections::BTreeMap;
 
-/// Lays a topology over the topics of a cluster.
-pub(super) async fn plan(topology: &Topology, client: &Client) -> Result<Plan, StartError> {
+/// Lays a topology over the topics of a cluster, and creates what is missing of them where that is wanted.
+pub(super) async fn plan(
+    topology: &Topology,
+    client: &Client,
+    (config, names): (&Config, &InternalNames),
+) -> Result<Plan, StartError> {
     let external = |topic: &&crate::topology::TopicDef| topic.kind == TopicKind::External;
-    let names: Vec<&str> = topology.0.topics.iter().filter(external).map(|topic| &*topic.name).collect();
-    let mut counts: BTreeMap<String, i32> = BTreeMap::new();
-    for (name, described) in Admin::new(client).describe_topics(&names).await? {
+    let topics: Vec<&str> = topology.0.topics.iter().filter(external).map(|topic| &*topic.name).collect();
+    let admin = Admin::new(client);
+    let mut counts = partitions(&admin, &topics).await?;
+    if let Some(partitions_of_new) = config.create_topics {
+        let missing = topics.iter().filter(|topic| !counts.contains_key(**topic));
+        let new: Vec<NewTopic> = missing
+            .map(|topic| {
+                let mut new = NewTopic::new(*topic, partitions_of_new);
+                new.replication_factor = config.replication_factor;
+                new
+            })
+            .collect();
+        for (topic, created) in admin.create_topics(&new).await? {
+            match created {
+                Ok(_) => tracing::info!(topic, partitions = partitions_of_new, "created"),
+                // Another instance may have been faster.
+                Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        counts = partitions(&admin, &topics).await?;
+    }
+    let inputs = topology.input_topics();
+    let mut missing: Vec<&str> = inputs.into_iter().filter(|name| !counts.contains_key(*name)).collect();
+    let outputs: Vec<&str> = topics.into_iter().filter(|name| !counts.contains_key(*name)).collect();
+    if missing.is_empty() && !outputs.is_empty() {
+        // Asking for an output that is not there creates it, where the cluster allows that.
+        let producer = Producer::new(client, ProducerConfig::default()).await?;
+        for name in outputs {
+            match producer.partitions_for(name).await {
+                Ok(partitions) => {
+                    counts.insert(name.to_owned(), partitions);
+                }
+                Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => missing.push(name),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        producer.close().await?;
+    }
+    if !missing.is_empty() {
+        let missing = missing.into_iter().map(|topic| PlanError::MissingTopic { topic: topic.to_owned() });
+        return Err(StartError::Plan(missing.collect()));
+    }
+    let plan = topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)?;
+    Ok(Plan { topic_names: topology.topic_names(names), ..plan })
+}
+
+/// Partition counts of the topics that exist.
+async fn partitions(admin: &Admin, topics: &[&str]) -> Result<BTreeMap<String, i32>, RequestError> {
+    let mut counts = BTreeMap::new();
+    for (name, described) in admin.describe_topics(topics).await? {
         match described {
             Ok(topic) => {
                 counts.insert(name, i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX));
             }
             Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
-    let inputs = topology.input_topics();
-    let outputs: Vec<&str> =
-        names.into_iter().filter(|name| !counts.contains_key(*name) && !inputs.contains(name)).collect();
-    if !outputs.is_empty() {
-        // Asking for an output that is not there creates it, where the cluster allows that.
-        let producer = Producer::new(client, ProducerConfig::default()).await?;
-        for name in outputs {
-            counts.insert(name.to_owned(), producer.partitions_for(name).await?);
-        }
-        producer.close().await?;
-    }
-    topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)
+    Ok(counts)
 }
 
 /// Names of the internal topics.

@@ -137,14 +137,35 @@ impl<V: Data> Store<V> {
         key: &[u8],
         change: impl FnOnce(Option<V>, i64) -> (Option<V>, i64),
     ) -> (Option<RowId>, i64) {
+        self.modify(key, |value, time| {
+            let (new, timestamp) = change(value.take(), time);
+            *value = new;
+            timestamp
+        })
+    }
+
+    /// As [`Store::update`], where the row stands: `change` leaves there what is to be kept and returns its time.
+    pub(crate) fn modify(
+        &mut self,
+        key: &[u8],
+        change: impl FnOnce(&mut Option<V>, i64) -> i64,
+    ) -> (Option<RowId>, i64) {
         let found = self.index.find(key, &self.rows);
-        let row = found.and_then(|id| self.rows.get_mut(id));
-        let old = row.and_then(|row| Some((row.value.take()?, row.timestamp)));
-        let (value, timestamp) = match old {
-            Some((old, time)) => change(Some(old), time),
-            None => change(None, i64::MIN),
+        let row = found.and_then(|id| self.rows.get_mut(id)).filter(|row| row.value.is_some());
+        let (kept, timestamp) = match row {
+            Some(row) => {
+                let timestamp = change(&mut row.value, row.timestamp);
+                row.timestamp = timestamp;
+                // A row that stays is named already by all that have to name it.
+                let stays = row.value.as_ref().is_some_and(|value| !self.nulls.is_null(value));
+                (if stays { found } else { self.set((key, found), None, timestamp) }, timestamp)
+            }
+            None => {
+                let mut value = None;
+                let timestamp = change(&mut value, i64::MIN);
+                (self.set((key, found), value, timestamp), timestamp)
+            }
         };
-        let kept = self.set((key, found), value, timestamp);
         if let (Some(id), Some(dirty)) = (kept, &mut self.dirty) {
             dirty.insert(id);
         }
@@ -166,7 +187,7 @@ impl<V: Data> Store<V> {
         before
     }
 
-    /// The one place where a row changes. Returns where it stands: nowhere, if it is deleted and no changelog has to
+    /// The one place where a row comes, goes or comes back. Returns where it stands: nowhere, if it is deleted and no changelog has to
     /// hear of it.
     fn set(
         &mut self,

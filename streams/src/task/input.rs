@@ -6,8 +6,9 @@
 //! Origin header, `kappa-origin`: partition (4 bytes, big endian) ‖ offset (8) ‖ number (4) ‖ topic name.
 
 use crate::{
-    processor::RecordView,
+    processor::{Context, RecordView, Source},
     record::{Header, Headers},
+    topology::TopicId,
 };
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
@@ -137,6 +138,16 @@ impl InputBatch {
             value: self.value(record),
             timestamp: record.timestamp,
             headers: &record.headers,
+        }
+    }
+
+    /// Gives records of a topic the event times that its source takes from them, if it does.
+    pub(crate) fn stamp(&mut self, cx: &Context, topic: TopicId, sources: &[(TopicId, Box<dyn Source>)]) {
+        let stamp = sources.iter().filter(|(of, _)| *of == topic).find_map(|(_, source)| source.stamp());
+        let Some(stamp) = stamp else { return };
+        for record in &mut self.records {
+            let meta = cx.meta_of((topic, record.offset), record.timestamp, &record.headers);
+            record.timestamp = stamp.time(&meta, record.key.of(&self.bytes), record.value.of(&self.bytes));
         }
     }
 

@@ -174,8 +174,7 @@ impl Task {
         let id = life.task;
         let is_timed = config.skew_bound_ms.is_some() && topology.is_timed(id.sub_topology);
         let parts = Assembly::run(topology, id.sub_topology, globals);
-        let counts = Arc::clone(&plan.partition_counts);
-        let mut cx = Context::new(id.partition, counts, config.skip_undecodable);
+        let mut cx = Context::new(id.partition, plan.topics(), config.skip_undecodable);
         cx.clocks = vec![i64::MIN; parts.clocks.len()];
         let mut queues = Vec::new();
         for topic in &topology.sub_topology(id.sub_topology).inputs {
@@ -253,7 +252,10 @@ impl Task {
     }
 
     /// Takes records of a store's changelog; [`Task::run`] applies them.
-    pub(crate) fn restore(&mut self, store: usize, batch: InputBatch) {
+    pub(crate) fn restore(&mut self, store: usize, mut batch: InputBatch) {
+        if let Some(Changelog::Source(topic)) = self.stores.get(store).map(|slot| slot.changelog) {
+            batch.stamp(&self.cx, topic, &self.sources);
+        }
         self.to_restore.push_back(Restoring::Batch { store, batch, at: 0 });
     }
 
@@ -298,8 +300,9 @@ impl Task {
     }
 
     /// Takes a fetched batch. Returns whether that moves the position to commit.
-    pub(crate) fn add(&mut self, topic: TopicId, batch: InputBatch) -> bool {
+    pub(crate) fn add(&mut self, topic: TopicId, mut batch: InputBatch) -> bool {
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) else { return false };
+        batch.stamp(&self.cx, topic, &self.sources);
         let before = queue.next;
         self.cx.counters.negative_timestamps += queue.push(batch);
         queue.next != before
@@ -478,6 +481,7 @@ impl Task {
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
                 source.process(&mut self.cx, view);
             }
+            self.cx.end(view);
         }
         if let Some(failure) = self.cx.take_failure() {
             return Err(failure);

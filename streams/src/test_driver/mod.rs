@@ -28,7 +28,7 @@ use crate::{
     },
     processor::{Counters, ProcessError},
     query::{self, Dump, Row, Span},
-    record::{Headers, Windowed, millis},
+    record::{Headers, Meta, Windowed, millis},
     task::{
         InputBatch, Life, Position, ProgressTable, RestoreUpTo, RestoreWish, Start, Task, TaskConfig, TaskId,
     },
@@ -212,17 +212,20 @@ impl TestDriver {
         headers: Headers,
     ) -> Result<(), DriverError> {
         let id = self.topic_id(topic)?;
-        for (index, global) in self.setup.topology.0.globals.iter().enumerate() {
-            if let (true, Some(table)) = (global.topic == id, self.setup.globals.table(index))
-                && let Err(dropped) = table.apply(key, value, timestamp)
+        let by_key = || key.map_or(0, |key| partition_for_key(key, self.partitions_of(id)));
+        let partition = partition.unwrap_or_else(by_key);
+        let offset = self.topics.end(id, partition);
+        let record = Meta { topic, partition, offset, timestamp, headers: &headers };
+        let Setup { topology, globals, config, .. } = &*self.setup;
+        for (index, global) in topology.0.globals.iter().enumerate() {
+            if let (true, Some(table)) = (global.topic == id, globals.table(index))
+                && let Err(dropped) = table.apply(&record, key, value)
                 && let Err(error) = self.lost.count(dropped)
-                && !self.setup.config.task.skip_undecodable
+                && !topology.skips_undecodable(index, config.task.skip_undecodable)
             {
                 return Err(error.into());
             }
         }
-        let by_key = || key.map_or(0, |key| partition_for_key(key, self.partitions_of(id)));
-        let partition = partition.unwrap_or_else(by_key);
         let (key, value) = (key.map(Bytes::copy_from_slice), value.map(Bytes::copy_from_slice));
         self.topics.append(id, partition, Logged { timestamp, key, value, headers });
         Ok(())

@@ -7,7 +7,11 @@
 use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
-    processor::{Children, Downstream, Follow, Forked, Process, Shared, Source},
+    processor::{
+        Children, Downstream, FailurePolicy, Fallible, Follow, Forked, Process, Shared, Source, Stamp,
+        Timestamps,
+    },
+    record::Meta,
     store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
 };
 use parking_lot::Mutex;
@@ -51,12 +55,19 @@ impl<C: ?Sized + Forked> Outlet<C> {
 /// A global table whose type is forgotten.
 pub(crate) trait GlobalTable: Send + Sync {
     /// Applies a record of its topic.
-    fn apply(&self, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: i64) -> Result<(), Dropped>;
+    fn apply(&self, record: &Meta<'_>, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), Dropped>;
 }
 
-impl<K: Data, V: Data> GlobalTable for GlobalWriter<K, V> {
-    fn apply(&self, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: i64) -> Result<(), Dropped> {
-        GlobalWriter::apply(self, key, value, timestamp)
+/// Reads the topic of a global table.
+pub(crate) struct GlobalSource<K, V> {
+    pub(crate) writer: GlobalWriter<K, V>,
+    pub(crate) timestamps: Option<Timestamps<K, V>>,
+}
+
+impl<K: Data, V: Data> GlobalTable for GlobalSource<K, V> {
+    fn apply(&self, record: &Meta<'_>, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), Dropped> {
+        let time = |timestamps: &Timestamps<K, V>| timestamps.time(record, key, value);
+        self.writer.apply(key, value, self.timestamps.as_ref().map_or(record.timestamp, time))
     }
 }
 
@@ -179,6 +190,11 @@ impl<'a> Assembly<'a> {
         self.typed_stores.insert(index, Rc::clone(&store) as Rc<dyn Any>);
         self.stores.push((index, Rc::clone(&store) as AnyStore));
         store
+    }
+
+    /// An operator that may fail, with what was said of it, else of the topology.
+    pub(crate) fn fallible(&self, operator: &Arc<str>, policy: Option<FailurePolicy>) -> Fallible {
+        Fallible { operator: Arc::clone(operator), policy: policy.or(self.topology.0.on_failure) }
     }
 
     /// A clock for an operator, persisted under its name.

@@ -7,7 +7,9 @@ use std::{fmt, sync::Arc};
 #[non_exhaustive]
 pub enum WiringError {
     /// The application's name cannot begin the names of topics.
-    #[error("application name {name:?} is not a legal topic name")]
+    #[error(
+        "application name {name:?} cannot begin the names of topics; use letters, digits, '.', '_' and '-', at most 249 of them"
+    )]
     Application {
         /// The name.
         name: String,
@@ -21,7 +23,9 @@ pub enum WiringError {
         name: String,
     },
     /// Two operators keep state, or two repartition topics exist, under one name.
-    #[error("{what} name {name:?} is used {times} times")]
+    #[error(
+        "{what} name {name:?} is used {times} times; give each a name of its own, or use the handle of one of them twice"
+    )]
     DuplicateName {
         /// Store, repartition or global table.
         what: &'static str,
@@ -31,7 +35,7 @@ pub enum WiringError {
         times: usize,
     },
     /// A topic whose name no broker accepts.
-    #[error("topic name {name:?} is not legal")]
+    #[error("topic name {name:?} is not legal; use letters, digits, '.', '_' and '-', at most 249 of them")]
     Topic {
         /// The name.
         name: String,
@@ -65,7 +69,9 @@ pub enum WiringError {
         retention_ms: i64,
     },
     /// A repartition topic was asked for with no partitions.
-    #[error("repartition {name:?} has {partitions} partitions")]
+    #[error(
+        "repartition {name:?} has {partitions} partitions; give it at least one, or leave them out to have as many as its inputs"
+    )]
     Partitions {
         /// Its name.
         name: String,
@@ -73,7 +79,7 @@ pub enum WiringError {
         partitions: i32,
     },
     /// An operator combines streams of two builders.
-    #[error("{operator} {name:?} combines streams of two different builders")]
+    #[error("{operator} {name:?} combines streams of two different builders; wire both with one")]
     ForeignBuilder {
         /// The kind of operator.
         operator: &'static str,
@@ -81,8 +87,56 @@ pub enum WiringError {
         name: String,
     },
     /// There is nothing to read.
-    #[error("the topology has no source")]
+    #[error("the topology has no source; read a topic with stream() or table()")]
     NoSource,
+    /// A source or a sink has an empty list of topics.
+    #[error("{what} names no topic; name at least one")]
+    NoTopics {
+        /// Source or sink.
+        what: &'static str,
+    },
+    /// A source names a topic twice.
+    #[error(
+        "a source names topic {topic:?} twice, so that each record would be processed twice; name it once"
+    )]
+    RepeatedTopic {
+        /// The topic.
+        topic: String,
+    },
+    /// A table is to be read from several topics.
+    #[error(
+        "a table is read from one topic, which it is also restored from, got {topics:?}; read several as a stream and make it a table with to_table()"
+    )]
+    TableTopics {
+        /// The topics named.
+        topics: String,
+    },
+    /// A topic whose records get their event times from a source is read several times.
+    #[error(
+        "topic {topic:?} is read {times} times, and its event times are taken from the records; read it once and use the handle several times"
+    )]
+    Timestamps {
+        /// The topic.
+        topic: String,
+        /// How often it is read.
+        times: usize,
+    },
+    /// Records that fail would be read again, and fail again.
+    #[error(
+        "dead letters go to topic {topic:?}, which this topology reads; send them to a topic that it does not read"
+    )]
+    DeadLetters {
+        /// The topic.
+        topic: String,
+    },
+    /// A global table is to have dead letters.
+    #[error(
+        "global table {table:?} has no dead letters, since every instance reads all of it and would write each; use OnFailure::Skip or OnFailure::Stop"
+    )]
+    GlobalDeadLetters {
+        /// The table.
+        table: String,
+    },
 }
 
 /// Everything that is wrong with the wiring, in the order of the wiring.
@@ -106,17 +160,19 @@ impl std::error::Error for WiringErrors {}
 #[non_exhaustive]
 pub enum PlanError {
     /// An input topic does not exist.
-    #[error("topic {topic:?} does not exist; create it before the application starts")]
+    #[error(
+        "topic {topic:?} does not exist; create it before the application starts, or have it do so with Config::create_topics"
+    )]
     MissingTopic {
         /// Its name.
         topic: String,
     },
-    /// Two inputs of a join have different numbers of partitions, so equal keys are not together.
+    /// Two inputs of an operator have different numbers of partitions, so equal keys are not together.
     #[error(
-        "join {join:?}: topic {left:?} has {left_partitions} partitions and {right:?} has {right_partitions}; repartition one of them"
+        "{join:?} needs equal keys in one partition, but topic {left:?} has {left_partitions} partitions and {right:?} has {right_partitions}; repartition one of them"
     )]
     CoPartition {
-        /// The join.
+        /// The join, aggregate or table.
         join: Arc<str>,
         /// One input.
         left: String,

@@ -7,7 +7,7 @@ use super::{
     Assembly, Built, GlobalTable, SubTopology, TopicId, TopicKind, Topology, WiringError, WiringErrors,
     assembly::AnyGlobal, names::TopicDef, valid_topic,
 };
-use crate::processor::Source;
+use crate::processor::{FailurePolicy, OnFailure, Source};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,6 +67,8 @@ pub(crate) type GlobalFactory = Arc<dyn Fn() -> (AnyGlobal, Arc<dyn GlobalTable>
 pub(crate) struct GlobalDef {
     pub(crate) name: Arc<str>,
     pub(crate) topic: TopicId,
+    /// What happens to records that cannot be decoded; `None` where nothing was said of the table.
+    pub(crate) on_failure: Option<FailurePolicy>,
     pub(crate) make: GlobalFactory,
 }
 
@@ -79,6 +81,12 @@ struct State {
     views: Vec<ViewDef>,
     globals: Vec<GlobalDef>,
     joins: Vec<(NodeId, NodeId, Arc<str>)>,
+    /// Topics whose records get their event times from a source.
+    timestamped: BTreeSet<TopicId>,
+    /// Topics that records are written to for which something fails.
+    dead_letters: BTreeSet<TopicId>,
+    /// What happens to records for which something fails, where nothing else was said.
+    on_failure: Option<FailurePolicy>,
     errors: Vec<WiringError>,
     node_names: BTreeSet<Arc<str>>,
     sealed: bool,
@@ -172,13 +180,36 @@ impl Graph {
         def.is_some_and(|def| matches!(def.kind, TopicKind::Repartition { .. }))
     }
 
-    pub(crate) fn source(&self, node: NodeId, topic: TopicId, make: SourceFactory) {
+    /// Makes a node the source of a topic; `timestamped` says whether it takes event times from the records.
+    pub(crate) fn source(&self, node: NodeId, (topic, timestamped): (TopicId, bool), make: SourceFactory) {
         let mut state = self.open();
+        if timestamped {
+            state.timestamped.insert(topic);
+        }
         if let Some(source) = state.nodes.get_mut(node.0 as usize) {
             source.topic = Some(topic);
             source.is_source = true;
         }
         state.sources.push(SourceDef { node, topic, make });
+    }
+
+    /// A policy whose dead-letter topic, if it has one, is a topic of this topology.
+    pub(crate) fn policy(&self, policy: OnFailure) -> FailurePolicy {
+        match policy {
+            OnFailure::Stop => FailurePolicy::Stop,
+            OnFailure::Skip => FailurePolicy::Skip,
+            OnFailure::DeadLetter(topic) => {
+                let topic = self.topic(&topic, TopicKind::External);
+                self.open().dead_letters.insert(topic);
+                FailurePolicy::DeadLetter(topic)
+            }
+        }
+    }
+
+    /// Says what happens to records for which something fails, where nothing else is said.
+    pub(crate) fn on_failure(&self, policy: OnFailure) {
+        let policy = self.policy(policy);
+        self.open().on_failure = Some(policy);
     }
 
     pub(crate) fn sink(&self, node: NodeId, topic: TopicId) {
@@ -220,13 +251,18 @@ impl Graph {
         id
     }
 
-    pub(crate) fn global(&self, name: &str, topic: TopicId, make: GlobalFactory) -> usize {
+    pub(crate) fn global(
+        &self,
+        name: &str,
+        (topic, on_failure): (TopicId, Option<FailurePolicy>),
+        make: GlobalFactory,
+    ) -> usize {
         let mut state = self.open();
-        state.globals.push(GlobalDef { name: name.into(), topic, make });
+        state.globals.push(GlobalDef { name: name.into(), topic, on_failure, make });
         state.globals.len() - 1
     }
 
-    /// Notes that two nodes must be partitioned alike.
+    /// Notes that two nodes, and the topics that the records of each come from, must be partitioned alike.
     pub(crate) fn join(&self, left: NodeId, right: NodeId, name: &str) {
         self.open().joins.push((left, right, name.into()));
     }
@@ -236,6 +272,7 @@ impl Graph {
         let mut state = self.open();
         let mut errors = std::mem::take(&mut state.errors);
         errors.extend(duplicates(&state));
+        errors.extend(misread(&state));
         if state.sources.is_empty() {
             errors.push(WiringError::NoSource);
         }
@@ -255,6 +292,7 @@ impl Graph {
             globals: std::mem::take(&mut state.globals),
             joins: std::mem::take(&mut state.joins),
             sub_topologies,
+            on_failure: state.on_failure,
         })))
     }
 }
@@ -279,6 +317,21 @@ fn duplicates(state: &State) -> Vec<WiringError> {
         times,
     };
     repeated.map(error).collect()
+}
+
+/// Topics that are read in two ways that do not go together.
+fn misread(state: &State) -> Vec<WiringError> {
+    let name = |topic: &TopicId| {
+        state.topics.get(topic.0 as usize).map_or_else(String::new, |topic| topic.name.to_string())
+    };
+    let times = |topic: &TopicId| state.sources.iter().filter(|source| source.topic == *topic).count();
+    let timed = state.timestamped.iter().filter(|topic| times(topic) > 1);
+    let global = |topic: &TopicId| state.globals.iter().any(|global| global.topic == *topic);
+    let letters = state.dead_letters.iter().filter(|topic| times(topic) > 0 || global(topic));
+    timed
+        .map(|topic| WiringError::Timestamps { topic: name(topic), times: times(topic) })
+        .chain(letters.map(|topic| WiringError::DeadLetters { topic: name(topic) }))
+        .collect()
 }
 
 /// Connected components by parents and by shared source topics, numbered by their first source.

@@ -11,9 +11,10 @@ mod graph;
 mod names;
 mod plan;
 
+use crate::processor::FailurePolicy;
 pub use crate::processor::TopicId;
 pub(crate) use assembly::{
-    AnyStore, Assembly, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
+    AnyStore, Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
 };
 pub use error::{PlanError, WiringError, WiringErrors};
 pub(crate) use graph::{Changelog, Graph, NodeId};
@@ -40,6 +41,8 @@ pub(crate) struct Built {
     pub(crate) globals: Vec<GlobalDef>,
     pub(crate) joins: Vec<(NodeId, NodeId, Arc<str>)>,
     pub(crate) sub_topologies: Vec<SubTopology>,
+    /// What happens to records for which something fails, where nothing else was said.
+    pub(crate) on_failure: Option<FailurePolicy>,
 }
 
 /// A connected part of the graph between topics.
@@ -108,6 +111,13 @@ impl Topology {
         false
     }
 
+    /// Whether a global table is to go on without a record that cannot be decoded; `otherwise` where nothing was said. It
+    /// has no dead letters: every instance would write each.
+    pub(crate) fn skips_undecodable(&self, global: usize, otherwise: bool) -> bool {
+        let said = self.0.globals.get(global).and_then(|global| global.on_failure);
+        said.or(self.0.on_failure).map_or(otherwise, |policy| policy != FailurePolicy::Stop)
+    }
+
     /// Whether a table is read from a topic.
     pub(crate) fn is_table(&self, topic: TopicId) -> bool {
         self.0.stores.iter().any(|store| store.changelog == Changelog::Source(topic))
@@ -128,12 +138,24 @@ impl Topology {
         internal.map(|(topic, contents)| (names.topic(topic), contents)).collect()
     }
 
+    /// Full names of the topics, by topic id.
+    pub(crate) fn topic_names(&self, names: &InternalNames) -> Arc<[Arc<str>]> {
+        self.0.topics.iter().map(|topic| Arc::from(names.topic(topic))).collect()
+    }
+
     pub(crate) fn topic(&self, topic: TopicId) -> &TopicDef {
         self.0.topics.get(topic.0 as usize).expect("topic ids come from this topology")
     }
 
     pub(crate) fn sub_topology(&self, index: usize) -> &SubTopology {
         self.0.sub_topologies.get(index).expect("task ids come from this topology's plan")
+    }
+}
+
+impl Plan {
+    /// Partitions and full names of the topics, by topic id.
+    pub(crate) fn topics(&self) -> (Arc<[i32]>, Arc<[Arc<str>]>) {
+        (Arc::clone(&self.partition_counts), Arc::clone(&self.topic_names))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Inputs of a join must have equal partition counts. A repartition topic takes the count it was asked for,
 //! else that of the topic it is joined with, else the largest count among the inputs of who writes it.
 
-use super::{NodeId, PlanError, TopicId, TopicKind, Topology, graph::Node};
+use super::{InternalNames, NodeId, PlanError, TopicId, TopicKind, Topology, graph::Node};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -38,6 +38,8 @@ pub struct Plan {
     pub internal_topics: Vec<InternalTopic>,
     /// Partitions of every topic, by topic id; 0 where unknown and not needed.
     pub(crate) partition_counts: Arc<[i32]>,
+    /// Full names of the topics, by topic id; those of generation 0 until told otherwise.
+    pub(crate) topic_names: Arc<[Arc<str>]>,
 }
 
 impl Topology {
@@ -208,6 +210,7 @@ impl Planner<'_> {
                 partitions: partition_counts.get(index).copied().unwrap_or(0),
             })
             .collect();
-        Plan { sub_topologies, internal_topics, partition_counts: partition_counts.into() }
+        let topic_names = topology.topic_names(&InternalNames::new(topology.application(), 0));
+        Plan { sub_topologies, internal_topics, partition_counts: partition_counts.into(), topic_names }
     }
 }

@@ -185,3 +185,135 @@ fn what_follows_from_a_row_has_its_time_and_what_else_follows_that_of_the_record
     assert_eq!(times("counts-out"), [at(10, &with), at(10, &none)]);
     assert_eq!(times("both"), [at(10, &with), at(10, &with), at(5, &none), at(5, &none)]);
 }
+
+/// An item that knows where it stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Placed {
+    sum: i64,
+    at: Option<usize>,
+    moves: i64,
+}
+
+impl Placed {
+    fn add(&mut self, value: i64) {
+        let here = std::ptr::from_ref(self).addr();
+        self.moves += i64::from(self.at.is_some_and(|before| before != here));
+        self.at = Some(here);
+        self.sum += value;
+    }
+}
+
+struct PlacedCodec;
+
+impl Codec for PlacedCodec {
+    type Item = Placed;
+
+    fn encode(&self, item: &Placed, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        I64.encode(&item.sum, out)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Placed, CodecError> {
+        I64.decode(bytes).map(|sum| Placed { sum, ..Placed::default() })
+    }
+}
+
+#[test]
+fn an_aggregate_that_is_changed_in_place_is_not_moved() {
+    let b = Builder::new("placed");
+    let numbers = b.stream("in", (Utf8, I64)).group_by_key();
+    let sums = numbers.aggregate_mut("sums", PlacedCodec, Placed::default, |_, value, sum| sum.add(value));
+    let windows = Windows::tumbling(Duration::from_millis(100));
+    let windowed = numbers.windowed_by(windows).aggregate_mut(
+        "windowed",
+        PlacedCodec,
+        Placed::default,
+        |_, value, sum| sum.add(value),
+    );
+    let groups = b
+        .table("rows", (Utf8, I64))
+        .group_by("by-parity", (I64, I64), |_, row| (row % 2, *row))
+        .aggregate_mut(
+            "groups",
+            PlacedCodec,
+            Placed::default,
+            |_, row, sum| sum.add(row),
+            |_, row, sum| sum.add(-row),
+        );
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    for (time, value) in [(1, 1), (2, 3), (3, 5), (4, 5), (5, 7)] {
+        for topic in ["in", "rows"] {
+            for key in ["k", "l"] {
+                driver.input(topic, (Utf8, I64)).pipe(&mut driver, key.into(), value, time).unwrap();
+            }
+        }
+    }
+    let seen = |row: Option<kappa_streams::Row<Placed>>| {
+        row.map(|row| (row.value.sum, row.value.moves, row.timestamp))
+    };
+    // Where a row is made it is moved once, into its place.
+    assert_eq!(seen(driver.get(&sums, &"k".into()).unwrap()), Some((21, 1, 5)));
+    let rows = driver.fetch_windows(&windowed, &"k".into(), 0..=0).unwrap();
+    assert_eq!(seen(rows.into_iter().next().map(|(_, row)| row)), Some((21, 1, 5)));
+    assert_eq!(seen(driver.get(&groups, &1).unwrap()), Some((14, 1, 5)));
+    let place = |key: &str| driver.get(&sums, &key.to_owned()).unwrap().and_then(|row| row.value.at);
+    assert_ne!(place("k"), place("l"), "each is changed in its own place");
+}
+
+#[test]
+fn who_is_behind_sees_an_aggregate_before_and_after_it_is_changed_in_place() {
+    type Ids = kappa_streams::codec::Json<Vec<i64>>;
+    let changes = |in_place: bool| {
+        let b = Builder::new("shown");
+        let numbers = b.stream("in", (Utf8, I64)).group_by_key();
+        let ids = match in_place {
+            true => numbers.aggregate_mut("ids", Ids::new(), Vec::new, |_, id, ids| ids.push(id)),
+            false => numbers.aggregate("ids", Ids::new(), Vec::new, |_, id, mut ids| {
+                ids.push(id);
+                ids
+            }),
+        };
+        ids.filter(|_, ids| ids.len() % 2 == 1)
+            .map_values(|_, ids| ids.len() as i64)
+            .to_stream()
+            .to("odd", (Utf8, I64));
+        let sizes = ids.group_by("by-size", (I64, I64), |_, ids| (ids.len() as i64, 1)).count("sizes");
+        let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+        for (key, id) in [("a", 1), ("b", 2), ("a", 3), ("a", 4)] {
+            driver.input("in", (Utf8, I64)).pipe(&mut driver, key.into(), id, id).unwrap();
+        }
+        let odd = driver.output("odd", (Utf8, opt(I64))).unwrap().drain(&mut driver).unwrap();
+        let sizes = driver.rows(&sizes).unwrap();
+        (
+            odd,
+            sizes.into_iter().map(|(size, row)| (size, row.value)).collect::<Vec<_>>(),
+            driver.dump().unwrap(),
+        )
+    };
+    let (odd, sizes, dump) = changes(true);
+    assert_eq!(odd.iter().map(|record| record.value).collect::<Vec<_>>(), [Some(1), Some(1), None, Some(3)]);
+    assert_eq!(sizes, [(1, 1), (2, 0), (3, 1)]);
+    assert_eq!((odd, sizes, dump), changes(false));
+}
+
+#[test]
+fn an_aggregate_that_becomes_a_null_in_place_is_deleted_and_begins_anew() {
+    let b = Builder::new("null-in-place");
+    let sums = b.stream("in", (Utf8, I64)).group_by_key().aggregate_mut(
+        "sums",
+        opt(I64),
+        || Some(100),
+        |_, n, sum| {
+            *sum = sum.map(|sum| sum + n).filter(|_| n != 0);
+        },
+    );
+    sums.to_stream().to("out", (Utf8, opt(opt(I64))));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    for (time, number) in [5, 0, 7].into_iter().enumerate() {
+        driver.input("in", (Utf8, I64)).pipe(&mut driver, "k".into(), number, time as i64).unwrap();
+        let row = driver.get(&sums, &"k".into()).unwrap().map(|row| row.value);
+        assert_eq!(row, [Some(Some(105)), None, Some(Some(107))][time]);
+        let before = driver.dump().unwrap();
+        driver.crash().unwrap();
+        assert_eq!(driver.dump().unwrap(), before);
+    }
+}

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failure of the test")]
 
 mod copies;
+mod failures;
+mod metadata;
 mod operators;
 mod progress;
+mod sources;
 mod state;
 mod tables;
 mod wiring;

@@ -6,5 +6,7 @@ mod apps;
 mod changes;
 mod cluster;
 mod kills;
+mod lifecycle;
 mod limits;
 mod moves;
+mod topics;

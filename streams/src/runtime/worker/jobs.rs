@@ -117,15 +117,16 @@ struct Open {
 /// Reads changelogs, each up to where it is to be read or to where it ends now.
 pub(super) async fn restore(
     shared: Arc<Shared>,
+    worker: usize,
     wishes: Vec<(Life, Vec<RestoreWish>)>,
     events: Sender<JobEvent>,
 ) {
     let config = ConsumerConfig::default().auto_commit(None::<Duration>).offset_reset(OffsetReset::Earliest);
-    let consumer = match Consumer::new(&shared.client, config) {
+    let consumer = match Consumer::new(&shared.client, shared.config.fetching(config)) {
         Ok(consumer) => consumer,
         Err(error) => return fail(error.into(), &events).await,
     };
-    if let Err(error) = read(&shared, &consumer, wishes, &events).await {
+    if let Err(error) = read(&shared, worker, &consumer, wishes, &events).await {
         fail(error, &events).await;
     }
     if let Err(error) = consumer.close().await {
@@ -135,6 +136,7 @@ pub(super) async fn restore(
 
 async fn read(
     shared: &Shared,
+    worker: usize,
     consumer: &Consumer,
     wishes: Vec<(Life, Vec<RestoreWish>)>,
     events: &Sender<JobEvent>,
@@ -157,7 +159,9 @@ async fn read(
         }
     };
     let mut open: BTreeMap<TopicPartition, Open> = BTreeMap::new();
-    for (partition, life, RestoreWish { store, up_to, .. }) in wishes {
+    let topology = &shared.setup.topology;
+    for (partition, life, wish) in wishes {
+        let RestoreWish { store, up_to, .. } = wish;
         let begin = begins.get(&partition).copied().unwrap_or(0);
         let last = ends.get(&partition).copied().unwrap_or(0);
         let end = match up_to {
@@ -165,6 +169,7 @@ async fn read(
             RestoreUpTo::Offset(offset) => offset.min(last),
         };
         if begin < end {
+            shared.restores.begin(topology, (worker, life.task), &wish, (begin, end));
             open.insert(partition, Open { life, store, end });
         } else if events.send(Ok(Event::RestoreEnded { life, store })).await.is_err() {
             return Ok(());
@@ -191,7 +196,9 @@ async fn read(
             }
         }
         let done = |partition: &TopicPartition, open: &Open| {
-            consumer.position(partition).is_some_and(|at| at >= open.end)
+            let at = consumer.position(partition);
+            at.inspect(|at| shared.restores.reached(worker, open.life.task, open.store, *at))
+                .is_some_and(|at| at >= open.end)
         };
         let ended: Vec<TopicPartition> =
             open.iter().filter(|(partition, open)| done(partition, open)).map(|(of, _)| of.clone()).collect();

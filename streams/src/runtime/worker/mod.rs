@@ -11,11 +11,12 @@ use super::{
     moves::{Announced, Move, Moves},
     outbox::Outbox,
     shared::Shared,
+    state::Readiness,
 };
 use crate::{
     instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Place, Sight},
     record::millis,
-    task::{InputBatch, Life, Position, RestoreWish},
+    task::{InputBatch, Life, Position, RestoreWish, Task},
     topology::TopicId,
 };
 use kappa_client::{
@@ -123,7 +124,7 @@ impl Worker {
             .offset_reset(OffsetReset::Earliest)
             .session_timeout(session)
             .heartbeat_interval((session / 4).min(HEARTBEAT_MAX));
-        let consumer = Arc::new(Consumer::new(&shared.client, config)?);
+        let consumer = Arc::new(Consumer::new(&shared.client, shared.config.fetching(config))?);
         let inputs: BTreeSet<TopicId> =
             setup.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
         consumer.subscribe(inputs.iter().map(|topic| Arc::clone(shared.topics.name(*topic))))?;
@@ -291,7 +292,8 @@ impl Worker {
             self.carry_out(action, &mut restores)?;
         }
         if !restores.is_empty() {
-            self.jobs.spawn(jobs::restore(Arc::clone(&self.shared), restores, self.restored.clone()));
+            let (shared, restored) = (Arc::clone(&self.shared), self.restored.clone());
+            self.jobs.spawn(jobs::restore(shared, self.number, restores, restored));
         }
         told.map_err(|Failure { task, source }| AppError::Task { task, source })
     }
@@ -346,6 +348,8 @@ impl Worker {
     fn report(&mut self) {
         self.reported = Instant::now();
         let counters = self.instance.counters();
+        let is_restoring = |id: &_| self.instance.tasks().get(id).is_some_and(Task::is_restoring);
+        self.shared.restores.retain(self.number, is_restoring);
         let mut status = self.shared.status.lock();
         let before = status.counters.insert(self.number, counters).unwrap_or_default();
         for kind in counters.first_drops(&before) {
@@ -354,8 +358,23 @@ impl Worker {
         let tasks = self.instance.tasks().iter();
         let committed = tasks.map(|(id, task)| (*id, task.committed_positions())).collect();
         status.committed.insert(self.number, committed);
+        status.readiness.insert(self.number, self.readiness());
         drop(status);
         self.shared.reported.send_replace(());
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.consumer.membership().is_none() {
+            return Readiness::Outside;
+        }
+        let here: BTreeSet<Place> = self.instance.places().collect();
+        let is_here = |partition: &TopicPartition| {
+            let topic = self.shared.topics.id(&partition.topic);
+            topic.is_some_and(|topic| here.contains(&(topic, partition.partition)))
+        };
+        let given = self.assignor.has_given(is_here);
+        let restored = !self.instance.tasks().values().any(Task::is_restoring);
+        if given && restored && self.settled.is_none() { Readiness::Ready } else { Readiness::Preparing }
     }
 
     /// Leaves the group and ends. What is not committed must not be written either, so the writer ends with it; and since
@@ -370,6 +389,7 @@ impl Worker {
         let may_leave = clean || self.instance.tasks().is_empty();
         drop(self.instance);
         self.jobs.shutdown().await;
+        self.shared.restores.retain(self.number, |_| false);
         // Nothing answers any more; a change that is announced now is not waited for.
         drop(self.inbox);
         let patience = self.shared.config.session_timeout;
