@@ -58,8 +58,9 @@ impl FlushQueue {
         }
         let committed = if frame.is_empty() { 0 } else { self.write(journal, frame, begun, &mut direct) };
         if direct.len() >= SYNC_TOGETHER_MIN {
-            // One sync for all of them; each has its own where that one could not help.
-            if let Err(error) = Partition::sync_all(&direct) {
+            // One sync for all of them; each has its own where that one could not help, while the next round goes on.
+            let (_, synced) = Partition::sync_together(&direct);
+            if let Err(error) = synced {
                 tracing::error!(%error, cause = %error.source, partitions = direct.len(), "cannot sync partitions");
             }
             direct.retain(|partition| partition.still_needs_sync());

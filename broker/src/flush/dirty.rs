@@ -133,6 +133,13 @@ pub(super) fn address(partition: *const Partition) -> usize {
     partition.addr()
 }
 
+impl Taken {
+    /// The sync does not take the bytes on after all: they stay dirty. Returns how many.
+    pub(crate) fn leave(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         self.flush.dirty.bytes.give_back(usize::try_from(self.bytes).unwrap_or(usize::MAX));

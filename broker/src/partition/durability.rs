@@ -21,9 +21,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Partitions from which on one sync of the file system costs less than one of each.
-pub(crate) const SYNC_TOGETHER_MIN: usize = 32;
-
 /// A point of the log's history to wait for: the end of a batch, as it was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurableMark {
@@ -96,65 +93,6 @@ impl Partition {
         Ok(())
     }
 
-    /// Makes the segments of partitions durable: of each by itself, or of many by one sync of the file system.
-    ///
-    /// # Errors
-    /// The last [`StorageError`], as [`Partition::sync`].
-    pub(crate) fn sync_all(partitions: &[Arc<Partition>]) -> Result<(), StorageError> {
-        let one_by_one = |partitions: &[Arc<Self>]| {
-            partitions.iter().map(|partition| partition.sync()).fold(Ok(()), Result::and)
-        };
-        let Some(first) = partitions.first().filter(|_| partitions.len() >= SYNC_TOGETHER_MIN) else {
-            return one_by_one(partitions);
-        };
-        // A failed sync of the file system may have lost what others had written: only their own sync tells.
-        let failures = first.env.flush.disk_failures();
-        let has_seen = |partition: &Arc<Self>| partition.state.lock().flush.failures_seen == failures;
-        let (together, alone): (Vec<_>, Vec<_>) = partitions.iter().cloned().partition(has_seen);
-        Self::sync_together(&together, failures).and(one_by_one(&alone))
-    }
-
-    /// Those whose segments are being synced already, or that need more than that, are left out.
-    fn sync_together(partitions: &[Arc<Partition>], failures: u64) -> Result<(), StorageError> {
-        let Some(first) = partitions.first() else { return Ok(()) };
-        let now = first.env.clock.moment();
-        let mut begun: Vec<_> =
-            partitions.iter().filter_map(|partition| partition.begin_together()).collect();
-        let sync = || first.env.flush.sync_disk(&*first.env.disk, &first.directory, failures);
-        let mut synced = sync();
-        if synced.is_ok() && begun.iter().any(Together::has_epochs) {
-            begun.iter_mut().filter(|together| together.has_epochs()).for_each(Together::place_epochs);
-            synced = sync();
-        }
-        let mut outcome = Ok(());
-        if let Err(error) = &synced {
-            let partitions = begun.len();
-            tracing::error!(%error, cause = %error.source, partitions, "each partition is synced by itself");
-        }
-        for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
-            // The error may be that of a file of somebody else; each file tells of its own.
-            let itself = || if synced.is_ok() { Ok(()) } else { begun.run() };
-            let result = prepared.map_err(SyncError::NotBegun).and_then(|()| itself());
-            let finished = partition.finish_sync(begun, result, now);
-            if finished.is_ok() {
-                partition.follow_up();
-            }
-            outcome = outcome.and(finished);
-        }
-        outcome
-    }
-
-    fn begin_together(&self) -> Option<Together<'_>> {
-        let one_at_a_time = self.syncing.try_lock()?;
-        let fence = self.fence_on_panic();
-        let mut state = self.state.lock();
-        let is_ready = !state.is_closed && matches!(state.health, Health::Sound);
-        let begun = is_ready.then(|| state.begin_sync(&self.env.flush).ok()).flatten()?;
-        drop(state);
-        let prepared = begun.job.as_ref().map_or(Ok(()), SyncJob::prepare);
-        Some(Together { partition: self, begun, prepared, _one_at_a_time: one_at_a_time, _fence: fence })
-    }
-
     /// Cuts off what a failed sync or commit should have kept, and makes the repairs that are left. The lock for syncs is
     /// held; that which everybody takes is not while the disk is waited for.
     pub(super) fn heal(&self, now: Moment) -> Result<(), StorageError> {
@@ -217,7 +155,7 @@ impl Partition {
         if state.is_closed {
             return Commit::Nothing;
         }
-        let is_sound = matches!(state.health, Health::Sound);
+        let is_sound = matches!(state.health, Health::Sound) && !state.flush.is_put_back;
         let (true, true, false, Some(key)) =
             (is_sound, state.is_commit(), state.log.has_unsaved_roll() || state.log.wants_spare(), self.key)
         else {
@@ -315,7 +253,7 @@ impl Partition {
 
     /// Does what a sync left to do, and leaves to maintenance what cannot be done now: what was synced is durable all the
     /// same. The lock for syncs is held.
-    fn follow_up(&self) {
+    pub(super) fn follow_up(&self) {
         if let Err(error) = self.save() {
             tracing::warn!(%error, cause = %error.source, "what a roll left to write has to be tried again");
         }
@@ -419,32 +357,10 @@ impl BegunCommit<'_> {
     }
 }
 
-/// A sync that is about to run with those of others.
-struct Together<'a> {
-    partition: &'a Partition,
-    begun: BegunSync,
-    prepared: Result<(), StorageError>,
-    _one_at_a_time: MutexGuard<'a, ()>,
-    _fence: FenceOnPanic<'a>,
-}
-
-impl Together<'_> {
-    fn has_epochs(&self) -> bool {
-        self.prepared.is_ok() && self.begun.job.as_ref().is_some_and(SyncJob::has_epochs)
-    }
-
-    /// Puts new epochs, which are durable, in their place.
-    fn place_epochs(&mut self) {
-        if let Some(job) = &self.begun.job {
-            self.prepared = job.place_epochs();
-        }
-    }
-}
-
 /// A sync that is about to run.
 pub(super) struct BegunSync {
-    job: Option<SyncJob>,
-    taken: Taken,
+    pub(super) job: Option<SyncJob>,
+    pub(super) taken: Taken,
     failures_seen: u64,
     started: Instant,
 }
@@ -465,6 +381,7 @@ impl State {
             return Err(error.clone());
         }
         self.flush.is_queued = false;
+        self.flush.is_put_back = false;
         // What is appended from here on is due anew: this sync may be another than the one that was due.
         self.flush.due_ms = None;
         self.flush.unsynced_records = 0;

@@ -18,6 +18,7 @@ mod producers;
 mod read;
 mod rewrite;
 mod snapshot;
+mod together;
 mod waiters;
 
 use crate::clock::Clock;
@@ -37,8 +38,9 @@ use std::sync::{Arc, Weak};
 use uuid::Uuid;
 use waiters::Waiters;
 
-pub(crate) use durability::{BegunCommit, Commit, SYNC_TOGETHER_MIN};
+pub(crate) use durability::{BegunCommit, Commit};
 pub(crate) use fence::FenceOnPanic;
+pub(crate) use together::SYNC_TOGETHER_MIN;
 pub(crate) use waiters::Wakers;
 
 pub use crate::log::ReadManner;
@@ -135,6 +137,8 @@ struct FlushState {
     must_retry: bool,
     /// Whether it is in the list of those with unsynced bytes.
     is_listed: bool,
+    /// Whether a sync that was begun was left to one of its own, which tells whether the segments still have what they had.
+    is_put_back: bool,
     /// Failed syncs of the file system that there had been before the last sync that succeeded.
     failures_seen: u64,
     unsynced_records: i64,

@@ -1,6 +1,7 @@
 //! Syncs of the file system that fail, for whichever file.
 
 use super::*;
+use crate::partition::Commit;
 
 const COUNT: i32 = SYNC_TOGETHER_MIN as i32 + 8;
 
@@ -75,4 +76,49 @@ fn what_was_lost_of_partitions_that_were_not_asked_for_is_not_taken_for_synced_l
         }
         Partition::sync_all(others).unwrap();
     }
+}
+
+/// Runs the next round, and no sync of what it hands on.
+fn run_round(house: &House) {
+    let due = house.env.flush.waiting.lock().take_now();
+    house.env.flush.commit(&due);
+}
+
+#[test]
+fn a_round_leaves_it_to_the_threads_that_sync_what_one_sync_of_all_could_not() {
+    let house = House::open(bare_disk(), 2 * COUNT);
+    let (flush, large) = (&house.env.flush, large_batch());
+    let append = |partitions: &[Arc<Partition>]| -> Vec<Durable> {
+        let append = |partition: &Arc<Partition>| partition.append(large.clone()).unwrap().mark;
+        partitions.iter().map(|partition| partition.durable(append(partition))).collect()
+    };
+    let (some, others) = house.partitions.split_at(COUNT as usize);
+    let mut waiting = append(some);
+    let dirty = flush.stats().dirty_bytes;
+    house.disk.fail_elsewhere(1);
+    run_round(&house);
+    // Nothing was synced one by one, and nothing is taken for synced.
+    assert_eq!((flush.stats().syncs, flush.stats().dirty_bytes), (0, dirty));
+    assert_eq!(outcomes(&mut waiting), [None; COUNT as usize]);
+    assert!(matches!(some[0].begin_commit(u64::MAX), Commit::Sync), "its pages may be gone from memory");
+    // Those that know of the failure by no sync of their own, neither.
+    waiting.extend(append(others));
+    run_round(&house);
+    assert_eq!((flush.stats().syncs, flush.stats().dirty_bytes), (0, 2 * dirty));
+    flush.run_due();
+    assert_eq!(outcomes(&mut waiting), [Some(true); 2 * COUNT as usize]);
+    assert_eq!((flush.stats().syncs, flush.stats().dirty_bytes), (2 * COUNT as u64, 0));
+    // One sync is enough for all of them again.
+    let mut waiting = append(&house.partitions);
+    house.fail(Operation::SyncData, ".log", u32::MAX);
+    run_round(&house);
+    assert_eq!(outcomes(&mut waiting), [Some(true); 2 * COUNT as usize]);
+    assert_eq!(ends(&house.after_power_cut()), [2; 2 * COUNT as usize]);
+}
+
+/// Larger than what the journal takes of a partition.
+fn large_batch() -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(NOW_MS, None, Some(&[7; 5000]), std::iter::empty());
+    builder.finish(0)
 }
