@@ -168,7 +168,7 @@ impl State {
                 log_append_time: self.log_append_time(stamp.timestamp),
                 log_start,
                 is_duplicate: true,
-                mark: DurableMark { next_offset, cuts: self.cuts.len() },
+                mark: DurableMark { next_offset, cuts: self.cuts.count() },
             });
         }
         self.awaited.check(batch)?;
@@ -192,7 +192,7 @@ impl State {
         if !self.is_commit() {
             self.make_safe(self.log.end(), wakers);
         }
-        let mark = DurableMark { next_offset, cuts: self.cuts.len() };
+        let mark = DurableMark { next_offset, cuts: self.cuts.count() };
         let log_append_time = self.log_append_time(batch.max_timestamp());
         Ok(Appended { base_offset, next_offset, log_append_time, log_start, is_duplicate: false, mark })
     }

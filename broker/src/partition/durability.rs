@@ -451,7 +451,7 @@ impl State {
 
     /// Whether the batch that ends at `mark` is durable; `None` if that is not decided.
     fn outcome(&self, mark: DurableMark) -> Option<Result<(), StorageError>> {
-        let is_cut = self.cuts.iter().skip(mark.cuts).any(|cut| *cut < mark.next_offset);
+        let is_cut = self.cuts.have_taken(mark.next_offset, mark.cuts);
         if is_cut {
             return Some(Err(self.failure("keep what was appended to")));
         }

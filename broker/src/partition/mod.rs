@@ -8,6 +8,7 @@
 
 mod append;
 mod config;
+mod cuts;
 mod durability;
 mod error;
 mod fence;
@@ -29,6 +30,7 @@ use crate::log::{
     DeletionJob, Log, LogPosition, NewDirectories, Opening, Positions, RecoveryEnd, RecoveryReport,
     RestoredPiece, StorageError, restore,
 };
+use cuts::Cuts;
 use fence::StateLock;
 use parking_lot::Mutex;
 use producers::{Awaited, Producers};
@@ -98,8 +100,8 @@ struct State {
     awaited: Awaited,
     health: Health,
     flush: FlushState,
-    /// Offsets that the log was cut to by failed syncs, in order.
-    cuts: Vec<i64>,
+    /// What failed syncs and commits have cut off.
+    cuts: Cuts,
     /// Whether it is not known what of a failed commit is on the disk.
     is_blocked: bool,
     /// Whether a failed sync may have lost from the segments what the journal has.
@@ -212,7 +214,7 @@ impl Partition {
             awaited: Awaited::default(),
             health: Health::Sound,
             flush: FlushState::default(),
-            cuts: Vec::new(),
+            cuts: Cuts::default(),
             is_blocked: false,
             must_write_again: false,
             waiting_for_sync: Waiters::default(),

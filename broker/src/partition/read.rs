@@ -97,7 +97,7 @@ impl Partition {
                 Err(error) => return Err(error.into()),
             };
             let records = match slice {
-                _ if self.state.lock().cuts.len() != cuts => continue,
+                _ if self.state.lock().cuts.count() != cuts => continue,
                 Slice::Batches(bytes) => Records::from(bytes),
                 Slice::Region(region) => Records::from(region),
                 Slice::Beyond(next) => {
@@ -125,7 +125,7 @@ impl Partition {
             return Err(ReadError::OutOfRange { offset, log_start, log_end });
         }
         let plan = state.log.plan_read_of(offset, state.high_watermark, max_bytes);
-        Ok(Planned { plan, offsets, cuts: state.cuts.len() })
+        Ok(Planned { plan, offsets, cuts: state.cuts.count() })
     }
 
     /// Bytes that are visible at and after `offset`, as far as its segment shows; a little more than there are, and

@@ -75,14 +75,14 @@ impl Partition {
         }
         let producers = snapshot::encode(&state.producers);
         state.log.roll(now_ms, producers)?;
-        Ok(Rewrite { from: state.log.next_offset(), cuts: state.cuts.len() })
+        Ok(Rewrite { from: state.log.next_offset(), cuts: state.cuts.count() })
     }
 
     /// Makes durable all that was appended since a rewrite began.
     pub(super) fn keep_rewrite(&self, rewrite: Rewrite) -> Result<(), StorageError> {
         self.sync()?;
         let state = self.state.lock();
-        if state.is_closed || state.cuts.len() != rewrite.cuts {
+        if state.is_closed || state.cuts.count() != rewrite.cuts {
             return Err(state.failure("rewrite"));
         }
         Ok(())
