@@ -72,7 +72,7 @@ fn append(dir: &Path, batch: &Bytes, count: usize, mode: FlushMode) -> f64 {
     let clock = Clock::System;
     let flush = FlushQueue::new(clock.clone());
     let flusher = Flusher::start(flush.clone()).expect("a thread");
-    let env = PartitionEnv { disk: RealDisk::shared(), clock, flush };
+    let env = PartitionEnv { disk: RealDisk::shared(), clock, flush, producers: Arc::default() };
     let config = PartitionConfig {
         flush: FlushPolicy { mode, ..FlushPolicy::default() },
         ..PartitionConfig::default()

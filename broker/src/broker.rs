@@ -17,7 +17,7 @@ use crate::journal::{Journal, JournalConfig};
 use crate::log::{StorageError, release_reserve, restore_start_reserve};
 use crate::metrics::Metrics;
 use crate::panics::Panics;
-use crate::partition::PartitionEnv;
+use crate::partition::{PartitionEnv, ProducerMemory};
 use crate::server;
 use crate::topic::{CatalogWorker, OpenError, REPAIR, Topics};
 use kappa_protocol::{Context, Reply, Request, Service};
@@ -170,7 +170,8 @@ impl Assembly {
         let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, settings.dirty_bytes_max);
         let observer = metrics.clone();
         flush.observe(move |took| observer.flushed(took));
-        let env = PartitionEnv { disk: disk.clone(), clock: clock.clone(), flush };
+        let producers = ProducerMemory::new(settings.producers_bytes_max);
+        let env = PartitionEnv { disk: disk.clone(), clock: clock.clone(), flush, producers };
         let (topics, catalog) =
             Topics::open(env, &config.data_dir, data_dir.is_layout_1, &layers.fixed, &settings)?;
         if data_dir.is_layout_1 {

@@ -162,11 +162,17 @@ impl Collector for States {
             ConstCounter::new(value).encode(metric)?;
         }
         let group_bytes = self.node.groups.bytes() as u64;
+        let producers = self.node.topics.env().producers.count() as u64;
         let now = [
             (
                 "groups_bytes",
                 "Bytes of what members of groups said of themselves and were given",
                 group_bytes,
+            ),
+            (
+                "producers",
+                "Producers that partitions remember, one for each partition that it wrote to",
+                producers,
             ),
             ("dirty_bytes", "Bytes appended and in no synced segment yet", flush.dirty_bytes),
             ("held_producers", "Producers that wait until fewer bytes are dirty", flush.held_producers),

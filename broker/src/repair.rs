@@ -72,8 +72,12 @@ pub fn repair(data_dir: &Path, to: Option<&Path>) -> Result<Repaired, RepairErro
         disk.create_dir(to).map_err(failed(to))?;
     }
     let (journal, unreadable) = Journal::survey(&*disk, data_dir).map_err(OpenError::from)?;
-    let env =
-        PartitionEnv { disk: disk.clone(), clock: Clock::System, flush: FlushQueue::new(Clock::System) };
+    let env = PartitionEnv {
+        disk: disk.clone(),
+        clock: Clock::System,
+        flush: FlushQueue::new(Clock::System),
+        producers: std::sync::Arc::default(),
+    };
     let mut repaired = topic::repair(&env, data_dir, to, journal)?;
     repaired.findings.extend(unreadable.into_iter().map(|error| {
         Finding {

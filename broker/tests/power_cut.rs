@@ -148,7 +148,7 @@ impl Schedule {
             true => FlushQueue::with_journal(self.clock.clone(), journal, pieces, DIRTY_BYTES_MAX),
             false => FlushQueue::new(self.clock.clone()),
         };
-        Ok(PartitionEnv { disk, clock: self.clock.clone(), flush })
+        Ok(PartitionEnv { disk, clock: self.clock.clone(), flush, producers: Arc::default() })
     }
 
     fn open(&self, env: &PartitionEnv) -> Result<Arc<Partition>, Loss> {

@@ -187,6 +187,8 @@ pub struct Settings {
     pub in_flight_bytes_max: usize,
     /// `kappa.dirty.bytes.max`.
     pub dirty_bytes_max: usize,
+    /// `kappa.producers.bytes.max`.
+    pub producers_bytes_max: usize,
     /// `max.connections`.
     pub connections_max: usize,
     /// `connections.max.idle.ms`.
@@ -240,6 +242,7 @@ impl Settings {
             request_bytes_max: layers.number("socket.request.max.bytes"),
             in_flight_bytes_max: layers.number("queued.max.request.bytes"),
             dirty_bytes_max: layers.number("kappa.dirty.bytes.max"),
+            producers_bytes_max: layers.number("kappa.producers.bytes.max"),
             connections_max: layers.number("max.connections"),
             idle_max: millis("connections.max.idle.ms"),
             retention_check_interval: millis("log.retention.check.interval.ms"),

@@ -101,6 +101,8 @@ pub const TABLE: &[Property] = &[
         "Most partitions of this broker, all topics together."),
     broker("kappa.max.partitions.per.topic", Kind::Int(1, i32::MAX), "10000",
         "Most partitions of one topic."),
+    broker("kappa.producers.bytes.max", Kind::Long(1_048_576, i64::MAX), "134217728",
+        "Most bytes that all partitions together remember of idempotent producers, about 200 for each producer in each partition that it wrote to. Beyond it a partition forgets a producer that has been quiet for longest for each that is new to it."),
     broker("listeners", Kind::Text, "PLAINTEXT://127.0.0.1:9092",
         "Where clients are served, `PLAINTEXT://HOST:PORT`; without HOST on all interfaces. Flag: `--listen`."),
     broker("log.dirs", Kind::Text, "./kappa-data",

@@ -50,7 +50,7 @@ impl House {
         let (shared, clock): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Clock::manual(NOW_MS));
         let (journal, pieces) = Journal::open(shared.clone(), Path::new("/data"), JOURNAL).unwrap();
         let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, dirty_bytes_max);
-        let env = PartitionEnv { disk: shared, clock, flush };
+        let env = PartitionEnv { disk: shared, clock, flush, producers: Arc::default() };
         let partitions = (0..count).map(|index| open(&env, index)).collect();
         env.flush.begin().unwrap();
         Self { disk, env, partitions }

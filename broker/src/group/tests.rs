@@ -61,7 +61,12 @@ impl World {
         let settings = Settings::new(&layers);
         let flusher = Flusher::start(flush.clone()).unwrap();
         let trap = Trap::default();
-        let env = PartitionEnv { disk: Arc::new(trap.on(disk.clone())), clock: clock.clone(), flush };
+        let env = PartitionEnv {
+            disk: Arc::new(trap.on(disk.clone())),
+            clock: clock.clone(),
+            flush,
+            producers: Arc::default(),
+        };
         let (topics, catalog) =
             Topics::open(env, Path::new("/data"), false, &layers.fixed, &settings).unwrap();
         std::thread::spawn(move || catalog.run());

@@ -63,7 +63,7 @@ pub use restore::{RestoredPiece, restore};
 pub use retention::{RetentionBounds, SegmentFacts, plan as plan_retention};
 pub use salvage::{Lost, Salvaged, copy as copy_log, drop_damage, first_segment, make_directory, survey};
 pub use spare::SpareJob;
-pub use sync::{CommitJob, SaveJob, SyncError, SyncJob};
+pub use sync::{CommitJob, SaveJob, Snapshot, SyncError, SyncJob};
 pub use timestamps::{TimestampSearch, TimestampedOffset};
 pub use truncation::{CutJob, RepairJob};
 
@@ -154,7 +154,7 @@ impl Log {
     ///
     /// # Errors
     /// [`StorageError`]; the log is then as before.
-    pub fn roll(&mut self, now_ms: i64, snapshot: Vec<u8>) -> Result<(), StorageError> {
+    pub fn roll(&mut self, now_ms: i64, snapshot: impl Snapshot + 'static) -> Result<(), StorageError> {
         if self.active.size == 0 {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Log {
             self.sync.leave_unsynced(base_offset, file);
         }
         (self.is_as_closed, self.has_indexes) = (false, false);
-        self.sync.sealed(sealed.clone(), (self.next_offset, snapshot));
+        self.sync.sealed(sealed.clone(), (self.next_offset, Arc::new(snapshot)));
         Arc::make_mut(&mut self.sealed).push(sealed);
         Ok(())
     }
@@ -365,8 +365,8 @@ impl Log {
     /// # Errors
     /// [`StorageError`] if it is there and cannot be read.
     pub fn snapshot_before(&self, offset: i64) -> Result<Option<(i64, Vec<u8>)>, StorageError> {
-        if let Some((at, bytes)) = self.sync.unsaved_snapshot(offset) {
-            return Ok(Some((at, bytes.to_vec())));
+        if let Some((at, unsaved)) = self.sync.unsaved_snapshot(offset) {
+            return Ok(Some((at, unsaved.encode())));
         }
         for at in self.snapshots.range(..=offset).rev() {
             let path = self.files.path(*at, SNAPSHOT);

@@ -13,6 +13,7 @@ use super::segment::SealedSegment;
 use super::{Log, LogPosition, StorageError, leader_epoch, metadata, spare};
 use crate::disk::File;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -39,11 +40,24 @@ pub(super) struct SyncState {
     pub(super) is_rooted: bool,
 }
 
+/// The state of a partition's producers, which becomes bytes when it is written: nobody waits for that at a roll.
+pub trait Snapshot: fmt::Debug + Send + Sync {
+    /// The bytes of the file.
+    fn encode(&self) -> Vec<u8>;
+}
+
+#[cfg(test)]
+impl Snapshot for Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
+        self.clone()
+    }
+}
+
 /// A rolled segment, `None` once it is deleted, and the producers' state at its end.
 #[derive(Clone, Debug)]
 struct Unsaved {
     segment: Option<Arc<SealedSegment>>,
-    snapshot: Arc<(i64, Vec<u8>)>,
+    snapshot: (i64, Arc<dyn Snapshot>),
 }
 
 /// Files to sync so that a log is durable up to a position.
@@ -100,8 +114,8 @@ impl SyncState {
     }
 
     /// Counts a roll: the new segment has a new name, and the old one's indexes are in memory.
-    pub(super) fn sealed(&mut self, segment: Arc<SealedSegment>, snapshot: (i64, Vec<u8>)) {
-        self.unsaved.push_back(Unsaved { segment: Some(segment), snapshot: Arc::new(snapshot) });
+    pub(super) fn sealed(&mut self, segment: Arc<SealedSegment>, snapshot: (i64, Arc<dyn Snapshot>)) {
+        self.unsaved.push_back(Unsaved { segment: Some(segment), snapshot });
         self.names_changed += 1;
     }
 
@@ -148,9 +162,9 @@ impl SyncState {
         self.unsaved.iter().map(|unsaved| unsaved.snapshot.0)
     }
 
-    pub(super) fn unsaved_snapshot(&self, offset: i64) -> Option<(i64, &[u8])> {
+    pub(super) fn unsaved_snapshot(&self, offset: i64) -> Option<(i64, &dyn Snapshot)> {
         let unsaved = self.unsaved.iter().rev().find(|unsaved| unsaved.snapshot.0 <= offset)?;
-        Some((unsaved.snapshot.0, &unsaved.snapshot.1))
+        Some((unsaved.snapshot.0, &*unsaved.snapshot.1))
     }
 }
 
@@ -441,7 +455,7 @@ impl SaveJob {
     pub fn run(&self) -> Result<(), StorageError> {
         for Unsaved { segment, snapshot } in &self.segments {
             segment.as_ref().map_or(Ok(()), |segment| segment.save_indexes(&self.files, self.interval))?;
-            self.files.replace(&self.files.path(snapshot.0, SNAPSHOT), &snapshot.1)?;
+            self.files.replace(&self.files.path(snapshot.0, SNAPSHOT), &snapshot.1.encode())?;
         }
         Ok(())
     }

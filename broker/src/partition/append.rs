@@ -7,7 +7,7 @@
 use super::durability::DurableMark;
 use super::offsets::Advance;
 use super::producers::Sequenced;
-use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers, snapshot};
+use super::{AppendError, Health, Partition, PartitionConfig, State, Wakers};
 use crate::clock::Moment;
 use crate::flush::{FlushMode, is_too_dirty};
 use bytes::Bytes;
@@ -185,7 +185,8 @@ impl State {
             tracing::info!(base_offset, "an append succeeded again, the partition has healed");
             self.health = Health::Sound;
         }
-        self.producers.add(batch, base_offset, now.steady_ms);
+        self.producers.add(batch, base_offset, now.steady_ms, self.held.limit());
+        self.held.set(self.producers.len());
         self.awaited.came(batch);
         let next_offset = self.log.next_offset();
         self.offsets.advance(Advance::Appended { log_end: next_offset });
@@ -204,7 +205,7 @@ impl State {
 
     fn write(&mut self, batch: &Batch<'_>, now_ms: i64) -> Result<i64, crate::log::StorageError> {
         if self.log.needs_roll(batch, now_ms) {
-            self.log.roll(now_ms, snapshot::encode(&self.producers))?;
+            self.log.roll(now_ms, self.producers.clone())?;
         }
         self.log.append(batch)
     }

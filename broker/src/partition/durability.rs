@@ -428,8 +428,10 @@ impl State {
             return Ok(false);
         }
         self.log.finish_cut(job, now.now_ms)?;
-        let before = std::mem::replace(&mut self.producers, load_producers(&self.log, now.steady_ms)?);
-        self.awaited.cut(&before, &self.producers, now.steady_ms);
+        let loaded = load_producers(&self.log, &self.held, now.steady_ms)?;
+        self.held.set(loaded.len());
+        let before = std::mem::replace(&mut self.producers, loaded);
+        self.awaited.cut(&before, &self.producers, durable, now.steady_ms);
         self.offsets.advance(Advance::Cut { log_end: durable });
         if self.high_watermark.offset >= durable {
             self.high_watermark = self.log.end();

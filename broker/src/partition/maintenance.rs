@@ -42,8 +42,7 @@ impl Partition {
         let (idle, doomed) = {
             let mut state = self.state.lock();
             let expiration_ms = state.config.producer_id_expiration_ms;
-            state.producers.expire(steady_ms.saturating_sub(expiration_ms));
-            state.awaited.expire(steady_ms.saturating_sub(expiration_ms));
+            state.forget_producers(steady_ms.saturating_sub(expiration_ms));
             (state.log.idle_segments(), state.log.take_doomed(steady_ms))
         };
         idle.let_go();
@@ -222,7 +221,7 @@ impl State {
     ) -> Result<Option<DeletionJob>, StorageError> {
         if up_to == self.log.next_offset() && self.log.synced() == self.log.end() {
             // Even the active segment has had its time: what comes next goes into a new one.
-            self.log.roll(now_ms, snapshot::encode(&self.producers))?;
+            self.log.roll(now_ms, self.producers.clone())?;
         }
         let job = self.log.begin_deletion(up_to, steady_ms);
         self.offsets.advance(Advance::Trimmed { log_start: self.log.log_start() });

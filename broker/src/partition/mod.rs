@@ -14,6 +14,7 @@ mod error;
 mod fence;
 mod fold;
 mod maintenance;
+mod memory;
 mod offsets;
 mod producers;
 mod read;
@@ -32,6 +33,7 @@ use crate::log::{
 };
 use cuts::Cuts;
 use fence::StateLock;
+use memory::Held;
 use parking_lot::Mutex;
 use producers::{Awaited, Producers};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,7 @@ pub use durability::{Durable, DurableMark};
 pub use error::{AppendError, DeleteRecordsError, ReadError};
 pub use fold::{Fold, FoldError, FoldState};
 pub use maintenance::Maintenance;
+pub use memory::ProducerMemory;
 pub use offsets::Offsets;
 pub use producers::{ProducerError, ProducerSummary};
 pub use read::{IsolationLevel, Located, ReadRequest, ReadResult, VisiblePast};
@@ -67,6 +70,8 @@ pub struct PartitionEnv {
     pub clock: Clock,
     /// Where they wait to be synced.
     pub flush: Arc<FlushQueue>,
+    /// What they may remember of producers.
+    pub producers: Arc<ProducerMemory>,
 }
 
 /// One partition of a topic.
@@ -97,6 +102,8 @@ struct State {
     /// Where the high watermark lies in the log.
     high_watermark: LogPosition,
     producers: Producers,
+    /// Their number.
+    held: Held,
     awaited: Awaited,
     health: Health,
     flush: FlushState,
@@ -196,7 +203,8 @@ impl Partition {
         let opening = restore_from_journal(env, &directory, topic_id, opening)?;
         let (disk, log_config, how) = (env.disk.clone(), config.log.clone(), (opening, ending));
         let (mut log, report) = Log::open_with(disk, directory, topic_id, log_config, how, now_ms)?;
-        let producers = load_producers(&log, env.clock.steady_ms())?;
+        let held = Held::new(env.producers.clone());
+        let producers = load_producers(&log, &held, env.clock.steady_ms())?;
         if log.lacks_snapshot() && !producers.is_empty() {
             log.save_snapshot(&snapshot::encode(&producers))?;
         }
@@ -206,11 +214,14 @@ impl Partition {
     fn with_log(env: &PartitionEnv, log: Log, config: PartitionConfig, producers: Producers) -> Arc<Self> {
         let (directory, topic_id) = (log.directory().to_path_buf(), log.topic_id());
         let key = key(topic_id, &directory);
+        let mut held = Held::new(env.producers.clone());
+        held.set(producers.len());
         let state = State {
             offsets: Offsets::opened(log.log_start(), log.next_offset()),
             high_watermark: log.end(),
             config,
             producers,
+            held,
             awaited: Awaited::default(),
             health: Health::Sound,
             flush: FlushState::default(),
@@ -399,6 +410,13 @@ impl State {
         self.config.flush.mode() == FlushMode::Commit
     }
 
+    /// Forgets the producers that sent nothing since `before_ms` of the steady clock.
+    fn forget_producers(&mut self, before_ms: i64) {
+        self.producers.expire(before_ms);
+        self.held.set(self.producers.len());
+        self.awaited.expire(before_ms);
+    }
+
     /// Moves the high watermark to `position` and takes the wakers of those who waited for that.
     fn make_safe(&mut self, position: LogPosition, wakers: &mut Wakers) {
         if position.offset > self.offsets.high_watermark {
@@ -443,11 +461,11 @@ fn key(topic_id: Uuid, directory: &Path) -> Option<PartitionKey> {
 }
 
 /// The producers as of the log's end: from the newest snapshot that can be used, and the batches behind it.
-fn load_producers(log: &Log, steady_ms: i64) -> Result<Producers, StorageError> {
+fn load_producers(log: &Log, held: &Held, steady_ms: i64) -> Result<Producers, StorageError> {
     let (mut producers, mut from) = (Producers::default(), 0);
     let mut before = log.next_offset();
     while let Some((offset, bytes)) = log.snapshot_before(before)? {
-        if let Some(decoded) = snapshot::decode(&bytes, steady_ms) {
+        if let Some(decoded) = snapshot::decode(&bytes, steady_ms, held.limit()) {
             (producers, from) = (decoded, offset);
             break;
         }
@@ -455,7 +473,7 @@ fn load_producers(log: &Log, steady_ms: i64) -> Result<Producers, StorageError> 
         before = offset - 1;
     }
     if from < log.next_offset() {
-        log.replay(from, |batch| producers.add(batch, batch.base_offset(), steady_ms))?;
+        log.replay(from, |batch| producers.add(batch, batch.base_offset(), steady_ms, held.limit()))?;
     }
     Ok(producers)
 }

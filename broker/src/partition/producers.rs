@@ -3,13 +3,19 @@
 //! Per producer id: its epoch and its last five batches. Invariant: the state is a fold of the log's batches, in
 //! order; appending, replaying the log, and loading a snapshot and replaying the rest end in the same state. An unknown
 //! producer may begin at any sequence; a known one must go on where it ended; sequences wrap from [`i32::MAX`] to 0.
-//! It knows no files; [`super::snapshot`] has the format.
+//! There are no more than whoever adds one allows: those go whose last batch is the oldest, a part of all at a time.
+//! A copy is cheap and shares what does not change. It knows no files; [`super::snapshot`] has the format.
 
 use kappa_protocol::record::Batch;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Batches remembered per producer: as many as a producer may have in flight.
 pub(super) const BATCHES_MAX: usize = 5;
+/// Parts of which a copy shares those that do not change.
+const SHARDS: usize = 16;
+/// The part of those that may be there which goes when there is no room: finding them costs a look at all.
+const EVICTED_PART: usize = 16;
 
 /// Why a batch does not continue what its producer sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +67,7 @@ impl BatchStamp {
 pub(super) struct Producer {
     pub(super) epoch: i16,
     batches: [BatchStamp; BATCHES_MAX],
-    count: usize,
+    count: u8,
     /// When its last batch was appended or replayed, in ms of the steady clock: one that is set makes nobody idle.
     pub(super) seen_ms: i64,
 }
@@ -73,18 +79,23 @@ impl Producer {
 
     /// Oldest first.
     pub(super) fn batches(&self) -> &[BatchStamp] {
-        self.batches.get(..self.count).unwrap_or_default()
+        self.batches.get(..usize::from(self.count)).unwrap_or_default()
     }
 
     pub(super) fn push(&mut self, stamp: BatchStamp) {
-        if self.count == BATCHES_MAX {
+        if usize::from(self.count) == BATCHES_MAX {
             self.batches.rotate_left(1);
             self.count -= 1;
         }
-        if let Some(place) = self.batches.get_mut(self.count) {
+        if let Some(place) = self.batches.get_mut(usize::from(self.count)) {
             *place = stamp;
             self.count += 1;
         }
+    }
+
+    /// Offset of its last record; -1 for none.
+    fn last_offset(&self) -> i64 {
+        self.batches().last().map_or(-1, |stamp| stamp.last_offset)
     }
 }
 
@@ -115,17 +126,87 @@ pub(super) enum Sequenced {
 /// The producers that a partition knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Producers {
-    pub(super) by_id: HashMap<i64, Producer>,
+    /// By the last bits of their ids; none if there are no producers.
+    shards: Vec<Arc<Shard>>,
+    len: usize,
 }
 
+/// Producers in the order of their ids.
+type Shard = Vec<(i64, Producer)>;
+
 impl Producers {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn get(&self, producer_id: i64) -> Option<&Producer> {
+        let shard = self.shards.get(shard_of(producer_id))?;
+        let at = shard.binary_search_by_key(&producer_id, |(id, _)| *id).ok()?;
+        shard.get(at).map(|(_, producer)| producer)
+    }
+
+    /// All, in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(i64, Producer)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
+    /// Puts a producer in the place of what was known of it. There are at most `limit` then, if there were before.
+    pub(super) fn insert(&mut self, producer_id: i64, producer: Producer, limit: usize) {
+        if self.get(producer_id).is_none() {
+            self.shrink_to(limit.saturating_sub(1), limit / EVICTED_PART);
+        }
+        if self.shards.is_empty() {
+            self.shards = vec![Arc::default(); SHARDS];
+        }
+        let Some(shard) = self.shards.get_mut(shard_of(producer_id)).map(Arc::make_mut) else { return };
+        match shard.binary_search_by_key(&producer_id, |(id, _)| *id) {
+            Ok(at) => {
+                if let Some((_, known)) = shard.get_mut(at) {
+                    *known = producer;
+                }
+            }
+            Err(at) => {
+                if shard.len() == shard.capacity() {
+                    shard.reserve_exact(shard.len() / 8 + 1);
+                }
+                shard.insert(at, (producer_id, producer));
+                self.len += 1;
+            }
+        }
+    }
+
+    /// If there are more than `len`, forgets those beyond it that sent nothing for longest, and `more`.
+    fn shrink_to(&mut self, len: usize, more: usize) {
+        if self.len <= len {
+            return;
+        }
+        let mut last: Vec<i64> = self.iter().map(|(_, producer)| producer.last_offset()).collect();
+        let gone = (self.len - len + more).min(self.len);
+        let (_, up_to, _) = last.select_nth_unstable(gone - 1);
+        let up_to = *up_to;
+        self.retain(|producer| producer.last_offset() > up_to);
+    }
+
+    fn retain(&mut self, keeps: impl Fn(&Producer) -> bool) {
+        for shard in &mut self.shards {
+            if shard.iter().any(|(_, producer)| !keeps(producer)) {
+                let kept: Shard = shard.iter().filter(|(_, producer)| keeps(producer)).copied().collect();
+                self.len -= shard.len() - kept.len();
+                *shard = Arc::new(kept);
+            }
+        }
+        if self.len == 0 {
+            self.shards = Vec::new();
+        }
+    }
+
     /// Decides whether a batch may be appended.
     pub(super) fn check(&self, batch: &Batch<'_>) -> Result<Sequenced, ProducerError> {
         let producer_id = batch.producer_id();
         if producer_id < 0 {
             return Ok(Sequenced::New);
         }
-        let Some(producer) = self.by_id.get(&producer_id) else { return Ok(Sequenced::New) };
+        let Some(producer) = self.get(producer_id) else { return Ok(Sequenced::New) };
         let (epoch, current) = (batch.producer_epoch(), producer.epoch);
         if epoch < current {
             return Err(ProducerError::InvalidEpoch { producer_id, epoch, current });
@@ -150,17 +231,16 @@ impl Producers {
         }
     }
 
-    /// Takes in a batch that was appended at `base_offset`, or is found there.
-    pub(super) fn add(&mut self, batch: &Batch<'_>, base_offset: i64, steady_ms: i64) {
+    /// Takes in a batch that was appended at `base_offset`, or is found there. There are at most `limit` producers then,
+    /// if there were before.
+    pub(super) fn add(&mut self, batch: &Batch<'_>, base_offset: i64, steady_ms: i64, limit: usize) {
         let producer_id = batch.producer_id();
         if producer_id < 0 || batch.is_control() {
             return;
         }
         let epoch = batch.producer_epoch();
-        let producer = self.by_id.entry(producer_id).or_insert_with(|| Producer::new(epoch, steady_ms));
-        if producer.epoch != epoch {
-            *producer = Producer::new(epoch, steady_ms);
-        }
+        let known = self.get(producer_id).filter(|producer| producer.epoch == epoch);
+        let mut producer = known.copied().unwrap_or_else(|| Producer::new(epoch, steady_ms));
         producer.seen_ms = steady_ms;
         let offset_delta = batch.last_offset_delta();
         producer.push(BatchStamp {
@@ -169,30 +249,35 @@ impl Producers {
             offset_delta,
             timestamp: batch.max_timestamp(),
         });
+        self.insert(producer_id, producer, limit);
     }
 
     /// Forgets the producers that sent nothing since `before_ms` of the steady clock.
     pub(super) fn expire(&mut self, before_ms: i64) {
-        self.by_id.retain(|_, producer| producer.seen_ms >= before_ms);
+        self.retain(|producer| producer.seen_ms >= before_ms);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len == 0
     }
 
     pub(super) fn summaries(&self) -> Vec<ProducerSummary> {
-        let summary = |(producer_id, producer): (&i64, &Producer)| {
+        let summary = |(producer_id, producer): &(i64, Producer)| {
             let last = producer.batches().last();
             ProducerSummary {
                 producer_id: *producer_id,
                 epoch: producer.epoch,
                 last_sequence: last.map_or(-1, |stamp| stamp.last_sequence),
-                last_offset: last.map_or(-1, |stamp| stamp.last_offset),
+                last_offset: producer.last_offset(),
                 last_timestamp: last.map_or(-1, |stamp| stamp.timestamp),
             }
         };
-        self.by_id.iter().map(summary).collect()
+        self.iter().map(summary).collect()
     }
+}
+
+fn shard_of(producer_id: i64) -> usize {
+    producer_id as usize % SHARDS
 }
 
 /// What producers sent first and the log does not have: it was refused for the disk's sake, or cut off. What they sent
@@ -231,16 +316,16 @@ impl Awaited {
     /// Takes note that a batch was refused for the disk's sake.
     pub(super) fn refused(&mut self, batch: &Batch<'_>, producers: &Producers, steady_ms: i64) {
         let producer_id = batch.producer_id();
-        if producer_id >= 0 && !producers.by_id.contains_key(&producer_id) {
+        if producer_id >= 0 && producers.get(producer_id).is_none() {
             self.add(producer_id, batch.producer_epoch(), batch.base_sequence(), steady_ms);
         }
     }
 
-    /// Takes note that what `before` knows is cut off, as far as `after` does not know it.
-    pub(super) fn cut(&mut self, before: &Producers, after: &Producers, steady_ms: i64) {
-        for (producer_id, producer) in &before.by_id {
-            if let (false, Some(first)) = (after.by_id.contains_key(producer_id), producer.batches().first())
-            {
+    /// Takes note that what `before` knows from offset `end` on is cut off, as far as `after` does not know its producers.
+    pub(super) fn cut(&mut self, before: &Producers, after: &Producers, end: i64, steady_ms: i64) {
+        for (producer_id, producer) in before.iter() {
+            let first = producer.batches().first().filter(|first| first.base_offset() >= end);
+            if let (None, Some(first)) = (after.get(*producer_id), first) {
                 self.add(*producer_id, producer.epoch, first.base_sequence(), steady_ms);
             }
         }
@@ -295,7 +380,7 @@ pub(super) mod tests {
             let batch = Batch::produced(&bytes).unwrap();
             let sequenced = self.producers.check(&batch)?;
             if sequenced == Sequenced::New {
-                self.producers.add(&batch, self.next_offset, 1);
+                self.producers.add(&batch, self.next_offset, 1, usize::MAX);
                 self.next_offset += count as i64;
             }
             Ok(sequenced)
@@ -355,6 +440,76 @@ pub(super) mod tests {
         assert!(matches!(partition.send(4, 2, 1), Err(ProducerError::OutOfOrder { last_sequence: -1, .. })));
         assert_eq!(partition.send(4, 0, 1), Ok(Sequenced::New));
         assert_eq!(partition.send(4, 1, 1), Ok(Sequenced::New));
+    }
+
+    fn one_of(producer_id: i64, sequence: i32) -> Bytes {
+        let producer = Some(ProducerStamp { id: producer_id, epoch: 0, sequence });
+        let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+        builder.push(1000, None, Some(b"value"), std::iter::empty());
+        builder.finish(0)
+    }
+
+    fn ids(producers: &Producers) -> Vec<i64> {
+        let mut ids: Vec<_> = producers.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn of_too_many_those_are_forgotten_that_sent_nothing_for_longest() {
+        const LIMIT: usize = 160;
+        let mut producers = Producers::default();
+        let add = |producers: &mut Producers, id, sequence, offset| {
+            let bytes = one_of(id, sequence);
+            producers.add(&Batch::produced(&bytes).unwrap(), offset, 1, LIMIT);
+        };
+        // The highest ids come first; one of them goes on.
+        for offset in 0..160 {
+            add(&mut producers, 159 - offset, 0, offset);
+        }
+        add(&mut producers, 159, 1, 160);
+        assert_eq!(producers.len(), LIMIT);
+        let shared = producers.clone();
+        add(&mut producers, 1000, 0, 161);
+        // A part of all made room, so that the next few find it.
+        let kept: Vec<i64> = (0..148).chain([159, 1000]).collect();
+        assert_eq!(ids(&producers), kept);
+        assert_eq!(producers.len(), kept.len());
+        assert_eq!(ids(&shared), (0..160).collect::<Vec<_>>(), "a copy stays as it was");
+        for offset in 0..1000 {
+            add(&mut producers, 2000 + offset, 0, 162 + offset);
+            assert!(producers.len() <= LIMIT);
+        }
+        let last = one_of(2999, 0);
+        let last = Batch::produced(&last).unwrap();
+        assert!(matches!(producers.check(&last), Ok(Sequenced::Duplicate(_))));
+    }
+
+    #[test]
+    fn a_copy_shares_what_does_not_change() {
+        let mut producers = Producers::default();
+        for id in 0..1000 {
+            producers.insert(id, Producer::new(0, 1), usize::MAX);
+        }
+        let copy = producers.clone();
+        producers.insert(17, Producer::new(1, 1), usize::MAX);
+        let shared =
+            std::iter::zip(&producers.shards, &copy.shards).filter(|(one, other)| Arc::ptr_eq(one, other));
+        assert_eq!(shared.count(), SHARDS - 1);
+        assert_eq!(copy.get(17), Some(&Producer::new(0, 1)));
+    }
+
+    #[test]
+    fn who_is_forgotten_for_want_of_room_is_not_awaited_from_where_it_began() {
+        let bytes = one_of(7, 3);
+        let mut before = Producers::default();
+        before.add(&Batch::produced(&bytes).unwrap(), 10, 1, usize::MAX);
+        for (end, is_awaited) in [(11, false), (10, true)] {
+            let mut awaited = Awaited::default();
+            awaited.cut(&before, &Producers::default(), end, 1);
+            let next = one_of(7, 4);
+            assert_eq!(awaited.check(&Batch::produced(&next).unwrap()).is_err(), is_awaited);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! is deleted before all that was appended since the begin is durable, and nothing at all if a failed sync took any of
 //! it back; however it ends, replaying the log gives the same state. Knows nothing of what the records mean.
 
-use super::{DeleteRecordsError, FoldError, Partition, snapshot};
+use super::{DeleteRecordsError, FoldError, Partition};
 use crate::log::StorageError;
 
 /// A log smaller than this is left as it is, in bytes.
@@ -73,7 +73,7 @@ impl Partition {
         if state.is_closed || state.needs_healing() {
             return Err(state.failure("rewrite"));
         }
-        let producers = snapshot::encode(&state.producers);
+        let producers = state.producers.clone();
         state.log.roll(now_ms, producers)?;
         Ok(Rewrite { from: state.log.next_offset(), cuts: state.cuts.count() })
     }

@@ -12,16 +12,23 @@
 //! Invariant: bytes whose checksum is wrong are no snapshot.
 
 use super::producers::{BATCHES_MAX, BatchStamp, Producer, Producers};
+use crate::log::Snapshot;
 use kappa_protocol::record::crc32c;
 
 const VERSION: i16 = 1;
 const CRC_END: usize = 6;
 const NONE: i64 = -1;
 
+impl Snapshot for Producers {
+    fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
 /// The snapshot of `producers`, ordered by producer id.
 pub(super) fn encode(producers: &Producers) -> Vec<u8> {
-    let mut ordered: Vec<_> = producers.by_id.iter().collect();
-    ordered.sort_unstable_by_key(|(producer_id, _)| **producer_id);
+    let mut ordered: Vec<_> = producers.iter().collect();
+    ordered.sort_unstable_by_key(|(producer_id, _)| *producer_id);
     let mut body = Vec::with_capacity(4 + ordered.len() * 64);
     body.extend_from_slice(&(ordered.len() as u32).to_be_bytes());
     for (producer_id, producer) in &ordered {
@@ -47,8 +54,8 @@ pub(super) fn encode(producers: &Producers) -> Vec<u8> {
 /// What a producer without batches has in the place of its last one, as in Kafka.
 const EMPTY: BatchStamp = BatchStamp { last_sequence: -1, last_offset: -1, offset_delta: 0, timestamp: -1 };
 
-/// The producers of a snapshot, all seen at `steady_ms`; `None` if the bytes are none.
-pub(super) fn decode(bytes: &[u8], steady_ms: i64) -> Option<Producers> {
+/// The producers of a snapshot, all seen at `steady_ms`, of more than `limit` the last; `None` if the bytes are none.
+pub(super) fn decode(bytes: &[u8], steady_ms: i64, limit: usize) -> Option<Producers> {
     let (head, body) = bytes.split_at_checked(CRC_END)?;
     let mut head = Fields(head);
     let (version, crc) = (i16::from_be_bytes(head.take()?), u32::from_be_bytes(head.take()?));
@@ -76,7 +83,7 @@ pub(super) fn decode(bytes: &[u8], steady_ms: i64) -> Option<Producers> {
         if last != EMPTY {
             producer.push(last);
         }
-        producers.by_id.insert(producer_id, producer);
+        producers.insert(producer_id, producer, limit);
     }
     Some(producers)
 }
@@ -118,9 +125,9 @@ mod tests {
         let mut producers = Producers::default();
         for number in 0..7_i32 {
             let bytes = batch(2, number * 3, 3);
-            producers.add(&Batch::produced(&bytes).unwrap(), i64::from(number) * 10, 5);
+            producers.add(&Batch::produced(&bytes).unwrap(), i64::from(number) * 10, 5, usize::MAX);
         }
-        producers.by_id.insert(1, Producer::new(0, 5));
+        producers.insert(1, Producer::new(0, 5), usize::MAX);
         producers
     }
 
@@ -128,8 +135,8 @@ mod tests {
     fn a_snapshot_brings_back_all_batches() {
         let bytes = encode(&producers());
         assert_eq!(bytes.len(), 2 + 4 + 4 + 2 * 46 + 2 + 4 * 24);
-        assert_eq!(decode(&bytes, 5), Some(producers()));
-        assert_eq!(decode(&encode(&Producers::default()), 5), Some(Producers::default()));
+        assert_eq!(decode(&bytes, 5, usize::MAX), Some(producers()));
+        assert_eq!(decode(&encode(&Producers::default()), 5, usize::MAX), Some(Producers::default()));
     }
 
     #[test]
@@ -139,21 +146,21 @@ mod tests {
         bytes.truncate(2 + 4 + 4 + 2 * 46);
         let crc = crc32c(&bytes[CRC_END..]);
         bytes[2..CRC_END].copy_from_slice(&crc.to_be_bytes());
-        let decoded = decode(&bytes, 5).unwrap();
+        let decoded = decode(&bytes, 5, usize::MAX).unwrap();
         assert_eq!(decoded.summaries().len(), 2);
-        assert_eq!(decoded.by_id[&7].batches(), &producers().by_id[&7].batches()[4..]);
+        assert_eq!(decoded.get(7).unwrap().batches(), &producers().get(7).unwrap().batches()[4..]);
     }
 
     #[test]
     fn torn_or_flipped_bytes_are_no_snapshot() {
         let bytes = encode(&producers());
         for len in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..len], 5), None);
+            assert_eq!(decode(&bytes[..len], 5, usize::MAX), None);
         }
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
-            assert_eq!(decode(&flipped, 5), None, "byte {at}");
+            assert_eq!(decode(&flipped, 5, usize::MAX), None, "byte {at}");
         }
     }
 }

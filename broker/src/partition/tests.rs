@@ -17,6 +17,7 @@ use std::time::Duration;
 mod folds;
 mod no_loss;
 mod overlaps;
+mod producers;
 mod recovery;
 mod timestamps;
 
@@ -47,7 +48,7 @@ impl Bench {
     fn with(config: PartitionConfig) -> Self {
         let (disk, clock) = (SimulatedDisk::new(7), Clock::manual(NOW_MS));
         let flush = FlushQueue::new(clock.clone());
-        let env = PartitionEnv { disk: Arc::new(disk.clone()), clock, flush };
+        let env = PartitionEnv { disk: Arc::new(disk.clone()), clock, flush, producers: Arc::default() };
         let partition = open(&env, &config, Opening::default());
         Self { disk, env, config, partition }
     }
@@ -560,7 +561,12 @@ fn a_fold_shows_what_is_durable_and_replays_to_the_same_state() {
 fn the_flush_threads_sync_by_themselves_and_end_when_told() {
     let clock = Clock::System;
     let flush = FlushQueue::new(clock.clone());
-    let env = PartitionEnv { disk: Arc::new(SimulatedDisk::new(1)), clock, flush: flush.clone() };
+    let env = PartitionEnv {
+        disk: Arc::new(SimulatedDisk::new(1)),
+        clock,
+        flush: flush.clone(),
+        producers: Arc::default(),
+    };
     let flusher = Flusher::start(flush.clone()).unwrap();
     let observed = Arc::new(AtomicUsize::new(0));
     let counted = observed.clone();

@@ -44,6 +44,7 @@ impl World {
             disk: Arc::new(disk.clone()),
             clock: clock.clone(),
             flush: FlushQueue::new(clock),
+            producers: Arc::default(),
         };
         let opened = Topics::open(env, Path::new(DATA), false, &layers.fixed, &Settings::new(&layers));
         opened.map(|(topics, catalog)| {

@@ -39,6 +39,7 @@ fn health_and_metrics_are_served_on_a_port_of_their_own() {
         "kappa_log_start_offset{topic=\"lines\",partition=\"1\"} 0",
         "kappa_topics 2",
         "kappa_groups_bytes 0",
+        "kappa_producers 0",
         "kappa_errors_total{error=\"UNKNOWN_TOPIC_OR_PARTITION\"} 0",
         "kappa_errors_total{error=\"UNKNOWN_SERVER_ERROR\"} 0",
     ] {

@@ -28,7 +28,7 @@ fn env(disk: &SimulatedDisk, (operation, part): (Operation, &'static str), hook:
     let (disk, clock): (Arc<dyn Disk>, _) = (Arc::new(disk), Clock::manual(NOW_MS));
     let (journal, pieces) = Journal::open(disk.clone(), Path::new("/data"), JOURNAL).unwrap();
     let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, DIRTY_BYTES_MAX);
-    PartitionEnv { disk, clock, flush }
+    PartitionEnv { disk, clock, flush, producers: Arc::default() }
 }
 
 const SEGMENT_SYNCED: (Operation, &str) = (Operation::SyncData, "t-0/00");

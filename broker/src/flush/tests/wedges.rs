@@ -130,7 +130,7 @@ fn partitions_that_a_disk_failed_together_go_on_when_it_is_well() {
         let (shared, clock): (Arc<dyn Disk>, _) = (Arc::new(calling), Clock::manual(NOW_MS));
         let (journal, pieces) = Journal::open(shared.clone(), Path::new("/data"), JOURNAL).unwrap();
         let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, DIRTY_BYTES_MAX);
-        let env = PartitionEnv { disk: shared, clock, flush };
+        let env = PartitionEnv { disk: shared, clock, flush, producers: Arc::default() };
         let partitions: Vec<_> = (0..count as i32).map(|index| open(&env, index)).collect();
         env.flush.begin().unwrap();
         for partition in &partitions {

@@ -11,8 +11,12 @@ const MANY: i32 = 80;
 /// Topics whose worker does nothing but what it is told.
 fn opened(disk: &SimulatedDisk) -> (Topics, CatalogWorker) {
     let (layers, clock) = (BrokerConfig::new(DATA).layers(), Clock::manual(1_700_000_000_000));
-    let env =
-        PartitionEnv { disk: Arc::new(disk.clone()), clock: clock.clone(), flush: FlushQueue::new(clock) };
+    let env = PartitionEnv {
+        disk: Arc::new(disk.clone()),
+        clock: clock.clone(),
+        flush: FlushQueue::new(clock),
+        producers: Arc::default(),
+    };
     Topics::open(env, Path::new(DATA), false, &layers.fixed, &Settings::new(&layers)).unwrap()
 }
 
@@ -140,7 +144,7 @@ fn journaled(disk: &SimulatedDisk) -> (Topics, CatalogWorker) {
     let sizes = JournalConfig { misses_before_first: 0, ..JournalConfig::default() };
     let (journal, pieces) = Journal::open(disk.clone(), Path::new(DATA), sizes).unwrap();
     let flush = FlushQueue::with_journal(clock.clone(), journal, pieces, usize::MAX);
-    let env = PartitionEnv { disk, clock, flush };
+    let env = PartitionEnv { disk, clock, flush, producers: Arc::default() };
     let opened = Topics::open(env, Path::new(DATA), false, &layers.fixed, &Settings::new(&layers)).unwrap();
     opened.0.env().flush.begin().unwrap();
     opened
