@@ -126,10 +126,11 @@ impl GlobalReader {
                         shared.fail(AppError::Global(Arc::new(error)));
                     }
                 }
-                Err(error) => {
+                Err(error) if error.is_retriable() => {
                     tracing::warn!(%error, "global tables are not followed at the moment; trying again");
                     tokio::time::sleep(POLL).await;
                 }
+                Err(error) => shared.fail(AppError::Consume(error)),
             }
         }
         if let Err(error) = self.consumer.close().await {

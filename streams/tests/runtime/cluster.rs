@@ -34,6 +34,11 @@ impl Cluster {
         self.broker.address().to_string()
     }
 
+    /// The broker without a client.
+    pub(crate) fn lane(&self) -> std::sync::Arc<dyn kappa_protocol::Service> {
+        self.broker.lane()
+    }
+
     /// A client over TCP.
     pub(crate) async fn remote(&self) -> Client {
         Client::connect(&self.address(), ClientConfig::default()).await.unwrap()

@@ -5,6 +5,7 @@
 mod apps;
 mod changes;
 mod cluster;
+mod damage;
 mod kills;
 mod lifecycle;
 mod limits;
