@@ -409,12 +409,13 @@ fn cut_back_to_the_journal() -> (TempDir, i64) {
     for _ in 0..60 {
         client.produce("a", 0, &["x"]);
     }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !dir.path().join("journal-0.kappa").exists() {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let journal = dir.path().join("journal-0.kappa");
+    let has_frame = || fs::read(&journal).is_ok_and(|bytes| bytes.iter().skip(4096).any(|byte| *byte != 0));
+    while !has_frame() {
         assert!(std::time::Instant::now() < deadline, "the broker made no journal");
         client.produce("a", 0, &["x"]);
     }
-    std::thread::sleep(std::time::Duration::from_millis(500));
     let end = client.produce("a", 0, &["last"]) + 1;
     drop((client, running));
     let log = dir.path().join("a-0/00000000000000000000.log");
