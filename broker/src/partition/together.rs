@@ -82,7 +82,8 @@ impl Partition {
         for Together { partition, begun, prepared, _one_at_a_time, _fence } in begun {
             if synced.is_err() && prepared.is_ok() {
                 // The error may be that of a file of somebody else; each file tells of its own.
-                partition.state.lock().put_back_sync(begun);
+                let bytes = begun.taken.leave();
+                partition.state.lock().put_back_sync(bytes);
                 left.push(partition.clone());
                 continue;
             }
@@ -108,10 +109,10 @@ impl Partition {
 }
 
 impl State {
-    /// A sync that was begun is left to another, which whoever puts it back has made at once.
-    fn put_back_sync(&mut self, begun: BegunSync) {
+    /// A sync that was begun for so many bytes is left to another, which whoever puts it back has made at once.
+    fn put_back_sync(&mut self, bytes: u64) {
         self.flush.is_queued = true;
         self.flush.is_put_back = true;
-        self.flush.unsynced_bytes += begun.taken.leave();
+        self.flush.unsynced_bytes += bytes;
     }
 }
