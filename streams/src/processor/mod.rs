@@ -11,6 +11,7 @@ mod context;
 mod edge;
 mod join;
 mod key;
+mod stamp;
 mod stateless;
 mod table;
 mod window;
@@ -22,6 +23,7 @@ pub use context::{Counters, ProcessError, TopicId};
 pub(crate) use edge::{NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use key::KeyBytes;
+pub(crate) use stamp::{Frontier, Stamp};
 pub(crate) use stateless::{
     Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared,
 };
