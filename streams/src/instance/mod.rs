@@ -90,13 +90,6 @@ impl Setup {
         Some(TaskId { sub_topology, partition })
     }
 
-    /// Whether any task tells others in the log how far it has come.
-    pub(crate) fn is_stamped(&self) -> bool {
-        let parts = 0..self.plan.sub_topologies.len();
-        let mut stamped = parts.flat_map(|part| self.topology.stamped(part));
-        self.config.task.skew_bound_ms.is_some() && stamped.next().is_some()
-    }
-
     /// Partitions of a topic.
     pub(crate) fn partitions(&self, topic: TopicId) -> i32 {
         self.plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0)

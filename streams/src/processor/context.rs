@@ -134,6 +134,9 @@ impl Counters {
     }
 }
 
+/// What a reader keeps of a record besides key and value, more or less.
+const RECORD_BYTES: usize = 64;
+
 #[derive(Debug)]
 struct OutputSlot {
     topic: TopicId,
@@ -210,13 +213,13 @@ impl Outputs {
         })
     }
 
-    /// Where each record goes, and its bytes.
+    /// Where each record goes, and the bytes that its reader keeps of it.
     pub(crate) fn destinations(
         &self,
     ) -> impl DoubleEndedIterator<Item = (TopicId, i32, usize)> + ExactSizeIterator {
         let length = |range: &Option<Range<usize>>| range.as_ref().map_or(0, ExactSizeIterator::len);
         self.slots.iter().map(move |slot| {
-            let bytes = length(&slot.key) + length(&slot.value) + size_of::<OutputSlot>();
+            let bytes = length(&slot.key) + length(&slot.value) + RECORD_BYTES;
             (slot.topic, slot.partition, bytes)
         })
     }

@@ -98,12 +98,7 @@ async fn producer(
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
 ) -> Result<Producer, RequestError> {
-    let mut sending = ProducerConfig::default();
-    if shared.setup.is_stamped() {
-        // Others may be held until they read how far this one has come: each ms of linger would hold them as long.
-        sending = sending.linger(Duration::ZERO);
-    }
-    let producer = Producer::new(&shared.client, sending).await?;
+    let producer = Producer::new(&shared.client, ProducerConfig::default()).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
     producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
     Ok(producer)

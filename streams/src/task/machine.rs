@@ -23,7 +23,7 @@ use std::{
 };
 
 /// Commits in which what a writer may be ahead goes through a reader.
-const COMMITS_AHEAD: u64 = 4;
+const COMMITS_AHEAD: u64 = 2;
 
 /// How tasks behave.
 #[derive(Debug, Clone, Copy)]

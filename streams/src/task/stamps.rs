@@ -139,9 +139,10 @@ impl Stamps {
         usize::try_from(self.ahead_max.saturating_sub(self.ahead) / RECORD_BYTES).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Whether enough has been handed over since the last commit for another: by it a reader's progress is known.
+    /// Whether readers are far enough behind for their progress to matter, and enough has been handed over since the last
+    /// commit for another, by which it is known.
     pub(crate) fn wants_commit(&self) -> bool {
-        self.uncommitted > self.ahead_max / 4
+        self.ahead > self.ahead_max / 2 && self.uncommitted > self.ahead_max / 4
     }
 
     /// Stamps what is handed over, and adds stamps for partitions that are to be told without records; `promise` is what
