@@ -439,10 +439,6 @@ impl Context {
         self.failure.get_or_insert(failure);
     }
 
-    pub(crate) fn take_failure(&mut self) -> Option<ProcessError> {
-        self.failure.take()
-    }
-
     /// A record that cannot be decoded is counted, and dealt with as was said of its source.
     pub(crate) fn undecodable(&mut self, at: &Fallible, source: CodecError) {
         self.counters.undecodable += 1;
@@ -492,16 +488,20 @@ impl Context {
         self.dead_letters.push(DeadLetter { topic, operator, exception, message: error.to_string() });
     }
 
-    /// Ends a record: writes it, as it was read, to where it goes as a dead letter.
+    /// Ends a record: writes it, as it was read, to where it goes as a dead letter; an error if it stops the task.
     #[inline]
-    pub(crate) fn end(&mut self, record: RecordView<'_>) {
-        if !self.dead_letters.is_empty() {
-            self.bury(record);
+    pub(crate) fn end<'a>(&mut self, record: impl FnOnce() -> RecordView<'a>) -> Result<(), ProcessError> {
+        if self.failure.is_none() && self.dead_letters.is_empty() {
+            return Ok(());
         }
+        self.bury(record())
     }
 
     #[cold]
-    fn bury(&mut self, record: RecordView<'_>) {
+    fn bury(&mut self, record: RecordView<'_>) -> Result<(), ProcessError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         for letter in std::mem::take(&mut self.dead_letters) {
             let Origin { topic, offset, .. } = self.origin;
             let (timestamp, to) = (record.timestamp, letter.topic);
@@ -513,6 +513,7 @@ impl Context {
             self.outputs.slots.push(slot);
             self.counters.dead_letters += 1;
         }
+        Ok(())
     }
 
     /// The partition of a topic that a key belongs to; without a key, as near to that of the task as there is one.

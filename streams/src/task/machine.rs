@@ -338,10 +338,7 @@ impl Task {
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
                 source.process(&mut self.cx, view);
             }
-            self.cx.end(view);
-        }
-        if let Some(failure) = self.cx.take_failure() {
-            return Err(failure);
+            self.cx.end(|| batch.view(record))?;
         }
         queue.advance();
         Ok(())
