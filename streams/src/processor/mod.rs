@@ -35,7 +35,7 @@ pub(crate) use stateless::{
     spread,
 };
 pub(crate) use table::{FilterTable, MapTable, RegroupTable, TableToStream};
-pub(crate) use timestamps::{Stamp, TimeOf, Timestamps};
+pub(crate) use timestamps::{EventTimes, TimeOf, Timestamps};
 pub(crate) use window::WindowAggregate;
 pub use windows::Windows;
 

@@ -188,12 +188,18 @@ impl InputBatch {
     }
 
     /// Gives records of a topic the event times that its source takes from them, if it does.
-    pub(crate) fn stamp(&mut self, cx: &Context, topic: TopicId, sources: &[(TopicId, Box<dyn Source>)]) {
-        let stamp = sources.iter().filter(|(of, _)| *of == topic).find_map(|(_, source)| source.stamp());
-        let Some(stamp) = stamp else { return };
+    pub(crate) fn take_times(
+        &mut self,
+        cx: &Context,
+        topic: TopicId,
+        sources: &[(TopicId, Box<dyn Source>)],
+    ) {
+        let times =
+            sources.iter().filter(|(of, _)| *of == topic).find_map(|(_, source)| source.event_times());
+        let Some(times) = times else { return };
         for record in &mut self.records {
             let meta = cx.meta_of((topic, record.offset), record.timestamp, &record.headers);
-            record.timestamp = stamp.time(&meta, record.key.of(&self.bytes), record.value.of(&self.bytes));
+            record.timestamp = times.time(&meta, record.key.of(&self.bytes), record.value.of(&self.bytes));
         }
     }
 

@@ -102,7 +102,7 @@ pub(crate) struct Task {
     /// How far ahead its records may be, if progress control holds them.
     pub(super) bound: Option<i64>,
     config: TaskConfig,
-    cx: Context,
+    pub(super) cx: Context,
     pub(super) sources: Vec<(TopicId, Box<dyn Source>)>,
     pub(super) stores: Vec<StoreSlot>,
     /// Where the keys of a topic are looked up as its records come.
@@ -222,7 +222,7 @@ impl Task {
     /// Takes a fetched batch. Returns whether that moves the position to commit.
     pub(crate) fn add(&mut self, topic: TopicId, mut batch: InputBatch) -> bool {
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) else { return false };
-        batch.stamp(&self.cx, topic, &self.sources);
+        batch.take_times(&self.cx, topic, &self.sources);
         let before = queue.steps();
         self.cx.counters.negative_timestamps += queue.push(batch);
         queue.steps() != before

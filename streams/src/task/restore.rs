@@ -70,7 +70,10 @@ impl Task {
     }
 
     /// Takes records of a store's changelog; [`Task::run`] applies them.
-    pub(crate) fn restore(&mut self, store: usize, batch: InputBatch) {
+    pub(crate) fn restore(&mut self, store: usize, mut batch: InputBatch) {
+        if let Some(Changelog::Source(topic)) = self.stores.get(store).map(|slot| slot.changelog) {
+            batch.take_times(&self.cx, topic, &self.sources);
+        }
         self.to_restore.push_back(Restoring::Batch { store, batch, at: 0 });
     }
 

@@ -41,7 +41,7 @@ pub struct Plan {
     /// Full names of the topics, by topic id; those of generation 0 until told otherwise.
     pub(crate) topic_names: Arc<[Arc<str>]>,
     /// Tasks that write a repartition topic, by topic id; 0 for others.
-    writers: Arc<[i32]>,
+    pub(crate) writers: Arc<[i32]>,
 }
 
 impl Plan {
