@@ -146,6 +146,8 @@ serve! {
 /// Bytes of an answer from which on making or encoding it takes too long for the thread that serves everybody, and more
 /// memory than is there for the asking.
 pub(crate) const LONG_BYTES: usize = 64 * 1024;
+/// The same for what a fetch keeps of what it names: several hundred partitions are looked at where it is read.
+const LONG_FETCH_BYTES: usize = 512 * 1024;
 /// Partitions that an append may name where fewer may be made: there may be more from before.
 const APPEND_PARTITIONS_MIN: usize = 10_000;
 /// What an item of an answer is counted as.
@@ -196,6 +198,11 @@ fn items(response: &Response) -> usize {
 fn append_items_max(node: &Node) -> usize {
     let partitions = usize::try_from(node.settings.partitions_max).unwrap_or(0);
     partitions.max(APPEND_PARTITIONS_MIN).saturating_mul(2)
+}
+
+/// The same for a fetch, which may forget as many.
+fn fetch_items_max(node: &Node) -> usize {
+    append_items_max(node).saturating_mul(2)
 }
 
 /// Only an in-process lane can ask for what is not advertised: over TCP it is refused before it is decoded.
@@ -280,8 +287,10 @@ impl Frame {
     pub(crate) fn decode(self, node: &Node) -> Result<Asked, FrameError> {
         let Some((cx, mut reader)) = self.body else { return Ok(Asked { request: None }) };
         // Bytes behind the body are ignored, as Apache Kafka does: librdkafka sends some after a topic was deleted.
-        if order(self.key) == Order::Append {
-            reader.limit_items(append_items_max(node));
+        match order(self.key) {
+            Order::Append => reader.limit_items(append_items_max(node)),
+            Order::Poll => reader.limit_items(fetch_items_max(node)),
+            Order::InTurn | Order::Parking => {}
         }
         let request = Request::decode(self.key, self.version, &mut reader)?;
         if let Some(metrics) = node.metrics.api(self.key) {
@@ -299,15 +308,21 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Bytes that the answer and its encoding may take; `None` if the disk may have to be waited for to tell, see
-    /// [`Asked::weigh`].
-    pub(crate) fn answer_bytes(&self, node: &Node) -> Option<usize> {
+    /// Bytes that the answer and its encoding may take, or what is kept until then; `None` if they are too many to be held
+    /// without asking, or if the disk may have to be waited for to tell: see [`Asked::weigh`].
+    pub(crate) fn short_bytes(&self, node: &Node) -> Option<usize> {
+        let is_fetch = matches!(self.request, Some((_, Request::Fetch(_))));
+        let long = if is_fetch { LONG_FETCH_BYTES } else { LONG_BYTES };
+        self.answer_bytes(node).filter(|bytes| *bytes < long)
+    }
+
+    fn answer_bytes(&self, node: &Node) -> Option<usize> {
         self.request
             .as_ref()
             .map_or(Some(0), |(cx, request)| handler::weight::answer_bytes(node, cx, request))
     }
 
-    /// The same for what may wait for the disk.
+    /// All of these bytes. May wait for the disk.
     pub(crate) fn weigh(&self, node: &Node) -> usize {
         let weigh = |(_, request): &(Context, Request)| handler::weight::of_groups(node, request);
         self.answer_bytes(node).unwrap_or_else(|| self.request.as_ref().map_or(0, weigh))

@@ -14,6 +14,8 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
 
+mod fetches;
+
 const DIRTY_MAX: u64 = 1 << 20;
 const BATCHES: i64 = 40;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,20 +57,26 @@ impl Slow {
         let (stop, stopping) = watch::channel(false);
         let io = Some(start_io(node.clone(), listener, stopping).unwrap());
         let slow = Self { node, address, gate: gate.clone(), stop, io, _flusher, _runtime: runtime };
-        let topic = CreatableTopic {
-            name: "t".into(),
-            num_partitions: 1,
-            replication_factor: 1,
-            ..Default::default()
-        };
+        slow.create_topic("t", 1);
+        disk.on_sync(move || gate.opened.wait_while(&mut gate.is_closed.lock(), |is_closed| *is_closed));
+        slow
+    }
+
+    fn create_topic(&self, name: &str, num_partitions: i32) {
+        let topic =
+            CreatableTopic { name: name.into(), num_partitions, replication_factor: 1, ..Default::default() };
         let create = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-        let Response::CreateTopics(created) = slow.client().ask(ApiKey::CreateTopics, 4, create.into())
+        let Response::CreateTopics(created) = self.client().ask(ApiKey::CreateTopics, 4, create.into())
         else {
             panic!("another answer")
         };
         assert_eq!(created.topics[0].error_code, 0, "{created:?}");
-        disk.on_sync(move || gate.opened.wait_while(&mut gate.is_closed.lock(), |is_closed| *is_closed));
-        slow
+    }
+
+    /// Whether a fetch waits for records of the partition.
+    fn waits_for_records(&self, topic: &str, index: i32) -> bool {
+        let partition = self.node.topics.topic(topic).unwrap().partition(index).unwrap();
+        partition.waiter_counts().1 > 0
     }
 
     fn client(&self) -> Client {

@@ -10,9 +10,21 @@ use crate::handler::Node;
 use kappa_protocol::{LaneError, Reply, Response};
 use std::sync::Arc;
 
-/// Handles a request when this is polled first.
-pub(super) async fn handle_later(node: Arc<Node>, frame: Frame) -> Result<Outcome, ConnectionError> {
-    Ok(match frame.decode(&node)?.handle(&node) {
+/// Handles a request, which is `counted` as so many bytes, when this is polled first.
+pub(super) async fn handle_later(
+    node: Arc<Node>,
+    frame: Frame,
+    framing: Framing,
+    counted: usize,
+) -> Result<Outcome, ConnectionError> {
+    let asked = frame.decode(&node)?;
+    let Some(bytes) = asked.short_bytes(&node) else {
+        let parked = node.budget.park(counted);
+        return answer_elsewhere(node, asked, framing, parked).await;
+    };
+    let mut kept = node.budget.share();
+    kept.set(bytes);
+    Ok(match asked.handle(&node) {
         Reply::Now(response) => Outcome::Response(response),
         Reply::Later(reply) => Outcome::Response(reply.await?),
         Reply::None => Outcome::None,

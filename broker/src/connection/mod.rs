@@ -387,16 +387,16 @@ impl Connection {
             let request = handle_elsewhere(self.node.clone(), frame, framing, parked);
             self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
         } else if order == Order::Poll && !self.line.is_empty() {
-            let request = handle_later(self.node.clone(), frame);
+            let request = handle_later(self.node.clone(), frame, framing, counted);
             self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, false);
         } else {
             let asked = frame.decode(&self.node)?;
-            if asked.answer_bytes(&self.node).is_none_or(|bytes| bytes >= LONG_BYTES) {
+            let Some(kept) = asked.short_bytes(&self.node) else {
                 let parked = self.node.budget.park(counted);
                 let request = answer_elsewhere(self.node.clone(), asked, framing, parked);
                 self.wait(Waiting::Request(Box::pin(request)), framing, order, counted, true);
                 return Ok(());
-            }
+            };
             match asked.handle(&self.node) {
                 Reply::Now(response) if encoded_bytes(&response) >= LONG_BYTES => {
                     let parked = self.node.budget.park(counted);
@@ -407,7 +407,7 @@ impl Connection {
                     let pieces = self.finish(framing, &response)?;
                     self.answer(pieces);
                 }
-                Reply::Later(reply) => self.wait(Waiting::Reply(reply), framing, order, counted, true),
+                Reply::Later(reply) => self.wait(Waiting::Reply(reply), framing, order, counted + kept, true),
                 Reply::None => self.observe(framing),
             }
         }

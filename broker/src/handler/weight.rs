@@ -1,12 +1,13 @@
-//! How much memory an answer takes, told before it is made.
+//! How much memory an answer takes, or what is kept until it is made, told before.
 //!
 //! Estimates, not below what is made and encoded by much, of answers that are not bounded by a small multiple of their
 //! request: they are as large as what exists and is named. A thing named again counts once, as it is answered once.
 //! Answers in proportion to their request are covered by what the request itself is counted as, and weigh nothing here.
-//! Fetches reserve what they read themselves.
+//! Fetches reserve what they read themselves; what they name is kept while they wait, and weighs here.
 
 use super::Node;
 use super::describe_configs::TOPIC;
+use super::fetch;
 use crate::config::TABLE;
 use crate::topic::Topic;
 use kappa_protocol::messages::{
@@ -44,6 +45,7 @@ pub(crate) fn answer_bytes(node: &Node, cx: &Context, request: &Request) -> Opti
         Request::DescribeConfigs(request) => configs(node, request),
         Request::CreateTopics(request) => new_topics(node, request),
         Request::ListConfigResources(_) => node.topics.count() * THING_BYTES,
+        Request::Fetch(request) => fetch::named_bytes(request),
         Request::FindCoordinator(request) => request.coordinator_keys.len() * NAMED_BYTES,
         _ => 0,
     })

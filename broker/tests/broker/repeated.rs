@@ -1,8 +1,9 @@
 //! Requests that name the same thing again and again: an answer is as large as what there is to be told.
 
-use crate::client::{Client, Running, produce};
+use crate::client::{Client, Running, fetch, produce};
 use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kappa_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
+use kappa_protocol::messages::fetch_request::FetchPartition;
 use kappa_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
 use kappa_protocol::messages::offset_commit_request::{
@@ -149,6 +150,28 @@ fn sizes_named_again_are_told_once() {
     let response = client.call(4, DescribeLogDirsRequest { topics: Some(topics) });
     let topics = &response.results[0].topics;
     assert_eq!((topics.len(), topics[0].partitions.len()), (1, 300));
+    running.stop();
+}
+
+#[test]
+fn a_partition_that_a_fetch_names_again_is_read_once_from_where_it_is_named_last() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 2);
+    for value in ["zero", "one", "two"] {
+        client.produce("lines", 0, &[value]);
+    }
+    let read = |offset| fetch("lines", 0, offset, 0).topics.remove(0).partitions.remove(0);
+    let mut named = fetch("lines", 0, 0, 0);
+    named.topics[0].partitions.extend([FetchPartition { partition: 1, ..read(0) }, read(1), read(2)]);
+    let alone = client.call(11, fetch("lines", 0, 2, 0)).responses.remove(0).partitions.remove(0);
+    for session_epoch in [-1, 0] {
+        let response = client.call(11, FetchRequest { session_epoch, ..named.clone() });
+        let told = &response.responses[0].partitions;
+        assert_eq!(told.iter().map(|partition| partition.partition_index).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(told[0].records, alone.records);
+    }
     running.stop();
 }
 

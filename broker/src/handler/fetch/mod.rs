@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use wanted::Wanted;
 
 pub(crate) use session::Sessions;
-pub(crate) use wanted::check_leader_epoch;
+pub(crate) use wanted::{check_leader_epoch, named_bytes};
 
 /// Longest wait of a fetch, whatever it asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);

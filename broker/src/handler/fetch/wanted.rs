@@ -8,6 +8,7 @@ use super::ready::ReadyList;
 use crate::handler::{Node, Refusal};
 use crate::partition::{Partition, VisiblePast};
 use crate::topic::Topic;
+use kappa_protocol::messages::FetchRequest;
 use kappa_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kappa_protocol::messages::fetch_response::EpochEndOffset;
 use kappa_protocol::{Context, ErrorCode, Operation, Resource};
@@ -18,8 +19,37 @@ use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use uuid::Uuid;
 
-/// Memory that a partition takes here and, while it is idle, as a waiter; the name of its topic comes to it.
-pub(super) const PARTITION_BYTES: usize = 400;
+/// Memory that a partition takes here and, while it is idle, as a waiter; the name of its topic comes to it. Its place is
+/// in a list of which an eighth may be free; the rest is its number by name, two numbers in lists, its waker, and a node
+/// of the partition's tree of waiters.
+pub(super) const PARTITION_BYTES: usize = size_of::<Option<Item>>() * 9 / 8 + 512;
+/// A topic beside its name.
+const TOPIC_BYTES: usize = 64;
+/// Bytes from which on it is looked at what is named again.
+const MUCH_BYTES: usize = 256 * 1024;
+
+/// Memory that what a request names takes until it is answered.
+pub(crate) fn named_bytes(request: &FetchRequest) -> usize {
+    let of_topic = |topic: &FetchTopic| TOPIC_BYTES + topic.topic.len();
+    let topics: usize = request.topics.iter().map(of_topic).sum();
+    let named: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    if named * PARTITION_BYTES < MUCH_BYTES {
+        return topics + named * PARTITION_BYTES;
+    }
+    let indexes = |topic: &FetchTopic| -> Vec<i32> {
+        topic.partitions.iter().map(|partition| partition.partition).collect()
+    };
+    let mut once: HashMap<(&str, Uuid), Vec<i32>> = HashMap::new();
+    for topic in &request.topics {
+        once.entry((&topic.topic, topic.topic_id)).or_default().extend(indexes(topic));
+    }
+    let count = |mut indexes: Vec<i32>| {
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.len()
+    };
+    topics + once.into_values().map(count).sum::<usize>() * PARTITION_BYTES
+}
 
 /// A topic as a client names it: by name, or from version 13 on by id.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -64,11 +94,15 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What a request names, all of it queued. With `by_name` it can be changed by name; who is named twice is then taken
-    /// once.
+    /// What a request names, all of it queued; what is named again is taken once, as it is named last, where it was named
+    /// first. With `by_name` it can be changed by name later.
     pub(super) fn new(node: &Node, cx: &Context, topics: Vec<FetchTopic>, by_name: bool) -> Self {
-        let mut wanted = Self { numbers: by_name.then(HashMap::new), ..Self::default() };
+        let named: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+        let mut wanted = Self { numbers: (by_name || named > 1).then(HashMap::new), ..Self::default() };
         wanted.update(node, cx, topics);
+        if !by_name {
+            wanted.numbers = None;
+        }
         wanted
     }
 
@@ -154,6 +188,9 @@ impl Wanted {
                 number
             }
             None => {
+                if self.items.len() == self.items.capacity() {
+                    self.items.reserve_exact(self.items.len() / 8 + 1);
+                }
                 self.items.push(Some(item));
                 u32::try_from(self.items.len() - 1).expect("a frame names fewer partitions")
             }
