@@ -7,7 +7,8 @@
 //! limit is a plain map of the same keys, counted from the same bytes on one core. "partitions" is what a record costs the engine
 //! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes. "hops" is what one more
 //! operator that keeps nothing costs, by a chain of ten; "observed" is an aggregate of 10,000 texts with operators behind it; "keys"
-//! counts by keys that take time to encode; "restore" tells the rows of a restore from the start of an application. A word as an argument leaves only what is called so.
+//! counts by keys that take time to encode; "workers" is two workers against one, each through a topic that all tasks write: a replay into hourly
+//! windows with a bound on skew of an hour, and a count of 10,000 keys; "restore" tells the rows of a restore from the start of an application. A word as an argument leaves only what is called so.
 
 mod harness;
 
@@ -48,9 +49,86 @@ fn main() {
     if is_wanted("count") {
         count();
     }
+    if is_wanted("workers") {
+        workers();
+    }
     if is_wanted("restore") {
         restore();
     }
+}
+
+/// Partitions of the topic that several workers read.
+const SHARED_PARTITIONS: i32 = 6;
+/// Event time between two records of a partition of it: 300 of them within the bound.
+const SHARED_STEP_MS: i64 = 12_000;
+
+/// What one more worker brings.
+fn workers() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let each = scaled(180_000) as i64 / i64::from(SHARED_PARTITIONS);
+    let hour = Duration::from_secs(3600);
+    let windowed = Builder::new("windowed");
+    windowed
+        .stream("shared", (Raw, I64))
+        .group_by("by-region", (I64, I64), |_, number| number % 50)
+        .windowed_by(Windows::tumbling(hour).grace(hour).retention(hour * 48))
+        .count("hourly");
+    let counted = Builder::new("counted");
+    counted
+        .stream("shared", (Raw, I64))
+        .group_by("by-key", (I64, I64), |_, number| number % 10_000)
+        .count("all");
+    for (name, builder) in [("windows of a replay", windowed), ("count", counted)] {
+        let topology = builder.build().expect("it is wired");
+        let mut speed = Comparison::new(format!("{name}, through a topic"), "source records/s");
+        for _ in 0..rounds() {
+            let [one, two] = runtime.block_on(shared(&topology, each));
+            speed.add("one worker", one);
+            speed.add("two workers", two);
+        }
+        speed.print();
+        let ratios = speed.ratios("two workers", "one worker");
+        println!("  two over one, round by round: {:.2} {:.2?}", ratios.median(), ratios.range());
+    }
+}
+
+/// Source records per second with one worker and with two, over the same log.
+async fn shared(topology: &Topology, each: i64) -> [f64; 2] {
+    let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
+    let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
+    let partitions = SHARED_PARTITIONS.to_string();
+    let config = BrokerConfig::new(directory.path().join("data")).with("num.partitions", &partitions);
+    let broker = Broker::start(config.expect("a setting")).await.expect("the broker starts");
+    let client = Client::in_process(broker.lane());
+    let producer = Producer::new(&client, ProducerConfig::default()).await.expect("a producer");
+    for at in 0..each {
+        for partition in 0..SHARED_PARTITIONS {
+            let number = (at * i64::from(SHARED_PARTITIONS) + i64::from(partition)).to_be_bytes();
+            let record = ProducerRecord::to("shared").partition(partition).key(b"flight").value(&number);
+            drop(producer.send(record.timestamp(at * SHARED_STEP_MS)).await.expect("it is taken"));
+        }
+    }
+    producer.flush().await.expect("all is acknowledged");
+    producer.close().await.expect("a clean end");
+    let ends = || (0..SHARED_PARTITIONS).map(|partition| (("shared".to_owned(), partition), each)).collect();
+    let mut speeds = [0.0; 2];
+    for (workers, speed) in speeds.iter_mut().enumerate() {
+        let config = Config::client(&client).workers(workers + 1).generation(workers as u32 + 1);
+        let began = Instant::now();
+        let app = App::start(topology, config.replay_until(ends())).await.expect("it starts");
+        app.caught_up(&ends()).await.expect("it catches up");
+        *speed = (each * i64::from(SHARED_PARTITIONS)) as f64 / began.elapsed().as_secs_f64();
+        let counters = app.counters();
+        assert_eq!(
+            (counters.late, counters.records_in),
+            (0, 2 * (each * i64::from(SHARED_PARTITIONS)) as u64)
+        );
+        app.close().await.expect("a clean end");
+    }
+    client.close().await;
+    broker.stop().await.expect("the broker stops");
+    speeds
 }
 
 /// Counting by 100,000 keys, in memory and from a broker, and restoring what was counted.

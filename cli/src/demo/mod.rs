@@ -57,8 +57,8 @@ pub(crate) struct Demo {
     /// Write the views to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Worker threads that the application's tasks are spread over. Several wait for each other's durable
-    /// acknowledgements, so that no flight is late; for this input one is the fastest
+    /// Worker threads that the application's tasks are spread over. They hold each other within the bound on skew, so
+    /// that no flight is late
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     workers: u8,
     /// Leave broker and application running to be queried, until Ctrl-C

@@ -32,8 +32,10 @@ struct UnderWay {
 pub(super) struct Commits {
     /// Tasks with something to commit, with the records that they have processed since the last one.
     uncommitted: BTreeMap<TaskId, usize>,
-    /// Those of them that have processed as many as they may.
+    /// Those of them that have processed as many as they may, or so much that others wait to hear of it.
     full: BTreeSet<TaskId>,
+    /// Tasks for which something was handed over since their last commit, if only that they have come on.
+    handed_over: BTreeSet<TaskId>,
     under_way: Option<UnderWay>,
     /// Tasks that are to be committed without waiting for their time.
     demanded: BTreeSet<TaskId>,
@@ -64,6 +66,12 @@ impl Commits {
         self.uncommitted.remove(&id);
     }
 
+    /// A commit comes behind all that there is of a task.
+    fn done_with(&mut self, id: TaskId) {
+        self.clear(id);
+        self.handed_over.remove(&id);
+    }
+
     /// How many records a task may process before it is committed.
     pub(super) fn room(&self, id: TaskId, pacing: Pacing) -> usize {
         match pacing {
@@ -78,10 +86,31 @@ impl Commits {
 
     pub(super) fn demand_for(&mut self, tasks: &BTreeSet<TaskId>) {
         self.demanded.extend(tasks);
+        self.await_handed_over(|id| tasks.contains(&id));
+    }
+
+    /// Something was handed over for a task.
+    pub(super) fn handed_over(&mut self, id: TaskId) {
+        self.handed_over.insert(id);
+    }
+
+    /// What was handed over for tasks that are to go has to be out before, so it counts as uncommitted.
+    pub(super) fn await_handed_over(&mut self, go: impl Fn(TaskId) -> bool) {
+        for id in self.handed_over.iter().filter(|id| go(**id)) {
+            self.uncommitted.entry(*id).or_default();
+        }
+    }
+
+    /// A task should be committed before its time.
+    pub(super) fn demand_early(&mut self, id: TaskId) {
+        if self.uncommitted.contains_key(&id) {
+            self.full.insert(id);
+        }
     }
 
     pub(super) fn forget(&mut self, id: TaskId) {
         self.clear(id);
+        self.handed_over.remove(&id);
         self.demanded.remove(&id);
     }
 
@@ -131,12 +160,26 @@ impl Instance {
         let (mut tasks, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             self.append(*id, out);
-            self.commits.clear(*id);
-            let Some(task) = self.tasks.get_mut(id).filter(|task| !task.is_restoring()) else { continue };
-            let commit = task.commit().map_err(|source| Failure { task: *id, source })?;
+            let Some(task) = self.tasks.get_mut(id) else {
+                self.commits.clear(*id);
+                continue;
+            };
+            if task.is_restoring() {
+                self.commits.done_with(*id);
+                tasks.push((task.life(), Vec::new()));
+                continue;
+            }
+            let Some(commit) = task.commit().map_err(|source| Failure { task: *id, source })? else {
+                self.commits.not_before = self.moment.ms.saturating_add(IDLE_MS);
+                continue;
+            };
+            self.commits.done_with(*id);
             records.extend(Some(commit.changelog).filter(|records| !records.is_empty()));
             tasks.push((task.life(), commit.offsets.clone()));
             offsets.extend(commit.offsets);
+        }
+        if tasks.is_empty() {
+            return Ok(());
         }
         self.commits.last = self.moment.ms;
         self.commits.numbers += 1;

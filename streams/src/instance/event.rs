@@ -19,6 +19,16 @@ pub(crate) struct Moment {
     pub(crate) group: Option<Sight>,
 }
 
+/// How far the reader of a partition has come.
+#[derive(Debug, Clone)]
+pub(crate) struct Consumed {
+    pub(crate) place: Place,
+    /// Where the partition ended before the rest was asked for.
+    pub(crate) end: i64,
+    /// Committed offset and its metadata, if there is one.
+    pub(crate) committed: Option<(i64, String)>,
+}
+
 /// A question about tasks; it brings its answer where it is wanted.
 pub(crate) type Ask = Box<dyn FnOnce(&Tasks) + Send>;
 
@@ -60,8 +70,8 @@ pub(crate) enum Event {
     RestoreEnded { life: Life, store: usize },
     /// So many bytes of what was to be appended are on their way.
     Sent { bytes: usize },
-    /// Outputs of a task up to number `last` are kept.
-    Appended { life: Life, last: u64 },
+    /// What the readers of partitions have processed, as [`Action::AskReaders`] asked.
+    Consumed(Vec<Consumed>),
     /// The commit of this number has ended.
     CommitEnded { commit: u64, outcome: Outcome },
     /// Somebody asks; the answer comes between records.
@@ -86,7 +96,14 @@ pub(crate) enum Action {
     /// Read changelogs from their beginnings.
     Restore { life: Life, wishes: Vec<RestoreWish> },
     /// Append outputs, in the order of these actions, as long as the fence is open.
-    Append { life: Life, outputs: Outputs, last: u64 },
+    Append {
+        /// For whom: the simulation checks that it is still theirs.
+        #[cfg_attr(not(test), expect(dead_code, reason = "who carries it out need not know"))]
+        life: Life,
+        outputs: Outputs,
+    },
+    /// Tell where these partitions end, and then what the group has committed of them, by [`Event::Consumed`].
+    AskReaders(Vec<Place>),
     /// Append these too, wait until they and all that was appended before are kept, then write the offsets; none of it
     /// once the fence is closed.
     Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },

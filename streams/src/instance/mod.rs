@@ -2,24 +2,27 @@
 //!
 //! Everything that happens to it goes in by [`Instance::on`], with the time; everything it wants comes out as
 //! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`), when they are
-//! committed and what follows from the answer (`commits`), whether they may be written for at all (`fence`). It waits
+//! committed and what follows from the answer (`commits`), whether they may be written for at all (`fence`), how far they
+//! may be ahead of their readers (`leads`). It waits
 //! for nothing: whatever takes time is asked for, and its answer is an event. The runtime moves bytes between this
 //! and a cluster, the test driver and the simulation between this and a log in memory; none of them decides anything.
 
 mod commits;
 mod event;
 mod fence;
+mod leads;
 mod moves;
 
-pub(crate) use event::{Action, Ask, Event, Failure, Moment, Outcome, Place};
+pub(crate) use event::{Action, Ask, Consumed, Event, Failure, Moment, Outcome, Place};
 pub(crate) use fence::{Fence, Sight, Standing};
 
 use crate::{
-    processor::Counters,
-    task::{InputBatch, Level, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
+    processor::{Counters, Frontier},
+    task::{InputBatch, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
     topology::{Globals, Plan, TopicId, Topology},
 };
 use commits::Commits;
+use leads::Leads;
 use moves::Moves;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -121,6 +124,7 @@ pub(crate) struct Instance {
     tasks: Tasks,
     moves: Moves,
     commits: Commits,
+    leads: Leads,
     /// Tasks that may have something to do.
     ready: BTreeSet<TaskId>,
     /// Tasks that progress control holds: sub-topology, how far others must have come, and the task. One that has been
@@ -150,6 +154,7 @@ impl Instance {
             tasks: Tasks::new(),
             moves: Moves::default(),
             commits: Commits::default(),
+            leads: Leads::default(),
             ready: BTreeSet::new(),
             held: BTreeSet::new(),
             seen_progress: 0,
@@ -168,7 +173,7 @@ impl Instance {
         self.standing = self.fence.standing(moment.group);
         self.stint.measure(self.moment.ms);
         match event {
-            Event::Tick => self.tick(),
+            Event::Tick => self.tick(out),
             Event::Work => self.work(out)?,
             Event::Rest => self.append_of_turn(out),
             Event::Assigned(places) => self.assigned(places, out),
@@ -180,15 +185,14 @@ impl Instance {
             Event::Restored { life, store, batch } => self.restored(life, store, batch),
             Event::RestoreEnded { life, store } => self.restore_ended(life, store),
             Event::Sent { bytes } => self.unsent = self.unsent.saturating_sub(bytes),
-            Event::Appended { life, last } => {
-                if let Some(task) = self.alive(life) {
-                    task.acknowledged(last);
-                }
-            }
+            Event::Consumed(told) => self.consumed(&told),
             Event::CommitEnded { commit, outcome } => self.commit_ended(commit, outcome, out),
             Event::Asked(ask) => ask(&self.tasks),
             Event::Commit => self.commits.demand(),
-            Event::Close => self.moves.close(self.moment.ms, self.fence.lease_ms()),
+            Event::Close => {
+                self.commits.await_handed_over(|_| true);
+                self.moves.close(self.moment.ms, self.fence.lease_ms());
+            }
         }
         self.release_held();
         self.go_on(out)
@@ -239,10 +243,19 @@ impl Instance {
         self.standing == Standing::Owner && !self.moves.is_closing() && self.unsent < UNSENT_BYTES_MAX
     }
 
-    fn tick(&mut self) {
-        for task in self.tasks.values_mut() {
-            task.tick(self.moment.ms);
+    fn tick(&mut self, out: &mut Vec<Action>) {
+        for (id, task) in &mut self.tasks {
+            if task.tick(self.moment.ms) {
+                self.ready.insert(*id);
+            }
         }
+        if self.may_work() {
+            // Who reads what they write is told how far they have come, records or none.
+            let ids: Vec<TaskId> =
+                self.tasks.keys().copied().filter(|id| !self.moves.is_leaving(*id)).collect();
+            ids.into_iter().for_each(|id| self.append(id, out));
+        }
+        self.ask_readers(out);
     }
 
     /// Progress of any task may let those go that were held.
@@ -260,8 +273,8 @@ impl Instance {
         while let Some(part) = next {
             let inputs = self.setup.topology.sub_topology(part).inputs.as_slice();
             let reached = match self.setup.progress.reach(inputs) {
-                Level::At(time) | Level::Behind(time) => time,
-                Level::Released => i64::MAX,
+                Frontier::At(time) => time,
+                Frontier::Idle => i64::MAX,
             };
             while let Some((_, below, id)) =
                 self.held.range((part, i64::MIN, TaskId::FIRST)..).next().copied()
@@ -299,7 +312,9 @@ impl Instance {
             return Ok(());
         };
         let restoring = task.is_restoring();
-        let ran = task.run(self.moment.ms, records).map_err(|source| Failure { task: id, source })?;
+        let room = task.room();
+        let ran =
+            task.run(self.moment.ms, records.min(room)).map_err(|source| Failure { task: id, source })?;
         if restoring {
             self.to_restore -= ran.records;
         }
@@ -317,31 +332,43 @@ impl Instance {
             let below = task.held_below().unwrap_or(i64::MIN);
             self.held.insert((id.sub_topology, below, id));
         }
-        if self.turn.is_some_and(|(_, left)| left == 0) {
+        if ran.records >= room || self.turn.is_some_and(|(_, left)| left == 0) {
             self.append_of_turn(out);
         }
         self.regulate(id, out);
         Ok(())
     }
 
-    /// Hands over what the task whose turn it was has put out.
+    /// Hands over what the task whose turn it was has put out. That of one that is to go comes with its last commit, so
+    /// that nothing comes behind it.
     fn append_of_turn(&mut self, out: &mut Vec<Action>) {
-        if let Some((id, _)) = self.turn {
+        if let Some((id, _)) = self.turn.filter(|(id, _)| self.may_work() && !self.moves.is_leaving(*id)) {
             self.append(id, out);
         }
     }
 
     fn append(&mut self, id: TaskId, out: &mut Vec<Action>) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        let (outputs, last) = task.take_outputs();
+        let outputs = task.take_outputs();
+        if task.wants_commit() {
+            self.commits.demand_early(id);
+        }
         if !outputs.is_empty() {
+            self.commits.handed_over(id);
             self.unsent += outputs.size();
-            out.push(Action::Append { life: task.life(), outputs, last });
+            out.push(Action::Append { life: task.life(), outputs });
         }
     }
 
+    /// The task that reads a partition, unless it is to go: whatever comes is left to the next owner then, and would
+    /// only have to be committed.
+    fn reader_of(&self, place: Place) -> Option<TaskId> {
+        let is_to_go = |id: &TaskId| self.moves.is_closing() || self.moves.is_leaving(*id);
+        self.setup.task_of(place).filter(|id| !is_to_go(id))
+    }
+
     fn fetched(&mut self, place: Place, batch: InputBatch, out: &mut Vec<Action>) {
-        let Some(id) = self.setup.task_of(place) else { return };
+        let Some(id) = self.reader_of(place) else { return };
         if let Some(task) = self.tasks.get_mut(&id) {
             if task.add(place.0, batch) {
                 self.commits.processed(self.moment.ms, id, 0, self.setup.config.pacing);
@@ -352,7 +379,7 @@ impl Instance {
     }
 
     fn passed(&mut self, place: Place, position: Option<i64>, end: Option<i64>) {
-        let Some(id) = self.setup.task_of(place) else { return };
+        let Some(id) = self.reader_of(place) else { return };
         let Some(task) = self.tasks.get_mut(&id) else { return };
         if position.is_some_and(|position| task.pass(place.0, position)) {
             self.commits.processed(self.moment.ms, id, 0, self.setup.config.pacing);

@@ -6,7 +6,7 @@ use crate::{
     codec::{I64, Utf8},
     processor::Outputs,
     record::Headers,
-    task::{CommittedOffset, InputBatchBuilder, Position, Start},
+    task::{CommittedOffset, InputBatchBuilder, Position, StampConfig, Start},
 };
 
 const SESSION_MS: i64 = 8000;
@@ -25,12 +25,15 @@ impl World {
     fn new() -> World {
         let b = Builder::new("counting");
         b.stream("in", (Utf8, I64)).group_by_key().count("counts");
-        let topology = b.build().unwrap();
+        World::of(b.build().unwrap(), None, 1 << 20)
+    }
+
+    fn of(topology: Topology, skew_bound_ms: Option<i64>, ahead_bytes: u64) -> World {
         let task = TaskConfig {
-            skew_bound_ms: None,
+            skew_bound_ms,
             idle_timeout_ms: 0,
             skip_undecodable: false,
-            acknowledge_progress: false,
+            stamps: StampConfig { interval_ms: 5, ahead_bytes },
             buffer_records: 10,
             buffer_bytes: 1000,
         };
@@ -117,6 +120,16 @@ impl World {
             }
             _ => None,
         })
+    }
+
+    /// The partitions whose readers' progress is asked for.
+    fn asked(&mut self) -> Option<Vec<Place>> {
+        let asked = |action: &Action| matches!(action, Action::AskReaders(_));
+        let at = self.actions.iter().position(asked)?;
+        match self.actions.remove(at) {
+            Action::AskReaders(places) => Some(places),
+            _ => None,
+        }
     }
 
     fn ended(&mut self, commit: u64, outcome: Outcome) {
@@ -345,6 +358,46 @@ fn records_that_take_long_are_processed_one_by_one() {
     });
     assert!(works.count() < 30);
     assert_eq!(world.instance.counters().records_in, 1000, "fast ones are not");
+}
+
+#[test]
+fn a_task_waits_for_those_who_read_what_it_writes_wherever_they_are() {
+    let b = Builder::new("gathering");
+    let windows = crate::Windows::tumbling(std::time::Duration::from_secs(1));
+    b.stream("in", (Utf8, I64))
+        .group_by("by", (I64, I64), |_, id| id % 2)
+        .windowed_by(windows)
+        .count("counts");
+    let mut world = World::of(b.build().unwrap(), Some(1000), 2000);
+    world.assign(0);
+    world.fetch(0, 0, 1000);
+    world.work();
+    let first = world.instance.counters().records_in;
+    assert!((5..80).contains(&first), "{first} records");
+    world.pass(50);
+    let places = world.asked().expect("it is asked how far they have come");
+    let told = |offset: i64| {
+        let consumed =
+            |place: &Place| Consumed { place: *place, end: 100, committed: Some((offset, String::new())) };
+        Event::Consumed(places.iter().map(consumed).collect())
+    };
+    world.tell(told(100));
+    assert!(!world.instance.has_work(), "it is not known yet that all of that was in the log by then");
+    world.pass(10);
+    let (commit, ..) = world.commit().expect("it is committed, so that it is known");
+    world.ended(commit, Outcome::Done);
+    // Whatever was asked meanwhile.
+    world.tell(told(0));
+    world.pass(30);
+    assert!(world.asked().is_some());
+    world.tell(told(99));
+    assert!(!world.instance.has_work());
+    world.pass(30);
+    assert!(world.asked().is_some());
+    world.tell(told(100));
+    world.work();
+    let second = world.instance.counters().records_in;
+    assert!(second > first && second < 2 * first + 10, "{second} records");
 }
 
 #[test]

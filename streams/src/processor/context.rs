@@ -3,7 +3,10 @@
 //! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
 //! unwind the processors; the task looks for it after each record and commits nothing behind it.
 
-use super::failure::{DeadLetter, FailurePolicy, Fallible};
+use super::{
+    failure::{DeadLetter, FailurePolicy, Fallible},
+    stamp::Stamp,
+};
 use crate::{
     codec::CodecError,
     record::{Headers, Meta},
@@ -171,6 +174,9 @@ impl Counters {
     }
 }
 
+/// What a reader keeps of a record besides key and value, more or less.
+const RECORD_BYTES: usize = 64;
+
 #[derive(Debug)]
 struct OutputSlot {
     topic: TopicId,
@@ -199,6 +205,8 @@ pub(crate) struct Output {
     pub(crate) headers: Headers,
     /// Set on records of repartition topics.
     pub(crate) origin: Option<Origin>,
+    /// How far the writer has come with this record. One without an origin is nothing but this.
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// Output records in order, with their bytes in one buffer.
@@ -206,10 +214,13 @@ pub(crate) struct Output {
 pub(crate) struct Outputs {
     bytes: Vec<u8>,
     slots: Vec<OutputSlot>,
+    /// Stamps by the index of their record, which only grows.
+    stamps: Vec<(usize, Stamp)>,
 }
 
 impl Outputs {
     /// Number of records.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -221,13 +232,16 @@ impl Outputs {
 
     /// Bytes that they take in memory.
     pub(crate) fn size(&self) -> usize {
-        self.bytes.len() + self.slots.len() * size_of::<OutputSlot>()
+        self.bytes.len()
+            + self.slots.len() * size_of::<OutputSlot>()
+            + self.stamps.len() * size_of::<(usize, Stamp)>()
     }
 
     /// The records in order; their bytes stay in the shared buffer.
     pub(crate) fn into_records(self) -> impl Iterator<Item = Output> {
         let bytes = Bytes::from(self.bytes);
-        self.slots.into_iter().map(move |slot| Output {
+        let mut stamps = self.stamps.into_iter().peekable();
+        self.slots.into_iter().enumerate().map(move |(index, slot)| Output {
             topic: slot.topic,
             partition: slot.partition,
             timestamp: slot.timestamp,
@@ -235,7 +249,40 @@ impl Outputs {
             value: slot.value.map(|range| bytes.slice(range)),
             headers: slot.headers,
             origin: slot.origin,
+            stamp: stamps.next_if(|(of, _)| *of == index).map(|(_, stamp)| stamp),
         })
+    }
+
+    /// Where each record goes, and the bytes that its reader keeps of it.
+    pub(crate) fn destinations(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = (TopicId, i32, usize)> + ExactSizeIterator {
+        let length = |range: &Option<Range<usize>>| range.as_ref().map_or(0, ExactSizeIterator::len);
+        self.slots.iter().map(move |slot| {
+            let bytes = length(&slot.key) + length(&slot.value) + RECORD_BYTES;
+            (slot.topic, slot.partition, bytes)
+        })
+    }
+
+    /// Stamps records by their indexes, which must grow; none may have been stamped before.
+    pub(crate) fn stamp(&mut self, stamps: Vec<(usize, Stamp)>) {
+        debug_assert!(self.stamps.is_empty() && stamps.is_sorted_by(|a, b| a.0 < b.0));
+        self.stamps = stamps;
+    }
+
+    /// Appends a record that is nothing but a stamp.
+    pub(crate) fn push_stamp(&mut self, (topic, partition): (TopicId, i32), stamp: Stamp) {
+        self.stamps.push((self.slots.len(), stamp));
+        let (timestamp, headers) = (0, Headers::NONE);
+        self.slots.push(OutputSlot {
+            topic,
+            partition,
+            timestamp,
+            key: None,
+            value: None,
+            headers,
+            origin: None,
+        });
     }
 
     /// Appends a record whose bytes exist already.

@@ -4,8 +4,8 @@
 //! its topic by the fold that it was processed with.
 
 use super::{
-    Context, Downstream, Fallible, Followers, KeyBytes, Process, ProcessError, RecordView, Stamp, Timestamps,
-    TopicId, context::OutputHead,
+    Context, Downstream, EventTimes, Fallible, Followers, KeyBytes, Process, ProcessError, RecordView,
+    Timestamps, TopicId, context::OutputHead,
 };
 use crate::{
     codec::{CodecError, Data, SharedCodec},
@@ -31,7 +31,7 @@ pub(crate) trait Source {
     fn restore(&mut self, _record: RecordView<'_>) {}
 
     /// What takes the event times of its records, if they are not the records' own timestamps.
-    fn stamp(&self) -> Option<&dyn Stamp> {
+    fn event_times(&self) -> Option<&dyn EventTimes> {
         None
     }
 }
@@ -73,8 +73,8 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
         self.down.forward(cx, key, value);
     }
 
-    fn stamp(&self) -> Option<&dyn Stamp> {
-        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn Stamp)
+    fn event_times(&self) -> Option<&dyn EventTimes> {
+        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn EventTimes)
     }
 }
 
@@ -133,8 +133,8 @@ impl<K: Data, V: Data> Source for TableSource<K, V> {
         }
     }
 
-    fn stamp(&self) -> Option<&dyn Stamp> {
-        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn Stamp)
+    fn event_times(&self) -> Option<&dyn EventTimes> {
+        self.timestamps.as_ref().map(|timestamps| timestamps as &dyn EventTimes)
     }
 }
 

@@ -12,6 +12,7 @@ mod edge;
 mod failure;
 mod join;
 mod key;
+mod stamp;
 mod stateless;
 mod table;
 mod timestamps;
@@ -28,12 +29,13 @@ pub use failure::OnFailure;
 pub(crate) use failure::{FailurePolicy, Fallible};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use key::KeyBytes;
+pub(crate) use stamp::{Frontier, Stamp};
 pub(crate) use stateless::{
     Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared, Step,
     spread,
 };
 pub(crate) use table::{FilterTable, MapTable, RegroupTable, TableToStream};
-pub(crate) use timestamps::{Stamp, TimeOf, Timestamps};
+pub(crate) use timestamps::{EventTimes, TimeOf, Timestamps};
 pub(crate) use window::WindowAggregate;
 pub use windows::Windows;
 

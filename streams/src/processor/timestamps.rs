@@ -17,7 +17,7 @@ pub(crate) type TimeOf<K, V> = Arc<dyn Fn(&Meta<'_>, &K, &V) -> Option<i64> + Se
 const NO_TIME: i64 = -1;
 
 /// Takes the event time of a record whose types are forgotten.
-pub(crate) trait Stamp {
+pub(crate) trait EventTimes {
     /// The event time of a record; negative if there is none.
     fn time(&self, record: &Meta<'_>, key: Option<&[u8]>, value: Option<&[u8]>) -> i64;
 }
@@ -34,7 +34,7 @@ impl<K, V> Clone for Timestamps<K, V> {
     }
 }
 
-impl<K: Data, V: Data> Stamp for Timestamps<K, V> {
+impl<K: Data, V: Data> EventTimes for Timestamps<K, V> {
     fn time(&self, record: &Meta<'_>, key: Option<&[u8]>, value: Option<&[u8]>) -> i64 {
         match (decode(&self.codecs.0, key), decode(&self.codecs.1, value)) {
             (Ok(Some(key)), Ok(Some(value))) => (self.time)(record, &key, &value).unwrap_or(NO_TIME),

@@ -123,7 +123,7 @@ impl App {
             plan,
             globals,
             progress: Arc::new(progress),
-            config: config.instance_config(topology),
+            config: config.instance_config(),
         };
         let shared = Arc::new(Shared {
             setup: Arc::new(setup),

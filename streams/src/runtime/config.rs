@@ -4,11 +4,13 @@ use super::EndOffsets;
 use crate::{
     instance::{InstanceConfig, Pacing},
     record::millis,
-    task::TaskConfig,
-    topology::Topology,
+    task::{StampConfig, TaskConfig},
 };
 use kappa_client::{Client, Compression, ConsumerConfig, ProducerConfig};
 use std::{collections::BTreeMap, time::Duration};
+
+/// How tasks tell the readers of what they write how far event time has come, and how far they may be ahead of them.
+const STAMPS: StampConfig = StampConfig { interval_ms: 5, ahead_bytes: 8 << 20 };
 
 /// Where streams without a committed offset begin. Tables are always read from their beginning, since their topic is
 /// what they are restored from.
@@ -325,13 +327,12 @@ impl Config {
             .max_poll_interval(max_poll_interval)
     }
 
-    pub(super) fn instance_config(&self, topology: &Topology) -> InstanceConfig {
-        let is_timed = (0..topology.0.sub_topologies.len()).any(|part| topology.is_timed(part));
+    pub(super) fn instance_config(&self) -> InstanceConfig {
         let task = TaskConfig {
             skew_bound_ms: self.skew_bound.map(millis),
             idle_timeout_ms: millis(self.idle_timeout),
             skip_undecodable: self.skip_undecodable,
-            acknowledge_progress: self.workers > 1 && is_timed,
+            stamps: STAMPS,
             buffer_records: self.buffer_records,
             buffer_bytes: self.buffer_bytes,
         };

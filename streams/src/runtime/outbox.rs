@@ -8,20 +8,13 @@ use super::{AppError, shared::Shared, worker::sight};
 use crate::{
     instance::{Event, Fence, Outcome, Standing},
     processor::{Origin, Output, Outputs},
-    task::{CommittedOffset, Life, ORIGIN_HEADER, origin_header},
-    topology::TopicId,
+    task::{CommittedOffset, FRONTIER_HEADER, ORIGIN_HEADER, origin_header},
 };
 use kappa_client::{
-    Consumer, Producer, ProducerRecord, RequestError, TopicPartition,
-    admin::OffsetAndMetadata,
-    consumer::ConsumerError,
-    producer::{Delivery, SendError},
+    Consumer, Producer, ProducerRecord, RequestError, TopicPartition, admin::OffsetAndMetadata,
+    consumer::ConsumerError, producer::SendError,
 };
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -32,7 +25,7 @@ use tokio::{
 const RETRY: Duration = Duration::from_millis(50);
 
 enum Work {
-    Append { life: Life, outputs: Outputs, last: u64 },
+    Append(Outputs),
     Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },
 }
 
@@ -56,12 +49,10 @@ impl Outbox {
         fence: Arc<Fence>,
         events: mpsc::Sender<Result<Event, AppError>>,
     ) -> Result<Outbox, RequestError> {
-        let tracked = shared.setup.config.task.acknowledge_progress;
         let producer = producer(&shared, &consumer, &fence).await?;
         let (jobs, to_do) = mpsc::unbounded_channel();
         let (discards, discarded) = watch::channel(0);
-        let writer =
-            Writer { shared, consumer, fence, events, producer, tracked, in_flight: VecDeque::new() };
+        let writer = Writer { shared, consumer, fence, events, producer };
         let writer = tokio::spawn(writer.run(to_do, discarded));
         Ok(Outbox { jobs, discards, writer })
     }
@@ -72,8 +63,8 @@ impl Outbox {
     }
 
     /// Appends outputs of a task.
-    pub(super) fn append(&self, life: Life, outputs: Outputs, last: u64) {
-        self.hand_over(Work::Append { life, outputs, last });
+    pub(super) fn append(&self, outputs: Outputs) {
+        self.hand_over(Work::Append(outputs));
     }
 
     /// Appends records, waits until all that was appended is kept, and writes the offsets.
@@ -107,20 +98,10 @@ async fn producer(
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
 ) -> Result<Producer, RequestError> {
-    // Others are held until what was sent is acknowledged: each ms of linger would hold them as long.
-    let linger = shared.setup.config.task.acknowledge_progress.then_some(Duration::ZERO);
-    let producer = Producer::new(&shared.client, shared.config.producer(linger)).await?;
+    let producer = Producer::new(&shared.client, shared.config.producer(None)).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
     producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
     Ok(producer)
-}
-
-/// Outputs of one task, up to a number, whose acknowledgements are awaited.
-struct Sent {
-    life: Life,
-    last: u64,
-    /// The last delivery to each partition; those before it in the same partition come first.
-    deliveries: Vec<Delivery>,
 }
 
 /// Whoever has the producer.
@@ -130,9 +111,6 @@ struct Writer {
     fence: Arc<Fence>,
     events: mpsc::Sender<Result<Event, AppError>>,
     producer: Producer,
-    /// Whether acknowledgements are told.
-    tracked: bool,
-    in_flight: VecDeque<Sent>,
 }
 
 impl Writer {
@@ -171,29 +149,20 @@ impl Writer {
         jobs: &mut mpsc::UnboundedReceiver<Job>,
         discards: u64,
     ) -> Result<bool, AppError> {
-        tokio::select! {
-            job = jobs.recv() => match job {
-                Some(Job { discards: before, .. }) if before < discards => {}
-                Some(Job { work: Work::Append { life, outputs, last }, .. }) => {
-                    self.append(life, outputs, last).await?;
-                }
-                Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
-                    let outcome = self.commit(records, &offsets).await?;
-                    self.tell(Event::CommitEnded { commit, outcome }).await;
-                }
-                None => return Ok(false),
-            },
-            acknowledged = acknowledged(&mut self.in_flight) => {
-                let (life, last) = acknowledged?;
-                self.tell(Event::Appended { life, last }).await;
+        match jobs.recv().await {
+            Some(Job { discards: before, .. }) if before < discards => {}
+            Some(Job { work: Work::Append(outputs), .. }) => self.append(outputs).await?,
+            Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
+                let outcome = self.commit(records, &offsets).await?;
+                self.tell(Event::CommitEnded { commit, outcome }).await;
             }
+            None => return Ok(false),
         }
         Ok(true)
     }
 
     /// Forgets what the producer has not sent, by forgetting the producer.
     async fn discard(&mut self) -> Result<(), AppError> {
-        self.in_flight.clear();
         loop {
             match producer(&self.shared, &self.consumer, &self.fence).await {
                 Ok(producer) => {
@@ -209,18 +178,10 @@ impl Writer {
         }
     }
 
-    async fn append(&mut self, life: Life, outputs: Outputs, last: u64) -> Result<(), AppError> {
+    async fn append(&mut self, outputs: Outputs) -> Result<(), AppError> {
         let bytes = outputs.size();
-        let mut by_partition: HashMap<(TopicId, i32), Delivery> = HashMap::new();
         for output in outputs.into_records() {
-            let place = (output.topic, output.partition);
-            if let Some(delivery) = self.send(output, self.tracked).await? {
-                by_partition.insert(place, delivery);
-            }
-        }
-        if self.tracked {
-            let deliveries = by_partition.into_values().collect();
-            self.in_flight.push_back(Sent { life, last, deliveries });
+            self.send(output).await?;
         }
         self.tell(Event::Sent { bytes }).await;
         Ok(())
@@ -234,11 +195,7 @@ impl Writer {
         offsets: &[CommittedOffset],
     ) -> Result<Outcome, AppError> {
         for outputs in records {
-            let bytes = outputs.size();
-            for output in outputs.into_records() {
-                self.send(output, false).await?;
-            }
-            self.tell(Event::Sent { bytes }).await;
+            self.append(outputs).await?;
         }
         self.producer.flush().await?;
         if self.fence.standing(sight(&self.consumer)) != Standing::Owner {
@@ -263,7 +220,7 @@ impl Writer {
     }
 
     fn committable(&self, committed: &CommittedOffset) -> (TopicPartition, OffsetAndMetadata) {
-        let CommittedOffset { position, leader_epoch, metadata } = committed;
+        let CommittedOffset { position, leader_epoch, metadata, .. } = committed;
         let offset = OffsetAndMetadata {
             offset: position.offset,
             leader_epoch: (*leader_epoch >= 0).then_some(*leader_epoch),
@@ -272,20 +229,22 @@ impl Writer {
         (self.shared.topics.partition(position.topic, position.partition), offset)
     }
 
-    /// Hands a record to the producer, waiting while its buffer is full; returns its delivery if that is wanted.
-    async fn send(&self, output: Output, tracked: bool) -> Result<Option<Delivery>, AppError> {
+    /// Hands a record to the producer, waiting while its buffer is full.
+    async fn send(&self, output: Output) -> Result<(), AppError> {
         let origin = output.origin.map(|origin| self.origin(&origin));
+        let stamp = output.stamp.map(|stamp| stamp.encode());
         let own = output.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
         let with_own: Vec<(&str, Option<&[u8]>)>;
         let only_origin: [(&str, Option<&[u8]>); 1];
         let headers = match &origin {
-            Some(origin) if output.headers.is_empty() => {
+            Some(origin) if output.headers.is_empty() && stamp.is_none() => {
                 only_origin = [(ORIGIN_HEADER, Some(&origin[..]))];
                 &only_origin[..]
             }
             origin => {
                 let origin = origin.as_ref().map(|origin| (ORIGIN_HEADER, Some(&origin[..])));
-                with_own = own.chain(origin).collect();
+                let stamp = stamp.as_ref().map(|stamp| (FRONTIER_HEADER, Some(&stamp[..])));
+                with_own = own.chain(origin).chain(stamp).collect();
                 &with_own
             }
         };
@@ -298,13 +257,8 @@ impl Writer {
             headers,
         };
         loop {
-            let sent = if tracked {
-                self.producer.try_send(record).map(Some)
-            } else {
-                self.producer.send_nowait(record).map(|_| None)
-            };
-            match sent {
-                Ok(delivery) => return Ok(delivery),
+            match self.producer.send_nowait(record) {
+                Ok(_) => return Ok(()),
                 Err(SendError::Full { .. }) => self.producer.room().await,
                 Err(SendError::TopicUnknown { topic }) => {
                     self.producer.partitions_for(&topic).await?;
@@ -317,18 +271,4 @@ impl Writer {
     fn origin(&self, origin: &Origin) -> bytes::Bytes {
         origin_header(self.shared.topics.name(origin.topic), origin.partition, origin.offset, origin.number)
     }
-}
-
-/// Waits until the oldest records sent are acknowledged. Can be dropped and called again.
-async fn acknowledged(in_flight: &mut VecDeque<Sent>) -> Result<(Life, u64), AppError> {
-    let Some(front) = in_flight.front_mut() else { return std::future::pending().await };
-    for delivery in &mut front.deliveries {
-        match delivery.try_result() {
-            Some(result) => result?,
-            None => delivery.await?,
-        };
-    }
-    let acknowledged = (front.life, front.last);
-    in_flight.pop_front();
-    Ok(acknowledged)
 }

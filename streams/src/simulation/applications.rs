@@ -2,7 +2,7 @@
 
 use super::Random;
 use crate::{
-    Builder, Dump, Windows,
+    Builder, Dump, Repartition, Windows,
     codec::{Codec, I64, Json, Utf8, opt},
     store::Entry,
     topology::Topology,
@@ -18,6 +18,13 @@ pub(super) struct Input {
     pub(super) timestamp: i64,
 }
 
+/// Windows that are closed for what is later than the bound, and whose rows are kept to the end.
+fn short_windows() -> Windows {
+    Windows::tumbling(SHORT).grace(Duration::from_millis(BOUND_MS as u64))
+}
+
+const SHORT: Duration = Duration::from_millis(10);
+
 /// A kind of application. All of them read the topic `in`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Application {
@@ -29,10 +36,24 @@ pub(super) enum Application {
     Last,
     /// The input as a table: spellings of keys, nulls, what cannot be decoded.
     Table,
+    /// Which records there are by key and short window, behind a repartition topic that several tasks write: whatever
+    /// comes later than the bound is missing.
+    Gathered,
+    /// The same behind a second topic.
+    Chained,
+    /// Which records find their row of a table, where both come through topics and the row is written a little before.
+    Matched,
 }
 
 /// So many that some are written seldom: what overwrites them wrongly is seen.
 const KEYS: u64 = 40;
+
+/// How far event time may run ahead, in milliseconds.
+pub(super) const BOUND_MS: i64 = 20;
+/// Event time between two records of a [`Application::Matched`].
+const MATCHED_MS: i64 = 8;
+/// Records that belong together there; those that look up the row of the block before come at least so much later.
+const BLOCK: i64 = 16;
 
 type Ids = Json<Vec<i64>>;
 
@@ -43,10 +64,31 @@ fn collected(id: i64, mut ids: Vec<i64>) -> Vec<i64> {
     ids
 }
 
+/// Both lists in one, each number once.
+fn united(mut ids: Vec<i64>, more: Vec<i64>) -> Vec<i64> {
+    ids.extend(more);
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 impl Application {
     pub(super) fn chosen(random: &mut Random) -> Application {
-        let all = [Application::Collected, Application::Windowed, Application::Last, Application::Table];
+        let all = [
+            Application::Collected,
+            Application::Windowed,
+            Application::Last,
+            Application::Table,
+            Application::Gathered,
+            Application::Chained,
+            Application::Matched,
+        ];
         all[random.index(all.len())]
+    }
+
+    /// Whether anything is missing if a record comes later than the bound.
+    pub(super) fn is_timed(self) -> bool {
+        matches!(self, Application::Gathered | Application::Chained | Application::Matched)
     }
 
     pub(super) fn topology(self) -> Topology {
@@ -73,6 +115,42 @@ impl Application {
             Application::Table => {
                 b.table("in", (Json::<(String, i64)>::new(), I64));
             }
+            Application::Gathered => {
+                b.stream("in", (Utf8, I64))
+                    .group_by("by-remainder", (I64, I64), |_, id| id % 8)
+                    .windowed_by(short_windows())
+                    .aggregate("ids", Ids::new(), Vec::new, |_, id, ids| collected(id, ids));
+            }
+            Application::Chained => {
+                let first = b
+                    .stream("in", (Utf8, I64))
+                    .group_by("by-remainder", (I64, I64), |_, id| id % 8)
+                    .windowed_by(short_windows())
+                    .aggregate("first", Ids::new(), Vec::new, |_, id, ids| united(ids, vec![id]));
+                first
+                    .to_stream()
+                    .flat_map_values(|ids| ids)
+                    .group_by("by-half", (I64, Ids::new()), |key, _| key.key / 2)
+                    // The time of a row may be later than that of the record behind it, by a window.
+                    .windowed_by(
+                        Windows::tumbling(SHORT).grace(Duration::from_millis(BOUND_MS as u64) + SHORT),
+                    )
+                    .aggregate("second", Ids::new(), Vec::new, |_, more, ids| united(ids, more));
+            }
+            Application::Matched => {
+                let all = b.stream("in", (Utf8, I64));
+                let rows = all
+                    .filter(|_, id| id % BLOCK == 0)
+                    .group_by("rows", (I64, I64), |_, id| id / BLOCK)
+                    .aggregate("rows", Ids::new(), Vec::new, |_, id, ids| united(ids, vec![id]));
+                all.filter(|_, id| id % BLOCK != 0)
+                    .select_key(|_, id| id / BLOCK - 1)
+                    .repartition(Repartition::named("others"), (I64, I64))
+                    .join_table("found", &rows, |_, id, _| id)
+                    .with_codecs((I64, I64))
+                    .group_by_key()
+                    .aggregate("ids", Ids::new(), Vec::new, |_, id, ids| collected(id, ids));
+            }
         }
         b.build().unwrap()
     }
@@ -87,6 +165,8 @@ impl Application {
         let mut value = Some(value);
         match self {
             Application::Collected => {}
+            Application::Gathered | Application::Chained => timestamp = id * 4,
+            Application::Matched => timestamp = id * MATCHED_MS,
             // Most rows expire at some time, and keys come back in later windows.
             Application::Windowed => timestamp = id * 4 + random.below(15) as i64,
             Application::Last => value = value.filter(|_| !random.one_in(3)),
@@ -107,7 +187,7 @@ impl Application {
 
     /// Views as they can be compared: what was processed twice, if that may be, counts once.
     pub(super) fn comparable(self, dump: Dump, exact: bool) -> BTreeMap<String, Vec<String>> {
-        let collects = matches!(self, Application::Collected | Application::Windowed);
+        let collects = !matches!(self, Application::Last | Application::Table);
         let row = |Entry { key, value, timestamp }: Entry| {
             let value = if collects {
                 let mut ids = Ids::new().decode(&value).unwrap();

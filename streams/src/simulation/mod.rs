@@ -31,6 +31,8 @@ enum Ignored {
     Order,
     /// That what is handed over and not out is forgotten with the tasks.
     Discards,
+    /// How far writers say that they have come.
+    Frontier,
 }
 
 /// Chance, from a seed: SplitMix64.
@@ -130,6 +132,12 @@ fn without_the_fence_it_fails() {
 #[test]
 fn without_the_order_of_a_commit_it_fails() {
     let failures = failures_without(Ignored::Order);
+    assert!(failures >= 2, "{failures} of 100");
+}
+
+#[test]
+fn without_frontiers_it_fails() {
+    let failures = failures_without(Ignored::Frontier);
     assert!(failures >= 2, "{failures} of 100");
 }
 

@@ -5,8 +5,8 @@ use super::{
     cluster::{Cluster, SESSION_MS},
 };
 use crate::{
-    instance::{Action, Event, Fence, Instance, Moment, Outcome, Place, Setup, Sight, Standing},
-    processor::Output,
+    instance::{Action, Consumed, Event, Fence, Instance, Moment, Outcome, Place, Setup, Sight, Standing},
+    processor::{Frontier, Output},
     task::{CommittedOffset, Life, Position, RestoreUpTo, RestoreWish, Start, TaskId},
     topology::{Changelog, SubTopology},
 };
@@ -18,7 +18,7 @@ use std::{
 /// Something that is handed over to be written.
 #[derive(Debug)]
 enum Job {
-    Append { life: Life, records: Vec<Output>, bytes: usize, last: u64 },
+    Append { life: Life, records: Vec<Output>, bytes: usize },
     Commit { commit: u64, records: Vec<(TaskId, Output)>, bytes: usize, offsets: Vec<CommittedOffset> },
 }
 
@@ -67,9 +67,10 @@ pub(super) struct Process {
     lookups: Vec<(u64, Vec<Place>)>,
     readings: Vec<Reading>,
     jobs: VecDeque<Job>,
-    /// Records sent and not acknowledged, and what waits for that.
+    /// Records sent and not acknowledged.
     pub(super) in_flight: usize,
-    acknowledge: VecDeque<Event>,
+    /// Partitions whose readers' progress is asked for.
+    questions: Vec<Vec<Place>>,
     /// How many tasks could not commit at the end.
     pub(super) closed: Option<usize>,
     /// Tasks given up uncommitted.
@@ -99,7 +100,7 @@ impl Process {
             readings: Vec::new(),
             jobs: VecDeque::new(),
             in_flight: 0,
-            acknowledge: VecDeque::new(),
+            questions: Vec::new(),
             closed: None,
             uncommitted: 0,
         }
@@ -131,15 +132,16 @@ impl Process {
                 let readings = wishes.into_iter().map(|wish| Reading { life, wish, at: 0, end: None });
                 self.readings.extend(readings);
             }
-            Action::Append { life, outputs, last } => {
+            Action::Append { life, outputs } => {
                 let bytes = outputs.size();
-                self.jobs.push_back(Job::Append {
-                    life,
-                    records: outputs.into_records().collect(),
-                    bytes,
-                    last,
-                });
+                let mut records: Vec<Output> = outputs.into_records().collect();
+                if self.ignored == Ignored::Frontier {
+                    let stamps = records.iter_mut().filter_map(|record| record.stamp.as_mut());
+                    stamps.for_each(|stamp| stamp.frontier = Frontier::Idle);
+                }
+                self.jobs.push_back(Job::Append { life, records, bytes });
             }
+            Action::AskReaders(places) => self.questions.push(places),
             Action::Commit { commit, records, offsets } => {
                 let bytes = records.iter().map(crate::processor::Outputs::size).sum();
                 let records = records.into_iter().flat_map(|outputs| outputs.into_records());
@@ -149,7 +151,6 @@ impl Process {
             Action::Discard if self.ignored == Ignored::Discards => {}
             Action::Discard => {
                 self.jobs.clear();
-                self.acknowledge.clear();
                 self.in_flight = 0;
             }
             Action::Settled { uncommitted } => {
@@ -211,6 +212,7 @@ impl Process {
         for _ in 0..1 + random.below(12) {
             match random.below(9) {
                 0 => self.tell(now, Event::Tick),
+                1 if random.one_in(2) => self.ask_readers(now, cluster),
                 1 => self.look_up(now, cluster),
                 2 => self.read_changelog(now, cluster, random),
                 3 => self.fetch(now, cluster, random),
@@ -238,6 +240,7 @@ impl Process {
         }
         self.tell(now, Event::Tick);
         self.look_up(now, cluster);
+        self.ask_readers(now, cluster);
         while !self.readings.is_empty() {
             self.read_changelog(now, cluster, random);
         }
@@ -272,6 +275,16 @@ impl Process {
         };
         let starts = places.into_iter().map(start).collect();
         self.tell(now, Event::Found { lookup, starts });
+    }
+
+    fn ask_readers(&mut self, now: i64, cluster: &Cluster) {
+        let Some(places) = self.questions.pop() else { return };
+        let consumed = |place: Place| Consumed {
+            place,
+            end: cluster.topics.end(place.0, place.1),
+            committed: cluster.committed.get(&place).cloned(),
+        };
+        self.tell(now, Event::Consumed(places.into_iter().map(consumed).collect()));
     }
 
     fn read_changelog(&mut self, now: i64, cluster: &Cluster, random: &mut Random) {
@@ -333,9 +346,8 @@ impl Process {
         }
         let generation = self.heard.and_then(|(_, generation)| generation);
         match self.jobs.pop_front() {
-            Some(Job::Append { life, records, bytes, last }) => {
+            Some(Job::Append { life, records, bytes }) => {
                 self.in_flight += records.len();
-                self.acknowledge.push_back(Event::Appended { life, last });
                 self.mail.push_back(Event::Sent { bytes });
                 records.into_iter().map(|record| Content::Record(life.task, record)).collect()
             }
@@ -361,14 +373,26 @@ impl Process {
     /// Something that it sent has arrived.
     pub(super) fn acknowledged(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if self.in_flight == 0 {
-            self.mail.append(&mut self.acknowledge);
-        }
     }
 
     pub(super) fn answered(&mut self, commit: u64, taken: bool) {
         let outcome = if taken { Outcome::Done } else { Outcome::Refused };
         self.mail.push_back(Event::CommitEnded { commit, outcome });
+    }
+
+    /// What it waits for, as text.
+    pub(super) fn waits(&self) -> String {
+        format!(
+            "{}: {} in the mail, {} to write, {} in flight, change {:?}, released {:?}, {} to restore, {} looked up",
+            self.member,
+            self.mail.len(),
+            self.jobs.len(),
+            self.in_flight,
+            self.change,
+            self.released,
+            self.readings.len(),
+            self.lookups.len()
+        )
     }
 
     /// Whether it waits for nothing.

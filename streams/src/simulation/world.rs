@@ -2,7 +2,7 @@
 
 use super::{
     Ignored, Random,
-    applications::{Application, Input},
+    applications::{Application, BOUND_MS, Input},
     cluster::{Cluster, Heartbeat, SESSION_MS},
     process::{Content, Process},
 };
@@ -10,18 +10,28 @@ use crate::{
     Dump, TestDriver,
     instance::{Event, InstanceConfig, Pacing, Place, Setup},
     record::Headers,
-    task::{ProgressTable, TaskConfig, TaskId},
+    task::{ProgressTable, StampConfig, Task, TaskConfig, TaskId},
     test_driver::topics::Logged,
     topology::{Globals, Plan, TopicId, Topology},
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 const PARTITIONS: i32 = 3;
 /// Longest time in the network; less than the margin between lease and session.
 const NETWORK_MS: i64 = 1500;
 const HEARTBEAT_MS: i64 = 500;
 const STEPS: u64 = 2000;
+/// What a record or two may add to what a writer is ahead.
+const SLACK_BYTES: usize = 1000;
+/// Longer than what happens takes.
+const IDLE_MS: i64 = 100_000;
+/// Time that passes at once while everything comes to rest.
+const REST_MS: i64 = 500;
 
 /// Something on its way from a process to the cluster.
 struct Message {
@@ -38,6 +48,12 @@ impl Message {
             Content::Offsets { .. } => None,
         }
     }
+}
+
+fn tasks_of(plan: &Plan) -> impl Iterator<Item = TaskId> + '_ {
+    plan.sub_topologies.iter().enumerate().flat_map(|(sub_topology, part)| {
+        (0..part.tasks).map(move |partition| TaskId { sub_topology, partition })
+    })
 }
 
 pub(super) struct World {
@@ -60,6 +76,8 @@ pub(super) struct World {
     rough: bool,
     /// What has been seen that must not be.
     wrong: Option<String>,
+    /// Who has had each task, and how often.
+    lives: BTreeSet<(TaskId, u64, u64)>,
     traced: bool,
     pub(super) trace: Vec<String>,
 }
@@ -70,19 +88,19 @@ impl World {
         let application = Application::chosen(&mut random);
         let topology = application.topology();
         let plan = topology.plan(|_| Some(PARTITIONS)).unwrap();
-        let tasks = plan.sub_topologies.iter().enumerate().flat_map(|(sub_topology, part)| {
-            (0..part.tasks).map(move |partition| TaskId { sub_topology, partition })
-        });
+        let tasks = tasks_of(&plan).collect::<Vec<_>>().into_iter();
         let rough = random.one_in(2);
         let records = 50 + random.below(200) as i64;
         let mut to_write: Vec<Input> =
             (0..records).map(|id| application.record(id, PARTITIONS, &mut random)).collect();
         to_write.reverse();
+        let is_timed = application.is_timed();
         let task = TaskConfig {
-            skew_bound_ms: random.one_in(2).then_some(20),
-            idle_timeout_ms: 100,
+            skew_bound_ms: (random.one_in(2) || is_timed).then_some(BOUND_MS),
+            // A partition that nobody looks at for longer counts as idle, and what it then brings as late.
+            idle_timeout_ms: if is_timed { IDLE_MS } else { 100 },
             skip_undecodable: true,
-            acknowledge_progress: random.one_in(2),
+            stamps: StampConfig { interval_ms: 5, ahead_bytes: 300 + random.below(3000) },
             buffer_records: 1 + random.index(20),
             buffer_bytes: 1 + random.index(2000),
         };
@@ -103,6 +121,7 @@ impl World {
             written: Vec::new(),
             rough,
             wrong: None,
+            lives: BTreeSet::new(),
             random,
             traced,
             trace: Vec::new(),
@@ -169,7 +188,7 @@ impl World {
         }
         let rows = |of: &BTreeMap<String, Vec<String>>| {
             let rows = of.iter().flat_map(|(at, rows)| rows.iter().map(move |row| format!("{at} {row}")));
-            rows.collect::<std::collections::BTreeSet<String>>()
+            rows.collect::<BTreeSet<String>>()
         };
         let (found, expected) = (rows(&found), rows(expected));
         let kind = if exact { "exactly" } else { "at least once" };
@@ -183,13 +202,17 @@ impl World {
 
     /// The views of one instance to which nothing happens.
     fn undisturbed(&self) -> Dump {
-        let driver = TestDriver::new(&self.topology).partitions(PARTITIONS).skip_undecodable();
+        let mut driver = TestDriver::new(&self.topology).partitions(PARTITIONS).skip_undecodable();
+        if self.application.is_timed() {
+            driver = driver.skew_bound(Duration::from_millis(BOUND_MS as u64));
+        }
         let mut driver = driver.start().unwrap();
         for Input { partition, key, value, timestamp } in &self.written {
             let bytes = (key.as_deref(), value.as_deref());
             driver.append("in", Some(*partition), bytes, *timestamp, Headers::NONE).unwrap();
         }
         driver.run().unwrap();
+        assert!(!self.application.is_timed() || driver.counters().late == 0);
         driver.dump().unwrap()
     }
 
@@ -242,7 +265,7 @@ impl World {
             let Input { partition, key, value, timestamp } = input.clone();
             let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
             let input_topic = TopicId(0);
-            let record = Logged { timestamp, key, value, headers: Headers::NONE };
+            let record = Logged::new(timestamp, key, value, Headers::NONE);
             self.cluster.topics.append(input_topic, partition, record);
             self.written.push(input);
         }
@@ -387,7 +410,29 @@ impl World {
         }
         let sent = self.processes[at].step(self.now, &self.cluster, &mut self.random);
         self.send(at, sent);
+        self.measure(at);
         self.end_closed();
+    }
+
+    /// What readers keep of a writer is bounded by what each that has had its task may be ahead.
+    fn measure(&mut self, at: usize) {
+        let process = &self.processes[at];
+        let tasks = || process.instance.tasks().iter();
+        let life = |(id, task): (&TaskId, &Task)| (*id, process.member, task.life().number);
+        self.lives.extend(tasks().map(life));
+        let lives = |id: &TaskId| self.lives.iter().filter(|(of, ..)| of == id).count();
+        let most = self.plan_tasks().map(|id| lives(&id)).max().unwrap_or(0);
+        let bound = (self.config.task.stamps.ahead_bytes as usize + SLACK_BYTES) * most;
+        for (id, task) in tasks().filter(|_| self.application.is_timed()) {
+            if task.most_bytes() > bound {
+                let bytes = task.most_bytes();
+                self.wrong.get_or_insert(format!("{id} keeps {bytes} bytes of a writer, more than {bound}"));
+            }
+        }
+    }
+
+    fn plan_tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
+        tasks_of(&self.plan)
     }
 
     fn send(&mut self, at: usize, sent: Vec<Content>) {
@@ -424,7 +469,7 @@ impl World {
             (process.stopped_until, process.cut_until) = (0, 0);
         }
         for _ in 0..1000 {
-            self.pass(100);
+            self.pass(REST_MS);
             for at in 0..self.processes.len() {
                 let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
                 self.send(at, sent);
@@ -439,13 +484,28 @@ impl World {
                 return Ok(());
             }
         }
-        Err(format!("{:?}: it does not come to rest", self.application))
+        let tasks = self.processes.iter().flat_map(|process| process.instance.tasks().values());
+        let open: Vec<String> =
+            tasks.filter(|task| task.has_uncommitted() || !task.drained()).map(Task::standing).collect();
+        let waits: Vec<String> = self.processes.iter().map(Process::waits).collect();
+        let stable = self.cluster.is_stable();
+        Err(format!("{:?}: it does not come to rest: {open:#?} {waits:#?} stable {stable}", self.application))
     }
 
     fn end_all(&mut self) -> Result<(), String> {
         let members: Vec<u64> = self.processes.iter().map(|process| process.member).collect();
         for process in &mut self.processes {
             process.tell(self.now, Event::Close);
+        }
+        // What was handed over last goes out first.
+        for _ in 0..100 {
+            for at in 0..self.processes.len() {
+                let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
+                self.send(at, sent);
+            }
+            while !self.network.is_empty() {
+                self.deliver(0);
+            }
         }
         for member in members {
             let closed = self.processes.iter().find(|process| process.member == member);

@@ -1,21 +1,25 @@
 //! Batches of records on their way into a task.
 //!
-//! The bytes of a batch stay where they are; per record only positions are noted. The origin header of
-//! repartition records is taken off here, so operators see the headers the user wrote.
+//! The bytes of a batch stay where they are; per record only positions are noted. What repartition records say of
+//! their writers is taken off here, so operators see the headers the user wrote.
 //!
-//! Origin header, `kappa-origin`: partition (4 bytes, big endian) ‖ offset (8) ‖ number (4) ‖ topic name.
+//! Origin header, `kappa-origin`: partition (4 bytes, big endian) ‖ offset (8) ‖ number (4) ‖ topic name. Frontier
+//! header, `kappa-frontier`: a [`Stamp`]; a record that has it and no origin is nothing else.
 
 use crate::{
-    processor::{Context, RecordView, Source},
+    processor::{Context, RecordView, Source, Stamp},
     record::{Header, Headers},
     topology::TopicId,
 };
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Name of the header by which repartition records tell where they came from.
 pub const ORIGIN_HEADER: &str = "kappa-origin";
+
+/// Name of the header by which writers of repartition topics tell how far they have come.
+pub const FRONTIER_HEADER: &str = "kappa-frontier";
 
 /// Bytes of the smallest record there can be: the header's count alone must not size an allocation.
 const RECORD_LEN_MIN: usize = 7;
@@ -28,6 +32,16 @@ pub fn origin_header(topic: &str, partition: i32, offset: i64, number: u32) -> B
     value.extend_from_slice(&number.to_be_bytes());
     value.extend_from_slice(topic.as_bytes());
     Bytes::from(value)
+}
+
+/// The partition of the input that an origin header names, which is also that of the task that has written.
+fn writer_of(origin: &[u8]) -> Option<i32> {
+    origin.first_chunk().map(|partition| i32::from_be_bytes(*partition))
+}
+
+/// Number of a writer among those of a topic: its partition and one, or 0 for whoever does not say who it is.
+pub(crate) fn lane_of(writer: Option<i32>) -> u32 {
+    writer.and_then(|partition| u32::try_from(partition).ok()).map_or(0, |partition| partition + 1)
 }
 
 /// Where a key or a value stands in the bytes of its batch, which are below 4 GiB.
@@ -73,11 +87,24 @@ pub struct InputBatch {
     /// Where to go on reading: behind the last record and any gap after it.
     pub(crate) next_offset: i64,
     pub(crate) leader_epoch: i32,
+    /// Who wrote each record, if that was read.
+    lanes: Vec<u32>,
+    /// Stamps with the offsets of their records.
+    pub(crate) stamps: Vec<(i64, Stamp)>,
 }
 
 impl InputBatch {
     /// Notes the records of a fetched batch; nothing is copied. Control batches have no records for a task.
     pub fn from_decoded(batch: &DecodedBatch) -> Result<InputBatch, RecordError> {
+        InputBatch::read(batch, false)
+    }
+
+    /// The same for a repartition topic: notes who wrote what, and how far the writers have come.
+    pub(crate) fn from_repartition(batch: &DecodedBatch) -> Result<InputBatch, RecordError> {
+        InputBatch::read(batch, true)
+    }
+
+    fn read(batch: &DecodedBatch, is_repartition: bool) -> Result<InputBatch, RecordError> {
         let base = batch.bytes().as_ptr() as usize;
         let span = |part: Option<&[u8]>| match part {
             None => Span::NULL,
@@ -86,16 +113,35 @@ impl InputBatch {
         };
         let header = batch.header();
         let most = batch.count().min(batch.bytes().len() / RECORD_LEN_MIN);
-        let mut records = Vec::with_capacity(if header.is_control() { 0 } else { most });
+        let most = if header.is_control() { 0 } else { most };
+        let mut records = Vec::with_capacity(most);
+        let (mut lanes, mut stamps) = (Vec::with_capacity(if is_repartition { most } else { 0 }), Vec::new());
         for record in batch.records().take(if header.is_control() { 0 } else { usize::MAX }) {
             let record = record?;
             let own = |(key, value): (std::borrow::Cow<'_, str>, Option<&[u8]>)| Header {
                 key: Arc::from(key),
                 value: value.map(|value| batch.slice(value)),
             };
+            if is_repartition {
+                let mut writer = None;
+                let mut stamp = None;
+                for (key, value) in record.headers {
+                    match &*key {
+                        ORIGIN_HEADER => writer = value.and_then(writer_of),
+                        FRONTIER_HEADER => stamp = value.and_then(Stamp::decode),
+                        _ => {}
+                    }
+                }
+                stamps.extend(stamp.map(|stamp| (record.offset, stamp)));
+                if stamp.is_some() && writer.is_none() {
+                    continue;
+                }
+                lanes.push(lane_of(writer));
+            }
+            let ours = |key: &str| key == ORIGIN_HEADER || is_repartition && key == FRONTIER_HEADER;
             let headers = match record.headers.is_empty() {
                 true => Headers::NONE,
-                false => record.headers.filter(|(key, _)| key != ORIGIN_HEADER).map(own).collect(),
+                false => record.headers.filter(|(key, _)| !ours(key)).map(own).collect(),
             };
             records.push(InputRecord {
                 offset: record.offset,
@@ -106,7 +152,7 @@ impl InputBatch {
             });
         }
         let (next_offset, leader_epoch) = (batch.next_offset(), header.leader_epoch());
-        Ok(InputBatch { bytes: batch.bytes().clone(), records, next_offset, leader_epoch })
+        Ok(InputBatch { bytes: batch.bytes().clone(), records, next_offset, leader_epoch, lanes, stamps })
     }
 
     /// Bytes that it keeps, where its records stand included; headers, which are rare, are not.
@@ -142,13 +188,44 @@ impl InputBatch {
     }
 
     /// Gives records of a topic the event times that its source takes from them, if it does.
-    pub(crate) fn stamp(&mut self, cx: &Context, topic: TopicId, sources: &[(TopicId, Box<dyn Source>)]) {
-        let stamp = sources.iter().filter(|(of, _)| *of == topic).find_map(|(_, source)| source.stamp());
-        let Some(stamp) = stamp else { return };
+    pub(crate) fn take_times(
+        &mut self,
+        cx: &Context,
+        topic: TopicId,
+        sources: &[(TopicId, Box<dyn Source>)],
+    ) {
+        let times =
+            sources.iter().filter(|(of, _)| *of == topic).find_map(|(_, source)| source.event_times());
+        let Some(times) = times else { return };
         for record in &mut self.records {
             let meta = cx.meta_of((topic, record.offset), record.timestamp, &record.headers);
-            record.timestamp = stamp.time(&meta, record.key.of(&self.bytes), record.value.of(&self.bytes));
+            record.timestamp = times.time(&meta, record.key.of(&self.bytes), record.value.of(&self.bytes));
         }
+    }
+
+    /// The records by who wrote them, in log order for each; only those that are wanted, by writer and offset. Where
+    /// several have written, each has bytes of its own, so that a record that waits keeps no others.
+    pub(crate) fn by_writer(
+        mut self,
+        mut wanted: impl FnMut(u32, &InputRecord) -> bool,
+    ) -> Vec<(u32, InputBatch)> {
+        let lanes = std::mem::take(&mut self.lanes);
+        let lane = |at: usize| lanes.get(at).copied().unwrap_or(0);
+        if lanes.iter().all(|other| *other == lane(0)) {
+            self.records.retain(|record| wanted(lane(0), record));
+            return if self.records.is_empty() { Vec::new() } else { vec![(lane(0), self)] };
+        }
+        let mut parts: BTreeMap<u32, InputBatchBuilder> = BTreeMap::new();
+        for (at, record) in self.records.iter().enumerate().filter(|(at, record)| wanted(lane(*at), record)) {
+            let part = parts.entry(lane(at)).or_insert_with(|| InputBatchBuilder::new(record.offset));
+            part.next_offset = record.offset;
+            part.push(record.timestamp, self.key(record), self.value(record), record.headers.clone());
+        }
+        let (next_offset, leader_epoch) = (self.next_offset, self.leader_epoch);
+        let part = |(lane, part): (u32, InputBatchBuilder)| {
+            (lane, InputBatch { next_offset, leader_epoch, ..part.finish() })
+        };
+        parts.into_iter().map(part).collect()
     }
 
     /// Only the records below an offset.
@@ -175,13 +252,21 @@ impl InputBatch {
 pub struct InputBatchBuilder {
     bytes: Vec<u8>,
     records: Vec<InputRecord>,
+    lanes: Vec<u32>,
+    stamps: Vec<(i64, Stamp)>,
     next_offset: i64,
 }
 
 impl InputBatchBuilder {
     /// A batch whose first record has offset `base_offset`.
     pub fn new(base_offset: i64) -> InputBatchBuilder {
-        InputBatchBuilder { bytes: Vec::new(), records: Vec::new(), next_offset: base_offset }
+        InputBatchBuilder {
+            bytes: Vec::new(),
+            records: Vec::new(),
+            lanes: Vec::new(),
+            stamps: Vec::new(),
+            next_offset: base_offset,
+        }
     }
 
     /// Appends a record under the next offset.
@@ -199,10 +284,27 @@ impl InputBatchBuilder {
         self.next_offset += 1;
     }
 
+    /// Appends a record of a repartition topic.
+    pub(crate) fn push_from(
+        &mut self,
+        (writer, stamp): (Option<i32>, Option<Stamp>),
+        timestamp: i64,
+        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        headers: Headers,
+    ) {
+        self.stamps.extend(stamp.map(|stamp| (self.next_offset, stamp)));
+        if stamp.is_some() && writer.is_none() {
+            self.next_offset += 1;
+            return;
+        }
+        self.lanes.push(lane_of(writer));
+        self.push(timestamp, key, value, headers);
+    }
+
     /// The batch.
     pub fn finish(self) -> InputBatch {
-        let Self { bytes, records, next_offset } = self;
-        InputBatch { bytes: Bytes::from(bytes), records, next_offset, leader_epoch: -1 }
+        let Self { bytes, records, lanes, stamps, next_offset } = self;
+        InputBatch { bytes: Bytes::from(bytes), records, next_offset, leader_epoch: -1, lanes, stamps }
     }
 }
 
@@ -228,5 +330,32 @@ mod tests {
         assert_eq!((second.offset, batch.key(second), batch.value(second)), (101, None, Some(&b"value"[..])));
         assert_eq!(first.headers.iter().map(|header| &*header.key).collect::<Vec<_>>(), ["trace"]);
         assert_eq!(batch.next_offset, 102);
+    }
+
+    #[test]
+    fn records_of_a_repartition_topic_are_told_apart_by_writer_and_stamps_are_none() {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        let (first, second) = (origin_header("lines", 3, 42, 0), origin_header("lines", 0, 7, 0));
+        let stamp = |writer, time| Stamp { writer, frontier: crate::processor::Frontier::At(time) };
+        let (with, alone) = (stamp(3, 70).encode(), stamp(1, 90).encode());
+        builder.push(7, Some(b"a"), Some(b"1"), [(ORIGIN_HEADER, Some(&first[..]))]);
+        builder.push(8, Some(b"b"), Some(b"2"), [(ORIGIN_HEADER, Some(&second[..]))]);
+        builder.push(0, None, None, [(FRONTIER_HEADER, Some(&alone[..]))]);
+        let headers = [(ORIGIN_HEADER, Some(&first[..])), (FRONTIER_HEADER, Some(&with[..])), ("own", None)];
+        builder.push(9, Some(b"c"), None, headers);
+        let decoded = DecodedBatch::decode(builder.finish(100), 1 << 20).unwrap();
+        let batch = InputBatch::from_repartition(&decoded).unwrap();
+        assert_eq!(batch.stamps, [(102, stamp(1, 90)), (103, stamp(3, 70))]);
+        let parts = batch.by_writer(|_, record| record.offset != 100);
+        let told = parts.iter().map(|(lane, part)| {
+            let record = &part.records[0];
+            (*lane, part.len(), record.offset, record.timestamp, part.key(record), part.value(record))
+        });
+        let expected =
+            [(1, 1, 101, 8, Some(&b"b"[..]), Some(&b"2"[..])), (4, 1, 103, 9, Some(&b"c"[..]), None)];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(parts[1].1.records[0].headers.iter().count(), 1, "what the user wrote");
+        let outside = InputBatch::from_decoded(&decoded).unwrap();
+        assert_eq!((outside.len(), outside.stamps.len()), (4, 0), "elsewhere it is a header like any other");
     }
 }

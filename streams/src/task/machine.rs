@@ -1,26 +1,29 @@
 //! The state machine of one task.
 //!
-//! Order: among the heads that progress control lets go, the least by (event time, topic, partition, offset).
 //! While an input with records to come has none buffered, the task waits for it, so that what is taken next does
 //! not depend on which fetch answers first.
 
 use super::{
-    Commit, CommittedOffset, InputBatch, Level, Life, Position, ProgressTable, TaskId,
-    commit::encode_metadata, decode_metadata, queue::Queue,
+    Commit, CommittedOffset, Consumption, InputBatch, Life, Position, ProgressTable, Reading, StampConfig,
+    Stamps, TaskId,
+    commit::{METADATA_MAX, Metadata, encode_metadata},
+    decode_metadata,
+    queue::Queue,
+    restore::{Restoring, StoreSlot},
 };
 use crate::{
-    processor::{Context, Counters, Outputs, ProcessError, Source},
-    store::{Entry, SharedLookup, StoreHandle},
-    topology::{AnyStore, Assembly, Changelog, Globals, Plan, TopicId, TopicKind, Topology, ViewId},
+    processor::{Context, Counters, Frontier, Outputs, ProcessError, Source},
+    store::{Entry, SharedLookup},
+    topology::{AnyStore, Assembly, Changelog, Globals, Plan, TopicId, Topology, ViewId},
 };
 use std::{
     any::Any,
-    cell::RefCell,
     collections::{BTreeSet, HashMap, VecDeque},
-    ops::Range,
-    rc::Rc,
     sync::Arc,
 };
+
+/// Commits in which what a writer may be ahead goes through a reader.
+const COMMITS_AHEAD: u64 = 2;
 
 /// How tasks behave.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +34,8 @@ pub(crate) struct TaskConfig {
     pub(crate) idle_timeout_ms: i64,
     /// Whether records that cannot be decoded are skipped rather than stop the task.
     pub(crate) skip_undecodable: bool,
-    /// Whether a record is progress only once its outputs are acknowledged: set when several workers write to
-    /// one repartition topic.
-    pub(crate) acknowledge_progress: bool,
+    /// How readers of repartition topics are told of it.
+    pub(crate) stamps: StampConfig,
     /// Records to buffer per partition before fetching stops.
     pub(crate) buffer_records: usize,
     /// Bytes of batches to buffer per partition before fetching stops.
@@ -76,8 +78,10 @@ pub(crate) enum Run {
     More,
     /// Nothing is buffered, or an input with records to come has none buffered.
     Starved,
-    /// Progress control holds every head.
+    /// What others have told in this process holds every head that nothing else does.
     Held,
+    /// More of its own inputs has to come before any head may go.
+    Waiting,
 }
 
 /// What a run has done.
@@ -91,74 +95,36 @@ pub(crate) struct Ran {
 /// A store's name and rows.
 pub(crate) type StoreDump = (Arc<str>, Vec<Entry>);
 
-/// Part of a changelog on its way into a store.
-enum Restoring {
-    /// Records, from this one on.
-    Batch { store: usize, batch: InputBatch, at: usize },
-    /// The changelog is read.
-    End { store: usize },
-}
-
-struct StoreSlot {
-    changelog: Changelog,
-    store: Rc<RefCell<dyn StoreHandle>>,
-}
-
-impl StoreSlot {
-    /// Applies changelog records.
-    fn apply(
-        &self,
-        sources: &mut [(TopicId, Box<dyn Source>)],
-        batch: &InputBatch,
-        records: Range<usize>,
-    ) -> Result<(), ProcessError> {
-        let records = batch.records.get(records).unwrap_or_default();
-        match self.changelog {
-            Changelog::Own(_) => {
-                let mut store = self.store.borrow_mut();
-                for record in records {
-                    let Some(key) = batch.key(record) else { continue };
-                    let restored = store.restore(key, batch.value(record), record.timestamp);
-                    restored
-                        .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
-                }
-            }
-            Changelog::Source(topic) => {
-                for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
-                    records.iter().for_each(|record| source.restore(batch.view(record)));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// One task.
 pub(crate) struct Task {
     life: Life,
-    id: TaskId,
-    /// Whether progress control holds its records. If not, nobody asks how far it has come either.
-    is_timed: bool,
+    pub(super) id: TaskId,
+    /// How far ahead its records may be, if progress control holds them.
+    pub(super) bound: Option<i64>,
     config: TaskConfig,
-    cx: Context,
-    sources: Vec<(TopicId, Box<dyn Source>)>,
-    stores: Vec<StoreSlot>,
+    pub(super) cx: Context,
+    pub(super) sources: Vec<(TopicId, Box<dyn Source>)>,
+    pub(super) stores: Vec<StoreSlot>,
     /// Where the keys of a topic are looked up as its records come.
     looked_up: Vec<(TopicId, AnyStore)>,
     clock_names: Vec<Arc<str>>,
     views: HashMap<ViewId, Box<dyn Any>>,
-    queues: Vec<Queue>,
-    progress: Arc<ProgressTable>,
+    pub(super) queues: Vec<Queue>,
+    pub(super) progress: Arc<ProgressTable>,
+    /// What the readers of its outputs are told. Without any, nobody asks how far it has come.
+    pub(super) stamps: Stamps,
+    /// Greatest event time taken.
+    pub(super) taken: i64,
+    /// Bytes of its inputs that had been processed at the last commit.
+    committed_bytes: usize,
     /// Stores whose changelogs are still to be read.
-    restoring: BTreeSet<usize>,
+    pub(super) restoring: BTreeSet<usize>,
     /// What has been read of them and is not in the stores yet.
-    to_restore: VecDeque<Restoring>,
-    /// Outputs made so far, taken or not.
-    outputs_made: u64,
+    pub(super) to_restore: VecDeque<Restoring>,
     held_since: Option<i64>,
     now: i64,
     /// Kept for its memory: the least levels of others, by queue.
-    others: Vec<Level>,
+    others: Vec<Frontier>,
 }
 
 impl Task {
@@ -172,30 +138,45 @@ impl Task {
         starts: &[Start],
     ) -> Task {
         let id = life.task;
-        let is_timed = config.skew_bound_ms.is_some() && topology.is_timed(id.sub_topology);
+        let bound = config.skew_bound_ms.filter(|_| topology.is_timed(id.sub_topology));
         let parts = Assembly::run(topology, id.sub_topology, globals);
         let mut cx = Context::new(id.partition, plan.topics(), config.skip_undecodable);
         cx.clocks = vec![i64::MIN; parts.clocks.len()];
         let mut queues = Vec::new();
         for topic in &topology.sub_topology(id.sub_topology).inputs {
             let Some(start) = starts.iter().find(|start| start.position.topic == *topic) else { continue };
-            let internal = matches!(topology.topic(*topic).kind, TopicKind::Repartition { .. });
-            let mut queue = Queue::new(start.position, internal);
-            queue.pinned_end = start.pinned_end;
-            queue.committed = start.committed.then_some(start.position.offset);
-            if let Some((time, clocks)) = start.metadata.as_deref().and_then(decode_metadata) {
-                queue.time = time;
+            let writers = plan.writers(*topic);
+            let known = start.metadata.as_deref();
+            let known = known.and_then(|text| decode_metadata(text, start.position.offset, writers + 1));
+            let (mut time, mut reading) = (i64::MIN, None);
+            if let Some(Metadata { time: at, clocks, reading: read }) = known {
+                (time, reading) = (at, read);
                 for (clock, name) in cx.clocks.iter_mut().zip(&parts.clocks) {
                     *clock = clocks.get(name).map_or(*clock, |restored| (*restored).max(*clock));
                 }
             }
+            // What was put aside is known by writer, whatever it is read for now.
+            let mut queue = match reading.is_some() || bound.is_some() && writers > 0 {
+                true => Queue::by_writer(start.position, time, writers, reading),
+                false => Queue::new(start.position, time),
+            };
+            queue.pinned_end = start.pinned_end;
+            if start.committed {
+                queue.begin_committed();
+            }
             queues.push(queue);
+        }
+        let writers = plan.sub_topologies.get(id.sub_topology).map_or(1, |plan| plan.tasks);
+        let mut stamps = Stamps::new(id.partition, writers, bound.unwrap_or(0), config.stamps);
+        for topic in topology.stamped(id.sub_topology).filter(|_| bound.is_some()) {
+            let partitions = plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0);
+            stamps.add(topic, topology.feeding(topic), (partitions, writers), config.stamps);
         }
         let stores = parts.stores.into_iter().map(|(changelog, store)| StoreSlot { changelog, store });
         let mut task = Task {
             life,
             id,
-            is_timed,
+            bound,
             config,
             cx,
             sources: parts.sources,
@@ -205,9 +186,11 @@ impl Task {
             views: parts.views,
             queues,
             progress,
+            stamps,
+            taken: i64::MIN,
+            committed_bytes: 0,
             restoring: BTreeSet::new(),
             to_restore: VecDeque::new(),
-            outputs_made: 0,
             held_since: None,
             now: 0,
             others: Vec::new(),
@@ -236,76 +219,13 @@ impl Task {
         self.views.contains_key(&view)
     }
 
-    /// The changelogs to read, each until [`Task::restored`].
-    pub(crate) fn restore_wishes(&self) -> Vec<RestoreWish> {
-        let wish = |(store, slot): (usize, &StoreSlot)| {
-            let (topic, up_to) = match slot.changelog {
-                Changelog::Own(topic) => (topic, RestoreUpTo::End),
-                Changelog::Source(topic) => {
-                    let queue = self.queues.iter().find(|queue| queue.topic == topic)?;
-                    (topic, RestoreUpTo::Offset(queue.committed?))
-                }
-            };
-            Some(RestoreWish { store, topic, partition: self.id.partition, up_to })
-        };
-        self.stores.iter().enumerate().filter_map(wish).collect()
-    }
-
-    /// Takes records of a store's changelog; [`Task::run`] applies them.
-    pub(crate) fn restore(&mut self, store: usize, mut batch: InputBatch) {
-        if let Some(Changelog::Source(topic)) = self.stores.get(store).map(|slot| slot.changelog) {
-            batch.stamp(&self.cx, topic, &self.sources);
-        }
-        self.to_restore.push_back(Restoring::Batch { store, batch, at: 0 });
-    }
-
-    /// The changelog of a store is read; once all are, and applied, records may be processed.
-    pub(crate) fn restored(&mut self, store: usize) {
-        self.to_restore.push_back(Restoring::End { store });
-    }
-
-    /// Records of changelogs that are not applied yet.
-    pub(crate) fn to_restore(&self) -> usize {
-        let left = |part: &Restoring| match part {
-            Restoring::Batch { batch, at, .. } => batch.len() - at,
-            Restoring::End { .. } => 0,
-        };
-        self.to_restore.iter().map(left).sum()
-    }
-
-    /// Applies up to `limit` records of changelogs.
-    fn apply(&mut self, limit: usize) -> Result<Ran, ProcessError> {
-        let mut done = 0;
-        while let Some(part) = self.to_restore.front_mut().filter(|_| done < limit) {
-            match part {
-                Restoring::Batch { store, batch, at } => {
-                    let (records, whole) = (at.saturating_add(limit - done).min(batch.len()), batch.len());
-                    if let Some(slot) = self.stores.get(*store) {
-                        slot.apply(&mut self.sources, batch, *at..records)?;
-                    }
-                    done += records - *at;
-                    *at = records;
-                    if records < whole {
-                        break;
-                    }
-                }
-                Restoring::End { store } => {
-                    self.restoring.remove(store);
-                }
-            }
-            self.to_restore.pop_front();
-        }
-        let ended = if self.to_restore.is_empty() && self.is_restoring() { Run::Starved } else { Run::More };
-        Ok(Ran { ended, records: done })
-    }
-
     /// Takes a fetched batch. Returns whether that moves the position to commit.
     pub(crate) fn add(&mut self, topic: TopicId, mut batch: InputBatch) -> bool {
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.topic == topic) else { return false };
-        batch.stamp(&self.cx, topic, &self.sources);
-        let before = queue.next;
+        batch.take_times(&self.cx, topic, &self.sources);
+        let before = queue.steps();
         self.cx.counters.negative_timestamps += queue.push(batch);
-        queue.next != before
+        queue.steps() != before
     }
 
     /// Below `offset` there is nothing more to read of a topic than was added. Returns whether that moves the position
@@ -326,11 +246,8 @@ impl Task {
     /// Whether the task would like more records of a topic.
     pub(crate) fn wants(&self, topic: TopicId) -> bool {
         let queue = self.queues.iter().find(|queue| queue.topic == topic);
-        queue.is_some_and(|queue| {
-            let through = queue.pinned_end.is_some_and(|end| queue.fetch >= end);
-            let room = queue.buffered() < self.config.buffer_records;
-            !through && room && queue.buffered_bytes() < self.config.buffer_bytes
-        })
+        let TaskConfig { buffer_records, buffer_bytes, .. } = self.config;
+        queue.is_some_and(|queue| queue.wants(self.bound, buffer_records, buffer_bytes))
     }
 
     /// Topics of the inputs.
@@ -340,8 +257,11 @@ impl Task {
 
     /// Next record to process, per input.
     pub(crate) fn positions(&self) -> Vec<Position> {
-        let position =
-            |queue: &Queue| Position { topic: queue.topic, partition: queue.partition, offset: queue.next };
+        let position = |queue: &Queue| Position {
+            topic: queue.topic,
+            partition: queue.partition,
+            offset: queue.position(),
+        };
         self.queues.iter().map(position).collect()
     }
 
@@ -365,13 +285,16 @@ impl Task {
         !self.is_restoring() && self.queues.iter().all(Queue::finished)
     }
 
-    /// Takes note of the time, and tells the others how far this task has come.
-    pub(crate) fn tick(&mut self, now: i64) {
+    /// Takes note of the time, and tells the others how far this task has come. Returns whether records may go by that
+    /// which could not before.
+    pub(crate) fn tick(&mut self, now: i64) -> bool {
         self.now = self.now.max(now);
+        let mut idle = false;
         for queue in &mut self.queues {
-            queue.tick(self.now);
+            idle |= queue.tick(self.now, self.config.idle_timeout_ms);
         }
         self.publish();
+        idle && self.bound.is_some()
     }
 
     /// Processes up to `limit` records at time `now`; while the task is restoring, applies as many.
@@ -405,92 +328,19 @@ impl Task {
         Ok(Ran { ended, records })
     }
 
-    /// Per queue, the least level of what holds it in other tasks.
-    fn least_of_others(&self, others: &mut Vec<Level>) {
-        let partition = Some(self.id.partition);
-        let least = |queue: &Queue| match self.is_timed {
-            true => self.progress.least_of_others(queue.topic, partition),
-            false => Level::Released,
-        };
-        others.clear();
-        others.extend(self.queues.iter().map(least));
-    }
-
-    /// How far the least of what holds it must have come before any of its heads may go.
-    pub(crate) fn held_below(&self) -> Option<i64> {
-        let bound = self.config.skew_bound_ms?;
-        self.queues.iter().filter_map(Queue::head_time).min().map(|time| time.saturating_sub(bound))
-    }
-
-    /// The queue whose head is next, or why there is none. Queues are in the order of topic names, so that the first
-    /// of equal heads is the least by (event time, topic, partition, offset); a task has one partition of each topic.
-    fn choose(&self, others: &[Level]) -> Result<usize, Run> {
-        if let ([queue], [others]) = (&self.queues[..], others) {
-            let Some(time) = queue.head_time() else { return Err(Run::Starved) };
-            return if self.allowed(time, *others) { Ok(0) } else { Err(Run::Held) };
-        }
-        if self.queues.iter().any(|queue| queue.head().is_none() && !queue.at_end()) {
-            return Err(Run::Starved);
-        }
-        let (mut any, mut best) = (false, None);
-        for (index, queue) in self.queues.iter().enumerate() {
-            let (Some((timestamp, _)), Some(time)) = (queue.head(), queue.head_time()) else { continue };
-            any = true;
-            let others = others.get(index).copied().unwrap_or(Level::Released);
-            let better = best.is_none_or(|(least, _)| timestamp < least);
-            if better && self.allowed(time, others.min(self.least_of_own(queue.topic))) {
-                best = Some((timestamp, index));
-            }
-        }
-        match best {
-            Some((_, index)) => Ok(index),
-            None => Err(if any { Run::Held } else { Run::Starved }),
-        }
-    }
-
-    /// The least level of the task's own partitions that hold a topic.
-    fn least_of_own(&self, topic: TopicId) -> Level {
-        let timed = self.queues.iter().filter(|_| self.is_timed);
-        let holders = timed.filter(|queue| self.progress.holds(queue.topic, topic));
-        let levels = holders.map(|queue| self.progress.resolve(queue.topic, self.level(queue)));
-        levels.min().unwrap_or(Level::Released)
-    }
-
-    fn allowed(&self, time: i64, least: Level) -> bool {
-        match (self.config.skew_bound_ms, least) {
-            (None, _) | (_, Level::Released) => true,
-            (Some(bound), Level::At(least) | Level::Behind(least)) => time <= least.saturating_add(bound),
-        }
-    }
-
-    fn level(&self, queue: &Queue) -> Level {
-        if self.is_restoring() {
-            return Level::At(queue.time);
-        }
-        let fed = || self.progress.least_feeding(queue.topic) != Level::Released;
-        queue.level(self.now, self.config.idle_timeout_ms, fed)
-    }
-
     fn take(&mut self, index: usize) -> Result<(), ProcessError> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
         let (topic, partition) = (queue.topic, queue.partition);
-        let made = self.cx.outputs.len();
         if let Some((batch, record)) = queue.front() {
             self.cx.begin(topic, partition, record.offset);
             let view = batch.view(record);
+            self.taken = self.taken.max(view.timestamp);
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
                 source.process(&mut self.cx, view);
             }
             self.cx.end(|| batch.view(record))?;
         }
         queue.advance();
-        let new = self.cx.outputs.len() - made;
-        if new > 0 {
-            self.outputs_made += new as u64;
-            if self.is_timed && self.config.acknowledge_progress {
-                queue.sent(self.outputs_made);
-            }
-        }
         Ok(())
     }
 
@@ -498,33 +348,92 @@ impl Task {
         if let Some(since) = self.held_since.take() {
             self.cx.counters.held_ms += u64::try_from(self.now - since).unwrap_or(0);
         }
-        self.held_since = (ended == Run::Held).then_some(self.now);
+        self.held_since = matches!(ended, Run::Held | Run::Waiting).then_some(self.now);
     }
 
     fn publish(&self) {
-        if !self.is_timed {
-            return;
+        if !self.stamps.is_empty() {
+            // Whoever waits for its readers may wait for those whom it would hold.
+            let level = |queue: &Queue| if self.is_ahead() { Frontier::Idle } else { self.level(queue) };
+            let levels = self.queues.iter().map(|queue| (queue.topic, level(queue)));
+            self.progress.publish(self.id.partition, levels);
         }
-        let levels = self.queues.iter().map(|queue| (queue.topic, self.level(queue)));
-        self.progress.publish(self.id.partition, levels);
     }
 
-    /// Outputs made so far that have not been taken, and the number of the last one.
-    pub(crate) fn take_outputs(&mut self) -> (Outputs, u64) {
-        (std::mem::take(&mut self.cx.outputs), self.outputs_made)
+    /// Outputs made so far that have not been taken, stamped with how far the task has come.
+    pub(crate) fn take_outputs(&mut self) -> Outputs {
+        let mut outputs = std::mem::take(&mut self.cx.outputs);
+        if !self.stamps.is_empty() {
+            let is_restoring = self.is_restoring();
+            let (queues, bound) = (&mut self.queues, self.bound);
+            self.stamps.stamp(self.now, &mut outputs, |topic| {
+                let queue = queues.iter_mut().find(|queue| queue.topic == topic);
+                queue.map_or(Frontier::Idle, |queue| match is_restoring {
+                    true => Frontier::At(queue.time),
+                    false => queue.promise(bound),
+                })
+            });
+        }
+        outputs
     }
 
-    /// Outputs up to this number have been acknowledged.
-    pub(crate) fn acknowledged(&mut self, last: u64) {
-        for queue in &mut self.queues {
-            queue.acknowledged(last);
-        }
-        self.publish();
+    /// Whether it has written so much that has not been processed that its readers have to come on first.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.stamps.is_ahead()
+    }
+
+    /// Records that it may process before its outputs have to be taken.
+    pub(crate) fn room(&self) -> usize {
+        self.stamps.room()
+    }
+
+    /// Partitions that it writes whose readers' progress is to be asked for.
+    pub(crate) fn ask_readers(&mut self) -> Vec<(TopicId, i32)> {
+        self.stamps.ask()
+    }
+
+    /// What the reader of a partition has processed, as far as the group knows: committed offset and metadata.
+    pub(crate) fn consumed(&mut self, place: (TopicId, i32), end: i64, committed: Option<(i64, &str)>) {
+        let (offset, metadata) = committed.unwrap_or((0, ""));
+        let known = decode_metadata(metadata, offset, 0).and_then(|known| known.reading);
+        let reading = known.unwrap_or(Reading { read: offset, ..Reading::default() });
+        self.stamps.consumed(place, &Consumption { end, reading });
+    }
+
+    /// Whether so much has gone through it since the last commit that those who wait for it should hear of it.
+    pub(crate) fn wants_commit(&self) -> bool {
+        let taken: usize = self.queues.iter().map(Queue::taken_bytes).sum();
+        let most = self.config.stamps.ahead_bytes / COMMITS_AHEAD;
+        (taken - self.committed_bytes) as u64 > most || self.stamps.wants_commit()
+    }
+
+    /// What is to be committed of the inputs that have moved; `None` while there is more to say of one than fits.
+    fn offsets(&self) -> Option<Vec<CommittedOffset>> {
+        let clocks: Vec<(Arc<str>, i64)> =
+            self.clock_names.iter().cloned().zip(self.cx.clocks.iter().copied()).collect();
+        let moved = self.queues.iter().filter(|queue| queue.committed.is_none() || queue.has_uncommitted());
+        let offset = |queue: &Queue| {
+            let reading = queue.reading();
+            let metadata = encode_metadata(queue.time, reading.as_ref(), &clocks);
+            // Without anything put aside there is nothing that waiting would make shorter.
+            let fits =
+                metadata.len() <= METADATA_MAX || reading.as_ref().is_none_or(|read| read.aside.is_empty());
+            let offset = reading.map_or_else(|| queue.position(), |reading| reading.least());
+            fits.then(|| CommittedOffset {
+                position: Position { topic: queue.topic, partition: queue.partition, offset },
+                leader_epoch: queue.leader_epoch(),
+                metadata,
+                steps: queue.steps(),
+            })
+        };
+        moved.map(offset).collect()
     }
 
     /// Everything since the commit before but outputs, which are taken first. Once it is written, call
-    /// [`Task::committed`].
-    pub(crate) fn commit(&mut self) -> Result<Commit, ProcessError> {
+    /// [`Task::committed`]. `None` if it has to wait: a writer's records are put aside, and there is no room to say so.
+    pub(crate) fn commit(&mut self) -> Result<Option<Commit>, ProcessError> {
+        self.queues.iter_mut().for_each(|queue| queue.note_time(self.bound));
+        let Some(offsets) = self.offsets() else { return Ok(None) };
         let mut changelog = Outputs::default();
         for slot in &self.stores {
             let Changelog::Own(topic) = slot.changelog else { continue };
@@ -533,21 +442,14 @@ impl Task {
             let flushed = store.flush(&mut out);
             flushed.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
         }
-        let clocks: Vec<(Arc<str>, i64)> =
-            self.clock_names.iter().cloned().zip(self.cx.clocks.iter().copied()).collect();
-        let moved = self.queues.iter().filter(|queue| queue.committed != Some(queue.next));
-        let offsets = moved.map(|queue| CommittedOffset {
-            position: Position { topic: queue.topic, partition: queue.partition, offset: queue.next },
-            leader_epoch: queue.leader_epoch,
-            metadata: encode_metadata(queue.time, &clocks),
-        });
-        let offsets = offsets.collect();
-        Ok(Commit { changelog, offsets })
+        self.committed_bytes = self.queues.iter().map(Queue::taken_bytes).sum();
+        self.stamps.commit_begins();
+        Ok(Some(Commit { changelog, offsets }))
     }
 
     /// Whether records have been processed since the last commit.
     pub(crate) fn has_uncommitted(&self) -> bool {
-        self.queues.iter().any(|queue| queue.committed_or_start() != queue.next)
+        self.queues.iter().any(Queue::has_uncommitted)
     }
 
     /// The offsets of a commit have been written.
@@ -555,9 +457,42 @@ impl Task {
         for committed in offsets {
             let mut queues = self.queues.iter_mut();
             if let Some(queue) = queues.find(|queue| queue.topic == committed.position.topic) {
-                queue.committed = Some(committed.position.offset);
+                queue.committed(committed.position.offset, committed.steps);
             }
         }
+        self.stamps.commit_done();
+    }
+
+    /// Bytes that are kept of an input, by the writer that has most of them.
+    #[cfg(test)]
+    pub(crate) fn most_bytes(&self) -> usize {
+        self.queues.iter().map(Queue::most_bytes).max().unwrap_or(0)
+    }
+
+    /// Why it may not go on, as text.
+    #[cfg(test)]
+    pub(crate) fn standing(&self) -> String {
+        let queue = |queue: &Queue| {
+            format!(
+                "{}_{} head {:?} missing {:?} level {:?} fetch {} of {:?} wants {}",
+                queue.topic.0,
+                queue.partition,
+                queue.head(),
+                queue.missing(),
+                self.level(queue),
+                queue.fetch,
+                queue.end,
+                self.wants(queue.topic)
+            )
+        };
+        let queues: Vec<String> = self.queues.iter().map(queue).collect();
+        format!(
+            "{} ahead {} uncommitted {}: {}",
+            self.id,
+            self.is_ahead(),
+            self.has_uncommitted(),
+            queues.join(", ")
+        )
     }
 
     /// A table's rows, if this task has them and is not restoring them.
@@ -581,7 +516,9 @@ impl Task {
 impl Drop for Task {
     /// A task that has gone holds nobody.
     fn drop(&mut self) {
-        self.progress.withdraw(self.id.partition, self.queues.iter().map(|queue| queue.topic));
+        if !self.stamps.is_empty() {
+            self.progress.withdraw(self.id.partition, self.queues.iter().map(|queue| queue.topic));
+        }
     }
 }
 

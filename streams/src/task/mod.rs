@@ -1,19 +1,27 @@
 //! Tasks: one sub-topology over one partition of its inputs, as a synchronous state machine.
 //!
-//! Batches, acknowledgements, restored changelogs and time go in; fetch wishes, outputs and commits come out. A
+//! Batches, restored changelogs and time go in; fetch wishes, outputs and commits come out. A
 //! task decides which record is next and whether it may go yet, and is a pure function of what it is given. It
 //! does no I/O and reads no clock; the runtime and the test driver only move its bytes.
 
+mod choose;
 mod commit;
 mod input;
+mod lane;
 mod machine;
 mod progress;
 mod queue;
+mod reading;
+mod restore;
+mod stamps;
+mod writers;
 
 pub(crate) use commit::{Commit, CommittedOffset, Position, decode_metadata};
-pub use input::{InputBatch, InputBatchBuilder, ORIGIN_HEADER, origin_header};
+pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, ORIGIN_HEADER, origin_header};
 pub(crate) use machine::{RestoreUpTo, RestoreWish, Run, Start, Task, TaskConfig};
-pub(crate) use progress::{Level, ProgressTable};
+pub(crate) use progress::ProgressTable;
+pub(crate) use reading::Reading;
+pub(crate) use stamps::{Consumption, StampConfig, Stamps};
 
 use std::fmt;
 

@@ -1,47 +1,30 @@
-//! Progress of the partitions that feed a sub-topology, shared by the tasks and threads of one instance.
+//! Progress of the tasks of one instance that write for others, shared by its threads.
 //!
-//! Each task publishes, for each of its partitions, how far its event time has come; a task may take a head only
-//! within the skew bound of the least of all the others. Published times never go back, so a stale read holds a task
-//! longer than need be and never lets it run ahead. A topic never holds one that it is made from, else both would
-//! wait for each other.
+//! What turns nothing late are the stamps in the log. This only keeps the writers of one process together, so that
+//! little is put aside by their readers: each task publishes, for each of its partitions, how far its event time has come,
+//! and takes a head only within the skew bound of the least of all the others. A topic never holds one that it is made
+//! from, else both would wait for each other.
 
-use crate::topology::{TopicId, Topology};
+use crate::{
+    processor::Frontier,
+    topology::{TopicId, Topology},
+};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// How far a partition has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
-    /// It may still bring records of this event time or later; `i64::MIN` before anything is known.
-    At(i64),
-    /// It has come to this time and is empty; what it still brings comes from topics that have their own levels.
-    Behind(i64),
-    /// It holds nobody: it has been at its end long enough, or has reached its pinned end.
-    Released,
-}
-
-/// How a topic relates to others.
-#[derive(Debug, Default)]
-struct Relations {
-    /// Topics read by the same sub-topology, itself included, that are not made from it.
-    holders: Vec<TopicId>,
-    /// Topics that it is made from, directly or through others.
-    ancestors: BTreeSet<TopicId>,
-}
-
 /// The levels of the partitions of one topic, ordered, so that the least is found without looking at all.
 #[derive(Debug, Default)]
 struct Levels {
-    by_partition: BTreeMap<i32, Level>,
-    ordered: BTreeSet<(Level, i32)>,
+    by_partition: BTreeMap<i32, Frontier>,
+    ordered: BTreeSet<(Frontier, i32)>,
 }
 
 impl Levels {
     /// Sets or forgets the level of a partition; returns whether that changes anything.
-    fn set(&mut self, partition: i32, level: Option<Level>) -> bool {
+    fn set(&mut self, partition: i32, level: Option<Frontier>) -> bool {
         let before = match level {
             Some(level) => self.by_partition.insert(partition, level),
             None => self.by_partition.remove(&partition),
@@ -58,25 +41,17 @@ impl Levels {
         true
     }
 
-    /// The first level from this one on, but for that of one partition.
-    fn first(&self, from: Level, but: Option<i32>) -> Option<Level> {
-        let mut levels = self.ordered.range((from, i32::MIN)..);
-        levels.find(|(_, of)| Some(*of) != but).map(|(level, _)| *level)
-    }
-
-    /// The least among those that are known, and among those that are only known to be behind others.
-    fn least(&self, but: Option<i32>) -> (Option<Level>, Option<Level>) {
-        let at = self.first(Level::At(i64::MIN), but).filter(|level| matches!(level, Level::At(_)));
-        let behind =
-            self.first(Level::Behind(i64::MIN), but).filter(|level| matches!(level, Level::Behind(_)));
-        (at.or_else(|| self.first(Level::Released, but)), behind)
+    /// The least, but for that of one partition.
+    fn least(&self, but: Option<i32>) -> Option<Frontier> {
+        self.ordered.iter().find(|(_, of)| Some(*of) != but).map(|(level, _)| *level)
     }
 }
 
 /// Levels by topic and partition.
 pub(crate) struct ProgressTable {
     levels: Vec<Mutex<Levels>>,
-    relations: Vec<Relations>,
+    /// Per topic, those read by the same sub-topology, itself included, that are not made from it.
+    holders: Vec<Vec<TopicId>>,
     /// Counts the changes of levels.
     version: AtomicU64,
     /// Told when a level has changed, since that may let others go.
@@ -88,20 +63,17 @@ impl ProgressTable {
         let count = topology.0.topics.len();
         let ancestors: Vec<BTreeSet<TopicId>> =
             (0..count).map(|topic| topology.ancestors(TopicId(topic as u32))).collect();
-        let mut relations: Vec<Relations> = Vec::new();
-        for (topic, own) in ancestors.iter().enumerate() {
-            let topic = TopicId(topic as u32);
-            let readers = topology.0.sub_topologies.iter().filter(|part| part.inputs.contains(&topic));
+        let holders = |topic: TopicId| -> Vec<TopicId> {
+            let readers = topology.0.sub_topologies.iter().filter(move |part| part.inputs.contains(&topic));
             let inputs = readers.flat_map(|part| part.inputs.iter().copied());
             let made_from_it = |other: &TopicId| {
                 *other != topic && ancestors.get(other.0 as usize).is_some_and(|of| of.contains(&topic))
             };
-            let holders = inputs.filter(|other| !made_from_it(other)).collect();
-            relations.push(Relations { holders, ancestors: own.clone() });
-        }
+            inputs.filter(|other| !made_from_it(other)).collect()
+        };
         ProgressTable {
             levels: (0..count).map(|_| Mutex::default()).collect(),
-            relations,
+            holders: (0..count).map(|topic| holders(TopicId(topic as u32))).collect(),
             version: AtomicU64::new(0),
             on_change: None,
         }
@@ -124,8 +96,8 @@ impl ProgressTable {
         }
     }
 
-    fn relations(&self, topic: TopicId) -> &Relations {
-        self.relations.get(topic.0 as usize).expect("topic ids come from the table's topology")
+    fn holders(&self, topic: TopicId) -> &[TopicId] {
+        self.holders.get(topic.0 as usize).expect("topic ids come from the table's topology")
     }
 
     fn levels(&self, topic: TopicId) -> &Mutex<Levels> {
@@ -133,7 +105,7 @@ impl ProgressTable {
     }
 
     /// Sets the levels of the partitions of one task.
-    pub(crate) fn publish(&self, partition: i32, levels: impl Iterator<Item = (TopicId, Level)>) {
+    pub(crate) fn publish(&self, partition: i32, levels: impl Iterator<Item = (TopicId, Frontier)>) {
         let mut changed = false;
         for (topic, level) in levels {
             changed |= self.levels(topic).lock().set(partition, Some(level));
@@ -156,40 +128,19 @@ impl ProgressTable {
 
     /// Whether partitions of `holder` hold those of `topic`; both are read by the same sub-topology.
     pub(crate) fn holds(&self, holder: TopicId, topic: TopicId) -> bool {
-        self.relations(topic).holders.contains(&holder)
+        self.holders(topic).contains(&holder)
     }
 
     /// The least level of whatever holds a topic, but for the partitions of one task.
-    pub(crate) fn least_of_others(&self, topic: TopicId, but: Option<i32>) -> Level {
-        let least = |holder: &TopicId| {
-            // `Behind` sorts by time among its like, and its true level is never below the topics it comes from.
-            let (known, behind) = self.levels(*holder).lock().least(but);
-            let behind = behind.map(|level| self.resolve(*holder, level));
-            known.into_iter().chain(behind).min()
-        };
-        self.relations(topic).holders.iter().filter_map(least).min().unwrap_or(Level::Released)
+    pub(crate) fn least_of_others(&self, topic: TopicId, but: Option<i32>) -> Frontier {
+        let least = |holder: &TopicId| self.levels(*holder).lock().least(but);
+        self.holders(topic).iter().filter_map(least).min().unwrap_or(Frontier::Idle)
     }
 
     /// How far all have come that hold any of these topics, at best.
-    pub(crate) fn reach(&self, topics: &[TopicId]) -> Level {
+    pub(crate) fn reach(&self, topics: &[TopicId]) -> Frontier {
         let least = |topic: &TopicId| self.least_of_others(*topic, None);
-        topics.iter().map(least).max().unwrap_or(Level::Released)
-    }
-
-    /// The level of an empty partition by those of the topics it is made from.
-    pub(crate) fn resolve(&self, topic: TopicId, level: Level) -> Level {
-        let Level::Behind(time) = level else { return level };
-        match self.least_feeding(topic) {
-            Level::At(feeding) | Level::Behind(feeding) => Level::At(feeding.max(time)),
-            Level::Released => Level::At(time),
-        }
-    }
-
-    /// The least level of all partitions whose records a topic is made from.
-    pub(crate) fn least_feeding(&self, topic: TopicId) -> Level {
-        let ancestors = self.relations(topic).ancestors.iter().filter(|ancestor| **ancestor != topic);
-        let least = |ancestor: &TopicId| self.levels(*ancestor).lock().least(None).0;
-        ancestors.filter_map(least).min().unwrap_or(Level::Released)
+        topics.iter().map(least).max().unwrap_or(Frontier::Idle)
     }
 }
 
@@ -202,13 +153,12 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    fn level() -> impl Strategy<Value = Option<Level>> {
+    fn level() -> impl Strategy<Value = Option<Frontier>> {
         let time = -3i64..3;
         prop_oneof![
-            time.clone().prop_map(|time| Some(Level::At(time))),
-            time.prop_map(|time| Some(Level::Behind(time))),
-            Just(Some(Level::Released)),
-            Just(None),
+            3 => time.prop_map(|time| Some(Frontier::At(time))),
+            1 => Just(Some(Frontier::Idle)),
+            1 => Just(None),
         ]
     }
 
@@ -223,10 +173,7 @@ mod tests {
                 };
                 prop_assert_eq!(levels.set(partition, level), before != level);
                 let others = model.iter().filter(|(of, _)| **of != but).map(|(_, level)| *level);
-                let (behind, known): (Vec<Level>, Vec<Level>) =
-                    others.partition(|level| matches!(level, Level::Behind(_)));
-                let least = (known.into_iter().min(), behind.into_iter().min());
-                prop_assert_eq!(levels.least(Some(but)), least);
+                prop_assert_eq!(levels.least(Some(but)), others.min());
             }
         }
     }
@@ -250,27 +197,12 @@ mod tests {
         let (input, repartition) = (topic("in"), topic("by-key"));
         let table = ProgressTable::new(&topology);
         assert!(!table.holds(repartition, input) && table.holds(input, repartition));
-        table.publish(0, [(input, Level::At(50)), (repartition, Level::Behind(10))].into_iter());
-        table.publish(1, [(input, Level::At(70)), (repartition, Level::Behind(60))].into_iter());
-        assert_eq!(table.least_of_others(input, Some(0)), Level::At(70));
-        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(60));
-        assert_eq!(table.resolve(repartition, Level::Behind(10)), Level::At(50));
+        table.publish(0, [(input, Frontier::At(50)), (repartition, Frontier::At(10))].into_iter());
+        table.publish(1, [(input, Frontier::At(70)), (repartition, Frontier::At(60))].into_iter());
+        assert_eq!(table.least_of_others(input, Some(0)), Frontier::At(70));
+        assert_eq!(table.least_of_others(repartition, Some(0)), Frontier::At(60));
+        assert_eq!(table.reach(&[input, repartition]), Frontier::At(50));
         table.withdraw(1, [input, repartition].into_iter());
-        assert_eq!(table.least_of_others(input, Some(0)), Level::Released);
-    }
-
-    #[test]
-    fn an_empty_partition_comes_as_far_as_what_feeds_it() {
-        let b = Builder::new("chain");
-        b.stream("in", (Utf8, I64)).group_by("by-key", (Utf8, I64), |key, _| key.clone()).count("counts");
-        let topology = b.build().unwrap();
-        let table = ProgressTable::new(&topology);
-        let (input, repartition) = (TopicId(0), TopicId(1));
-        assert_eq!(table.resolve(repartition, Level::Behind(5)), Level::At(5));
-        table.publish(0, std::iter::once((input, Level::At(90))));
-        table.publish(1, std::iter::once((repartition, Level::Behind(5))));
-        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(90));
-        table.publish(0, std::iter::once((input, Level::Released)));
-        assert_eq!(table.least_of_others(repartition, Some(0)), Level::At(5));
+        assert_eq!(table.least_of_others(input, Some(0)), Frontier::Idle);
     }
 }

@@ -24,13 +24,15 @@ use crate::{
     codec::{CodecError, Data},
     dsl::Table,
     instance::{
-        Action, Event, Failure, Fence, Instance, InstanceConfig, Moment, Outcome, Pacing, Place, Setup, Sight,
+        Action, Consumed, Event, Failure, Fence, Instance, InstanceConfig, Moment, Outcome, Pacing, Place,
+        Setup, Sight,
     },
-    processor::{Counters, ProcessError},
+    processor::{Counters, Outputs, ProcessError},
     query::{self, Dump, Row, Span},
     record::{Headers, Meta, Windowed, millis},
     task::{
-        InputBatch, Life, Position, ProgressTable, RestoreUpTo, RestoreWish, Start, Task, TaskConfig, TaskId,
+        InputBatch, Life, Position, ProgressTable, RestoreUpTo, RestoreWish, StampConfig, Start, Task,
+        TaskConfig, TaskId,
     },
     topology::{Globals, PlanError, TopicId, TopicKind, Topology},
 };
@@ -143,6 +145,7 @@ impl TestDriverBuilder {
             pinned: BTreeMap::new(),
             lost: Counters::default(),
             now: 0,
+            appended: false,
         };
         driver.assign()?;
         Ok(driver)
@@ -162,6 +165,8 @@ pub struct TestDriver {
     /// Counters of instances that have gone.
     lost: Counters,
     now: i64,
+    /// Whether tasks have written anything since it was last looked at.
+    appended: bool,
 }
 
 impl std::fmt::Debug for TestDriver {
@@ -184,7 +189,8 @@ impl TestDriver {
                 skew_bound_ms: None,
                 idle_timeout_ms: 0,
                 skip_undecodable: false,
-                acknowledge_progress: false,
+                // Everything is told at once.
+                stamps: StampConfig { interval_ms: 0, ahead_bytes: u64::MAX },
                 buffer_records: 1000,
                 buffer_bytes: usize::MAX,
             },
@@ -227,7 +233,7 @@ impl TestDriver {
             }
         }
         let (key, value) = (key.map(Bytes::copy_from_slice), value.map(Bytes::copy_from_slice));
-        self.topics.append(id, partition, Logged { timestamp, key, value, headers });
+        self.topics.append(id, partition, Logged::new(timestamp, key, value, headers));
         Ok(())
     }
 
@@ -243,9 +249,10 @@ impl TestDriver {
     pub fn run(&mut self) -> Result<(), DriverError> {
         loop {
             // Everyone learns what is there before anyone goes on, as a poll of the consumer has it.
+            self.appended = false;
             let delivered = self.deliver()?;
             self.tell(Event::Tick)?;
-            if !delivered && !self.instance.has_work() {
+            if !delivered && !self.appended && !self.instance.has_work() {
                 return Ok(());
             }
             while self.instance.has_work() {
@@ -300,16 +307,17 @@ impl TestDriver {
             Action::Restore { life, wishes } => {
                 wishes.into_iter().for_each(|wish| self.restore(life, wish, events));
             }
-            Action::Append { life, outputs, last } => {
-                events.push_back(Event::Sent { bytes: outputs.size() });
-                outputs.into_records().for_each(|output| self.topics.write(output));
-                events.push_back(Event::Appended { life, last });
+            Action::Append { outputs, .. } => self.write(outputs, events),
+            Action::AskReaders(places) => {
+                let consumed = |place: Place| Consumed {
+                    place,
+                    end: self.topics.end(place.0, place.1),
+                    committed: self.committed.get(&place).cloned(),
+                };
+                events.push_back(Event::Consumed(places.into_iter().map(consumed).collect()));
             }
             Action::Commit { commit, records, offsets } => {
-                for outputs in records {
-                    events.push_back(Event::Sent { bytes: outputs.size() });
-                    outputs.into_records().for_each(|output| self.topics.write(output));
-                }
+                records.into_iter().for_each(|outputs| self.write(outputs, events));
                 for offset in offsets {
                     let Position { topic, partition, offset: next } = offset.position;
                     self.committed.insert((topic, partition), (next, offset.metadata));
@@ -320,6 +328,12 @@ impl TestDriver {
             Action::Pause(_) | Action::Resume(_) | Action::Discard => {}
             Action::Purge(_) | Action::Settled { .. } | Action::Closed { .. } => {}
         }
+    }
+
+    fn write(&mut self, outputs: Outputs, events: &mut VecDeque<Event>) {
+        self.appended = true;
+        events.push_back(Event::Sent { bytes: outputs.size() });
+        outputs.into_records().for_each(|output| self.topics.write(output));
     }
 
     fn restore(&self, life: Life, wish: RestoreWish, events: &mut VecDeque<Event>) {

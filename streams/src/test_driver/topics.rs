@@ -1,7 +1,7 @@
 //! Topics in memory, for the test driver.
 
 use crate::{
-    processor::Output,
+    processor::{Output, Stamp},
     record::Headers,
     task::{InputBatch, InputBatchBuilder},
     topology::TopicId,
@@ -18,6 +18,15 @@ pub(crate) struct Logged {
     pub(crate) key: Option<Bytes>,
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Headers,
+    /// Partition of the task that has written it, and how far that says that it has come.
+    pub(crate) writer: (Option<i32>, Option<Stamp>),
+}
+
+impl Logged {
+    /// A record from outside.
+    pub(crate) fn new(timestamp: i64, key: Option<Bytes>, value: Option<Bytes>, headers: Headers) -> Logged {
+        Logged { timestamp, key, value, headers, writer: (None, None) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +48,9 @@ impl Topics {
     }
 
     pub(crate) fn write(&mut self, output: Output) {
-        let Output { topic, partition, timestamp, key, value, headers, .. } = output;
-        self.append(topic, partition, Logged { timestamp, key, value, headers });
+        let Output { topic, partition, timestamp, key, value, headers, origin, stamp } = output;
+        let writer = (origin.map(|origin| origin.partition), stamp);
+        self.append(topic, partition, Logged { timestamp, key, value, headers, writer });
     }
 
     pub(crate) fn end(&self, topic: TopicId, partition: i32) -> i64 {
@@ -59,12 +69,8 @@ impl Topics {
         let records = log.records.get(from..end).filter(|records| !records.is_empty())?;
         let mut batch = InputBatchBuilder::new(offset);
         for record in records {
-            batch.push(
-                record.timestamp,
-                record.key.as_deref(),
-                record.value.as_deref(),
-                record.headers.clone(),
-            );
+            let bytes = (record.key.as_deref(), record.value.as_deref());
+            batch.push_from(record.writer, record.timestamp, bytes, record.headers.clone());
         }
         Some(batch.finish())
     }

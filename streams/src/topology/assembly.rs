@@ -8,7 +8,7 @@ use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
     processor::{
-        Children, Downstream, FailurePolicy, Fallible, Follow, Forked, Process, Shared, Source, Stamp,
+        Children, Downstream, EventTimes, FailurePolicy, Fallible, Follow, Forked, Process, Shared, Source,
         Timestamps,
     },
     record::Meta,

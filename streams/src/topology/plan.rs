@@ -40,6 +40,16 @@ pub struct Plan {
     pub(crate) partition_counts: Arc<[i32]>,
     /// Full names of the topics, by topic id; those of generation 0 until told otherwise.
     pub(crate) topic_names: Arc<[Arc<str>]>,
+    /// Tasks that write a repartition topic, by topic id; 0 for others.
+    pub(crate) writers: Arc<[i32]>,
+}
+
+impl Plan {
+    /// How many tasks write a repartition topic; none, another topic.
+    pub(crate) fn writers(&self, topic: TopicId) -> usize {
+        let count = self.writers.get(topic.0 as usize).copied().unwrap_or(0);
+        usize::try_from(count).unwrap_or(0)
+    }
 }
 
 impl Topology {
@@ -70,19 +80,33 @@ impl Topology {
         topics
     }
 
+    /// Topics that the records of a topic come from, without crossing another topic.
+    pub(crate) fn feeding(&self, topic: TopicId) -> Vec<TopicId> {
+        let nodes = self.0.nodes.iter().enumerate();
+        let writers = nodes.filter(|(_, node)| node.topic == Some(topic) && !node.is_source);
+        writers.flat_map(|(index, _)| self.inputs_of(NodeId(index as u32))).collect()
+    }
+
     /// Topics that the records of a topic come from, directly or through other topics.
     pub(crate) fn ancestors(&self, topic: TopicId) -> BTreeSet<TopicId> {
         let mut found = BTreeSet::new();
         let mut open = vec![topic];
         while let Some(topic) = open.pop() {
-            let nodes = self.0.nodes.iter().enumerate();
-            let writers = nodes.filter(|(_, node)| node.topic == Some(topic) && !node.is_source);
-            for (index, _) in writers {
-                let inputs = self.inputs_of(NodeId(index as u32)).into_iter();
-                open.extend(inputs.filter(|input| found.insert(*input)));
-            }
+            open.extend(self.feeding(topic).into_iter().filter(|input| found.insert(*input)));
         }
         found
+    }
+
+    /// Repartition topics written by a sub-topology whose readers go by event time.
+    pub(crate) fn stamped(&self, sub_topology: usize) -> impl Iterator<Item = TopicId> + '_ {
+        let is_repartition =
+            |topic: &TopicId| matches!(self.topic(*topic).kind, TopicKind::Repartition { .. });
+        let is_timed = |topic: &TopicId| {
+            let parts = self.0.sub_topologies.iter().enumerate();
+            parts.filter(|(_, part)| part.inputs.contains(topic)).any(|(reader, _)| self.is_timed(reader))
+        };
+        let outputs = self.sub_topology(sub_topology).outputs.iter().copied();
+        outputs.filter(is_repartition).filter(is_timed)
     }
 }
 
@@ -210,7 +234,16 @@ impl Planner<'_> {
                 partitions: partition_counts.get(index).copied().unwrap_or(0),
             })
             .collect();
+        let mut writers = vec![0; topology.0.topics.len()];
+        for (part, plan) in topology.0.sub_topologies.iter().zip(&sub_topologies) {
+            for topic in part.outputs.iter().filter(|topic| self.is_repartition(**topic)) {
+                if let Some(count) = writers.get_mut(topic.0 as usize) {
+                    *count = plan.tasks;
+                }
+            }
+        }
+        let (partition_counts, writers) = (partition_counts.into(), writers.into());
         let topic_names = topology.topic_names(&InternalNames::new(topology.application(), 0));
-        Plan { sub_topologies, internal_topics, partition_counts: partition_counts.into(), topic_names }
+        Plan { sub_topologies, internal_topics, partition_counts, topic_names, writers }
     }
 }

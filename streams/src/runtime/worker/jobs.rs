@@ -3,7 +3,7 @@
 
 use super::{JobEvent, input};
 use crate::{
-    instance::{Event, Place},
+    instance::{Consumed, Event, Place},
     runtime::{AppError, StartAt, shared::Shared, topics},
     task::{Life, Position, RestoreUpTo, RestoreWish, Start},
     topology::TopicKind,
@@ -190,7 +190,7 @@ async fn read(
         };
         for fetched in fetched {
             let Some(Open { life, store, end }) = open.get(&fetched.partition) else { continue };
-            let batch = input(&fetched)?.below(*end);
+            let batch = input(&fetched, false)?.below(*end);
             if events.send(Ok(Event::Restored { life: *life, store: *store, batch })).await.is_err() {
                 return Ok(());
             }
@@ -210,6 +210,42 @@ async fn read(
         }
     }
     Ok(())
+}
+
+/// How far those who read these partitions have come.
+pub(super) async fn ask_readers(
+    shared: Arc<Shared>,
+    consumer: Arc<Consumer>,
+    places: Vec<Place>,
+    events: Sender<JobEvent>,
+) {
+    let told = loop {
+        match consumed(&shared, &consumer, &places).await {
+            Ok(told) => break told,
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "progress of readers not found; trying again");
+                sleep(RETRY).await;
+            }
+            Err(error) => return fail(error.into(), &events).await,
+        }
+    };
+    let _ = events.send(Ok(Event::Consumed(told))).await;
+}
+
+async fn consumed(
+    shared: &Shared,
+    consumer: &Consumer,
+    places: &[Place],
+) -> Result<Vec<Consumed>, ConsumerError> {
+    let partitions: Vec<TopicPartition> =
+        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let ends = consumer.end_offsets(&partitions).await?;
+    let mut committed = consumer.committed(&partitions).await?;
+    let consumed = |(place, partition): (&Place, &TopicPartition)| {
+        let committed = committed.remove(partition).map(|known| (known.offset, known.metadata));
+        Some(Consumed { place: *place, end: *ends.get(partition)?, committed })
+    };
+    Ok(places.iter().zip(&partitions).filter_map(consumed).collect())
 }
 
 /// Deletes repartition records that are consumed.

@@ -260,7 +260,7 @@ impl Worker {
         for fetched in fetched {
             let Some(topic) = self.shared.topics.id(&fetched.partition.topic) else { continue };
             let place = (topic, fetched.partition.partition);
-            let batch = input(&fetched)?;
+            let batch = input(&fetched, self.shared.setup.plan.writers(topic) > 0)?;
             places.insert(place);
             self.tell(Event::Fetched { place, batch })?;
         }
@@ -315,7 +315,11 @@ impl Worker {
             Action::Pause(place) => self.consumer.pause(&[partition(place)]),
             Action::Resume(place) => self.consumer.resume(&[partition(place)]),
             Action::Restore { life, wishes } => restores.push((life, wishes)),
-            Action::Append { life, outputs, last } => self.outbox.append(life, outputs, last),
+            Action::Append { outputs, .. } => self.outbox.append(outputs),
+            Action::AskReaders(places) => {
+                let (shared, consumer) = (Arc::clone(&self.shared), Arc::clone(&self.consumer));
+                self.jobs.spawn(jobs::ask_readers(shared, consumer, places, self.events.clone()));
+            }
             Action::Commit { commit, records, offsets } => self.outbox.commit(commit, records, offsets),
             Action::Discard => self.outbox.discard(),
             Action::Purge(below) => {
@@ -408,9 +412,13 @@ impl Worker {
     }
 }
 
-/// Decodes a fetched batch for a task.
-pub(super) fn input(fetched: &FetchedBatch) -> Result<InputBatch, AppError> {
-    InputBatch::from_decoded(&fetched.batch).map_err(|reason| AppError::Record {
+/// Decodes a fetched batch for a task; of a repartition topic, with what its writers say of themselves.
+pub(super) fn input(fetched: &FetchedBatch, is_repartition: bool) -> Result<InputBatch, AppError> {
+    let decoded = match is_repartition {
+        true => InputBatch::from_repartition(&fetched.batch),
+        false => InputBatch::from_decoded(&fetched.batch),
+    };
+    decoded.map_err(|reason| AppError::Record {
         topic: Arc::clone(&fetched.partition.topic),
         partition: fetched.partition.partition,
         offset: fetched.batch.base_offset(),
