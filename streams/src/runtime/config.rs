@@ -50,7 +50,6 @@ pub struct Config {
     pub(super) purge_interval: Duration,
     pub(super) replication_factor: Option<i16>,
     pub(super) create_topics: Option<i32>,
-    linger: Option<Duration>,
     sending: ProducerConfig,
     fetching: Fetching,
 }
@@ -94,7 +93,6 @@ impl Config {
             purge_interval: Duration::from_secs(30),
             replication_factor: None,
             create_topics: None,
-            linger: None,
             sending: ProducerConfig::default(),
             fetching: Fetching {
                 wait: Duration::from_millis(500),
@@ -217,11 +215,11 @@ impl Config {
         self
     }
 
-    /// How long a batch of output records that is not full waits for more while earlier ones are under way. Default 5 ms; with
-    /// several workers on a topology whose windows or joins hang on event time, none.
+    /// How long a batch of output records that is not full waits for more while earlier ones are under way. Default
+    /// 5 ms.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Config {
-        self.linger = Some(linger);
+        self.sending = self.sending.linger(linger);
         self
     }
 
@@ -306,13 +304,9 @@ impl Config {
         self
     }
 
-    /// Settings of a worker's producer; `linger` is what it waits where nothing was said.
-    pub(super) fn producer(&self, linger: Option<Duration>) -> ProducerConfig {
-        let sending = self.sending.clone();
-        match self.linger.or(linger) {
-            Some(linger) => sending.linger(linger),
-            None => sending,
-        }
+    /// Settings of a worker's producer.
+    pub(super) fn producer(&self) -> ProducerConfig {
+        self.sending.clone()
     }
 
     /// Adds to the settings of a consumer how inputs and changelogs are fetched.
@@ -363,7 +357,7 @@ mod tests {
             .prefetch_bytes(108)
             .max_poll_interval(ms(109));
         let fetching = config.fetching(ConsumerConfig::group("g"));
-        let set = format!("{:?} {fetching:?}", config.producer(Some(Duration::ZERO)));
+        let set = format!("{:?} {fetching:?}", config.producer());
         for part in [
             " linger: 1ms",
             " batch_bytes: 101",
@@ -379,10 +373,9 @@ mod tests {
         ] {
             assert!(set.contains(part), "{part} is not in {set}");
         }
-        // Where nothing is said the client's own defaults hold, but for a linger that the caller wants.
+        // Where nothing is said the client's own defaults hold.
         let group = || ConsumerConfig::group("g");
         assert_eq!(format!("{:?}", plain.fetching(group())), format!("{:?}", group()));
-        assert_eq!(format!("{:?}", plain.producer(None)), format!("{:?}", ProducerConfig::default()));
-        assert!(format!("{:?}", plain.producer(Some(Duration::ZERO))).contains(" linger: 0ns"));
+        assert_eq!(format!("{:?}", plain.producer()), format!("{:?}", ProducerConfig::default()));
     }
 }

@@ -98,7 +98,7 @@ async fn producer(
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
 ) -> Result<Producer, RequestError> {
-    let producer = Producer::new(&shared.client, shared.config.producer(None)).await?;
+    let producer = Producer::new(&shared.client, shared.config.producer()).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
     producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
     Ok(producer)

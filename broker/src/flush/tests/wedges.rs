@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::CallingDisk;
+use crate::partition::Appended;
 use parking_lot::Mutex;
 
 type Hook = Arc<Mutex<Vec<Box<dyn FnOnce() + Send>>>>;
@@ -55,16 +56,22 @@ fn what_comes_in_the_millisecond_of_a_sync_is_synced_in_its_time() {
     assert!(!partition.needs_sync(), "a minute has passed: the interval is a second");
 }
 
-#[test]
-fn a_repair_that_fails_leaves_nobody_waiting_for_ever() {
+/// A partition with one batch that waits for its sync, which found that the disk does not let it cut off what came of a second.
+fn with_a_repair_that_failed() -> (House, Appended) {
     let house = House::new(1);
-    let partition = &house.partitions[0];
+    let partition = house.partitions[0].clone();
     let first = partition.append(batch(1)).unwrap();
     house.fail(Operation::Write, "t-0/0000", 1);
     house.fail(Operation::SetLen, "t-0/0000", 2);
     partition.append(batch(2)).unwrap_err();
-    // Its sync finds that the disk does not let it cut off what came of the second.
     house.env.flush.run_due();
+    (house, first)
+}
+
+#[test]
+fn a_repair_that_fails_leaves_nobody_waiting_for_ever() {
+    let (house, first) = with_a_repair_that_failed();
+    let partition = &house.partitions[0];
     let mut first = partition.durable(first.mark);
     for _ in 0..10 {
         house.env.clock.advance(1000);
@@ -79,13 +86,8 @@ fn a_repair_that_fails_leaves_nobody_waiting_for_ever() {
 
 #[test]
 fn what_is_appended_after_a_repair_that_failed_is_made_durable() {
-    let house = House::new(1);
+    let (house, first) = with_a_repair_that_failed();
     let partition = &house.partitions[0];
-    let first = partition.append(batch(1)).unwrap();
-    house.fail(Operation::Write, "t-0/0000", 1);
-    house.fail(Operation::SetLen, "t-0/0000", 2);
-    partition.append(batch(2)).unwrap_err();
-    house.env.flush.run_due();
     house.env.clock.advance(1000);
     let second = partition.append(batch(2)).unwrap();
     let mut both = [first, second].map(|appended| partition.durable(appended.mark));
