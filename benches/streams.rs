@@ -8,7 +8,9 @@
 //! by the number of partitions that wait for each other: windows of an hour, a bound on skew of ten minutes. "hops" is what one more
 //! operator that keeps nothing costs, by a chain of ten; "observed" is an aggregate of 10,000 texts with operators behind it; "keys"
 //! counts by keys that take time to encode; "workers" is two workers against one, each through a topic that all tasks write: a replay into hourly
-//! windows with a bound on skew of an hour, and a count of 10,000 keys; "restore" tells the rows of a restore from the start of an application. A word as an argument leaves only what is called so.
+//! windows with a bound on skew of an hour, and a count of 10,000 keys; "repartitioned" is the count from the broker behind a topic of its own; "queries" is
+//! how long a question takes while the application counts as fast as it can, and while each record takes 20 ms; "restore" tells the rows of a restore from
+//! the start of an application. A word as an argument leaves only what is called so.
 
 mod harness;
 
@@ -52,6 +54,12 @@ fn main() {
     if is_wanted("workers") {
         workers();
     }
+    if is_wanted("repartitioned") {
+        repartitioned();
+    }
+    if is_wanted("queries") {
+        queries();
+    }
     if is_wanted("restore") {
         restore();
     }
@@ -66,7 +74,7 @@ const SHARED_STEP_MS: i64 = 12_000;
 fn workers() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let each = scaled(180_000) as i64 / i64::from(SHARED_PARTITIONS);
+    let each = scaled(900_000) as i64 / i64::from(SHARED_PARTITIONS);
     let hour = Duration::from_secs(3600);
     let windowed = Builder::new("windowed");
     windowed
@@ -146,7 +154,7 @@ fn count() {
         let (seconds, micros) = measured(|| engine(&batches, records));
         rate.add("engine", records as f64 / seconds);
         cpu.add("engine", micros / records as f64);
-        let [counted, restored] = runtime.block_on(from_broker(records, KEYS));
+        let [counted, restored] = runtime.block_on(from_broker(records, KEYS, topology()));
         rate.add("broker", records as f64 / counted.0);
         cpu.add("broker", counted.1 / records as f64);
         rate.add("restore (keys/s)", KEYS.min(records as u64) as f64 / restored.0);
@@ -163,7 +171,7 @@ fn restore() {
     let mut cpu = Comparison::new("restoring a count, CPU of everything in the process", "ms");
     for _ in 0..rounds() {
         for (name, keys) in [("1,000,000 keys", scaled(1_000_000)), ("1,000 keys", 1000)] {
-            let [_, (seconds, micros)] = runtime.block_on(from_broker(keys, keys as u64));
+            let [_, (seconds, micros)] = runtime.block_on(from_broker(keys, keys as u64, topology()));
             taken.add(name, seconds * 1e3);
             cpu.add(name, micros / 1e3);
         }
@@ -389,10 +397,93 @@ fn partitions() {
     cost.print();
 }
 
-fn topology() -> (Topology, Table<Bytes, i64>) {
+type Counted = (Topology, Table<Bytes, i64>);
+
+fn topology() -> Counted {
     let b = Builder::new("bench");
     let counts = b.stream("events", (Raw, Raw)).group_by_key().count("counts");
     (b.build().expect("it is wired"), counts)
+}
+
+/// The same behind a topic, as if the key were new.
+fn through_a_topic() -> Counted {
+    let b = Builder::new("bench");
+    let records = b.stream("events", (Raw, Raw));
+    let counts = records.group_by("again", (Raw, Raw), |key, _| key.clone()).count("counts");
+    (b.build().expect("it is wired"), counts)
+}
+
+/// What a topic between source and count costs.
+fn repartitioned() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let records = scaled(1_000_000);
+    let mut rate = Comparison::new("count from the broker by 100,000 keys", "records/s");
+    let mut cpu = Comparison::new("the same, CPU of everything in the process", "us/record");
+    for _ in 0..rounds() {
+        for (name, made) in [("directly", topology as fn() -> Counted), ("through a topic", through_a_topic)]
+        {
+            let [(seconds, micros), _] = runtime.block_on(from_broker(records, KEYS, made()));
+            rate.add(name, records as f64 / seconds);
+            cpu.add(name, micros / records as f64);
+        }
+    }
+    rate.print();
+    cpu.print();
+}
+
+/// How long it takes to ask for a row while records are processed.
+fn queries() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    for (name, records, work) in [
+        ("at full speed", scaled(3_000_000), Duration::ZERO),
+        ("20 ms a record", 150, Duration::from_millis(20)),
+    ] {
+        let mut times = runtime.block_on(asked(records, work));
+        times.sort_unstable();
+        let at = |part: usize| {
+            times.get((times.len() - 1) * part / 100).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        };
+        println!("\na row asked for while records are processed, {name}: {} questions", times.len());
+        println!("  p50 {:.3} ms  p99 {:.3} ms  longest {:.3} ms", at(50), at(99), at(100));
+    }
+}
+
+/// How long each question took until all was processed.
+async fn asked(records: usize, work: Duration) -> Vec<Duration> {
+    let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
+    let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
+    let config = BrokerConfig::new(directory.path().join("data")).with("num.partitions", "1");
+    let broker = Broker::start(config.expect("a setting")).await.expect("the broker starts");
+    let client = Client::in_process(broker.lane());
+    produce(&client, records, KEYS).await;
+    let b = Builder::new("bench");
+    let events = b.stream("events", (Raw, Raw)).peek(move |_| {
+        if !work.is_zero() {
+            std::thread::sleep(work);
+        }
+    });
+    let counts = events.group_by_key().count("counts");
+    let topology = b.build().expect("it is wired");
+    let app = App::start(&topology, Config::client(&client)).await.expect("it starts");
+    let ends = app.end_offsets().await.expect("the topic has an end");
+    let view = app.view(&counts);
+    let key = Bytes::copy_from_slice(&record(0).0);
+    while app.counters().records_in == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut times = Vec::new();
+    while app.counters().records_in < ends.total() as u64 {
+        let start = Instant::now();
+        drop(view.get(key.clone()).await.expect("it can be asked"));
+        times.push(start.elapsed());
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    app.close().await.expect("a clean end");
+    client.close().await;
+    broker.stop().await.expect("the broker stops");
+    times
 }
 
 fn engine(batches: &[DecodedBatch], records: usize) -> u64 {
@@ -407,7 +498,7 @@ fn engine(batches: &[DecodedBatch], records: usize) -> u64 {
 }
 
 /// Counting from the broker, then restoring what was counted: seconds and CPU microseconds of each.
-async fn from_broker(records: usize, keys: u64) -> [(f64, f64); 2] {
+async fn from_broker(records: usize, keys: u64, (topology, counts): Counted) -> [(f64, f64); 2] {
     let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
     let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
     let config =
@@ -416,7 +507,6 @@ async fn from_broker(records: usize, keys: u64) -> [(f64, f64); 2] {
     let client = Client::in_process(broker.lane());
     produce(&client, records, keys).await;
 
-    let (topology, counts) = topology();
     let counted = run(&client, &topology, &counts, keys).await;
     let restored = run(&client, &topology, &counts, keys).await;
     client.close().await;

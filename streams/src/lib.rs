@@ -65,7 +65,7 @@ pub use runtime::{
     RestoreProgress, StartAt, StartError, State, TopicChange, View, reset,
 };
 pub use store::Entry;
-pub use task::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, ORIGIN_HEADER, TaskId, origin_header};
+pub use task::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, TaskId, WRITER_HEADER};
 pub use test_driver::{DriverError, InputTopic, OutputTopic, TestDriver, TestDriverBuilder};
 pub use topology::{
     InternalNames, InternalTopic, Plan, PlanError, SubTopologyPlan, TopicId, TopicKind, Topology,

@@ -275,7 +275,7 @@ fn restamped(batch: &[u8], stamp: ProducerStamp) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::producer::{ProducerConfig, ProducerRecord, queue::reserved_len};
+    use crate::producer::{ProducerConfig, ProducerRecord};
     use kappa_protocol::record::Batch as View;
     use std::time::Duration;
 
@@ -284,7 +284,7 @@ mod tests {
         let config = ProducerConfig::default().batch_bytes(1_usize);
         let record = ProducerRecord::to("t").value("v");
         for _ in 0..batches {
-            queue.append(&record, 0, reserved_len(&record), &config);
+            queue.append(&[record], &config);
         }
         Flow::new(queue, Backoff::new(Duration::ZERO, Duration::ZERO))
     }

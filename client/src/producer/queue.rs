@@ -4,7 +4,7 @@
 //! the sender takes it. Invariant: batches leave in the order in which their first records came, and a queue is on
 //! the sender's list at most once. Knows nothing of nodes or sequence numbers.
 
-use super::{ProducerConfig, ProducerRecord, delivery::Completion};
+use super::{ProducerConfig, ProducerRecord, delivery::Completion, now_ms};
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
@@ -88,44 +88,40 @@ impl PartitionQueue {
         PartitionQueue { topic, partition, id, state: Mutex::default() }
     }
 
-    /// Appends a record, for which `reserved` bytes of the buffer are held.
-    pub(super) fn append(
-        &self,
-        record: &ProducerRecord<'_>,
-        timestamp: i64,
-        reserved: usize,
-        config: &ProducerConfig,
-    ) -> Appended {
+    /// Appends records in order, for each of which its [`reserved_len`] of the buffer is held, and tells the place of the last.
+    pub(super) fn append(&self, records: &[ProducerRecord<'_>], config: &ProducerConfig) -> Appended {
         let mut state = self.state.lock();
         let state = &mut *state;
         let mut closed = false;
-        // `reserved` is an upper bound, so a batch ends up to a record's overhead early.
-        if let Some(open) =
-            state.open.take_if(|open| open.builder.estimated_size() + reserved > config.batch_bytes)
-        {
-            state.close(open);
-            closed = true;
-        }
-        let batch = match &mut state.open {
-            Some(batch) => batch,
-            None => {
-                let since = Instant::now();
-                let completion = Completion::new(self.partition, since);
-                state.incomplete.push_back(completion.clone());
-                let options = BatchOptions { compression: config.compression, ..Default::default() };
-                let builder = BatchBuilder::with_capacity(options, state.last_size.max(reserved));
-                state.open.insert(Batch { builder, completion, since, reserved: 0 })
+        let mut place = None;
+        for record in records {
+            let reserved = reserved_len(record);
+            // `reserved` is an upper bound, so a batch ends up to a record's overhead early.
+            let is_full = |open: &mut Batch| open.builder.estimated_size() + reserved > config.batch_bytes;
+            if let Some(open) = state.open.take_if(is_full) {
+                state.close(open);
+                closed = true;
             }
-        };
-        let index = batch.builder.len() as u32;
-        batch.builder.push(timestamp, record.key, record.value, record.headers.iter().copied());
-        batch.reserved += reserved;
+            let batch = match &mut state.open {
+                Some(batch) => batch,
+                None => {
+                    let batch = state.new_batch(self.partition, reserved, config);
+                    state.open.insert(batch)
+                }
+            };
+            let timestamp = record.timestamp.unwrap_or_else(now_ms);
+            batch.builder.push(timestamp, record.key, record.value, record.headers.iter().copied());
+            batch.reserved += reserved;
+            place = Some(batch.builder.len() as u32 - 1);
+        }
+        let open = state.open.as_ref().zip(place).expect("there is a record to append, into an open batch");
+        let (completion, index) = (open.0.completion.clone(), open.1);
         let tell_sender = match (std::mem::replace(&mut state.listed, true), closed) {
             (false, _) => Tell::Listed,
             (true, true) => Tell::Full,
             (true, false) => Tell::Nothing,
         };
-        Appended { completion: batch.completion.clone(), index, tell_sender }
+        Appended { completion, index, tell_sender }
     }
 
     /// What there is to send. Takes the queue off the sender's list if there is nothing.
@@ -172,6 +168,15 @@ impl PartitionQueue {
 }
 
 impl State {
+    fn new_batch(&mut self, partition: i32, reserved: usize, config: &ProducerConfig) -> Batch {
+        let since = Instant::now();
+        let completion = Completion::new(partition, since);
+        self.incomplete.push_back(completion.clone());
+        let options = BatchOptions { compression: config.compression, ..Default::default() };
+        let builder = BatchBuilder::with_capacity(options, self.last_size.max(reserved));
+        Batch { builder, completion, since, reserved: 0 }
+    }
+
     fn close(&mut self, batch: Batch) {
         self.last_size = batch.builder.estimated_size();
         self.full.push_back(batch);
@@ -188,15 +193,32 @@ mod tests {
         let config = ProducerConfig::default().batch_bytes(200_usize);
         let record = ProducerRecord::to("t").value(&[7_u8; 40]);
         let reserved = reserved_len(&record);
-        let told: Vec<_> = (0..4).map(|_| queue.append(&record, 0, reserved, &config).tell_sender).collect();
+        let told: Vec<_> = (0..4).map(|_| queue.append(&[record], &config).tell_sender).collect();
         assert_eq!(told, [Tell::Listed, Tell::Nothing, Tell::Full, Tell::Nothing]);
         assert!(matches!(queue.waiting(), Waiting::Full(_)));
         assert_eq!(queue.take().map(|batch| (batch.builder.len(), batch.reserved)), Some((2, 2 * reserved)));
         assert!(matches!(queue.waiting(), Waiting::Open(_)));
         assert_eq!(queue.take().map(|batch| batch.builder.len()), Some(2));
         assert_eq!(queue.waiting(), Waiting::Nothing);
-        assert_eq!(queue.append(&record, 0, reserved, &config).tell_sender, Tell::Listed);
+        assert_eq!(queue.append(&[record], &config).tell_sender, Tell::Listed);
         assert_eq!(queue.incomplete().len(), 3);
+    }
+
+    #[test]
+    fn records_in_a_run_are_placed_as_one_by_one() {
+        let config = ProducerConfig::default().batch_bytes(200_usize);
+        let record = ProducerRecord::to("t").value(&[7_u8; 40]).timestamp(5);
+        let (queue, alone) =
+            (PartitionQueue::new(Arc::from("t"), 0, 0), PartitionQueue::new(Arc::from("t"), 0, 1));
+        let run = queue.append(&[record; 5], &config);
+        let last = (0..5).map(|_| alone.append(&[record], &config)).last().unwrap();
+        assert_eq!((run.index, run.tell_sender), (last.index, Tell::Listed));
+        let taken = |queue: &PartitionQueue| {
+            let batches = std::iter::from_fn(|| queue.take());
+            batches.map(|batch| (batch.reserved, batch.builder.finish(0))).collect::<Vec<_>>()
+        };
+        assert_eq!(taken(&queue), taken(&alone));
+        assert_eq!(queue.append(&[record; 9], &config).tell_sender, Tell::Full);
     }
 
     #[test]

@@ -106,22 +106,22 @@ impl Shared {
         self.gate.get().is_none_or(|gate| (gate.0)())
     }
 
-    /// Takes `len` bytes of the buffer for one record.
-    pub(super) fn reserve(&self, len: usize) -> Result<(), SendError> {
+    /// Takes `len` bytes of the buffer for so many records.
+    pub(super) fn reserve(&self, records: usize, len: usize) -> Result<(), SendError> {
         let max = self.config.buffer_bytes;
         let buffered = self.buffered.fetch_add(len, Ordering::Relaxed);
         // A record larger than the whole buffer may go alone.
         if buffered + len <= max || buffered == 0 {
-            self.unacknowledged.fetch_add(1, Ordering::Relaxed);
+            self.unacknowledged.fetch_add(records, Ordering::Relaxed);
             return Ok(());
         }
         self.release(len);
         Err(SendError::Full { buffered, max })
     }
 
-    /// Gives back what a record took that was not queued in the end.
-    pub(super) fn unreserve(&self, len: usize) {
-        self.unacknowledged.fetch_sub(1, Ordering::Relaxed);
+    /// Gives back what records took that were not queued in the end.
+    pub(super) fn unreserve(&self, records: usize, len: usize) {
+        self.unacknowledged.fetch_sub(records, Ordering::Relaxed);
         self.release(len);
     }
 

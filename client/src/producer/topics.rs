@@ -65,14 +65,15 @@ impl Topics {
         }
     }
 
-    /// Runs `append` on the queue of the record's partition.
+    /// Runs `append` on the queue of the partition of the first record, with which the others go.
     pub(super) fn with_queue<T>(
         &self,
-        record: &ProducerRecord<'_>,
+        records: &[ProducerRecord<'_>],
         len: usize,
         batch_bytes: usize,
         append: impl FnOnce(&Arc<PartitionQueue>) -> T,
     ) -> Result<T, SendError> {
+        let record = records.first().expect("there is a record to append");
         let topics = self.topics.read();
         let unknown = || SendError::TopicUnknown { topic: Arc::from(record.topic) };
         let topic = topics.get(record.topic).ok_or_else(unknown)?;
@@ -103,7 +104,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn partition(topics: &Topics, record: &ProducerRecord<'_>) -> Result<i32, SendError> {
-        topics.with_queue(record, 100, 1000, |queue| queue.partition)
+        topics.with_queue(std::slice::from_ref(record), 100, 1000, |queue| queue.partition)
     }
 
     #[test]

@@ -21,6 +21,7 @@ over_both_transports! {
     every_acks_setting_delivers_in_order
     records_of_a_burst_keep_their_order_with_five_requests_in_flight
     buffer_is_bounded_and_senders_wait_for_room
+    a_run_ends_where_another_partition_begins_or_room_ends
     keys_choose_the_partition_and_null_keys_reach_all
     seek_pause_resume_and_position
     seek_by_time_and_offsets_by_time
@@ -137,6 +138,37 @@ async fn buffer_is_bounded_and_senders_wait_for_room(_: &Cluster, client: &Clien
         taken + 500
     );
     consumer.close().await.unwrap();
+}
+
+async fn a_run_ends_where_another_partition_begins_or_room_ends(_: &Cluster, client: &Client) {
+    let config = ProducerConfig::default().buffer_bytes(20_000_usize).record_bytes_max(2000_usize);
+    let producer = Producer::new(client, config.linger(Duration::from_secs(60))).await.unwrap();
+    let (value, large) = (vec![7_u8; 1000], vec![7_u8; 3000]);
+    let to = |partition| ProducerRecord::to("runs").partition(partition).value(&value);
+    assert!(matches!(producer.try_send_run(&[to(0)]), Err(SendError::TopicUnknown { .. })));
+    producer.partitions_for("runs").await.unwrap();
+    let taken = |records: &[ProducerRecord<'_>]| producer.try_send_run(records).unwrap();
+    let (count, last) = taken(&[to(1), to(1), to(1), to(2)]);
+    assert_eq!((count, last.partition(), producer.unacknowledged()), (3, 1, 3));
+    assert_eq!(taken(&[to(2), to(2), to(2).value(&large), to(2)]).0, 2);
+    assert!(matches!(producer.try_send_run(&[to(2).value(&large)]), Err(SendError::TooLarge { .. })));
+    let unplaced = ProducerRecord::to("runs").value(&value);
+    assert_eq!(taken(&[unplaced; 4]).0, 1, "nobody knows that they go to one partition");
+    assert!(matches!(producer.try_send_run(&[to(9)]), Err(SendError::PartitionUnknown { .. })));
+    // Room for some of the run only: they go one by one, and then none.
+    let mut more = 0;
+    let full = loop {
+        match producer.try_send_run(&[to(0); 30]) {
+            Ok((count, _)) => more += count,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, SendError::Full { .. }) && (10..14).contains(&more), "{more} {full}");
+    assert_eq!(producer.unacknowledged(), 6 + more);
+    producer.flush().await.unwrap();
+    assert_eq!(last.await.unwrap().offset, 2, "the handle is that of the last record");
+    assert_eq!(taken(&[to(0); 30]).0, 19, "as many as the whole buffer holds");
+    producer.close().await.unwrap();
 }
 
 async fn keys_choose_the_partition_and_null_keys_reach_all(_: &Cluster, client: &Client) {

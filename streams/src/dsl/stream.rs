@@ -367,7 +367,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         topic: crate::topology::TopicId,
         codecs: (SharedCodec<K2>, SharedCodec<V2>),
         null_keys: NullKeys,
-        with_origin: bool,
+        with_writer: bool,
     ) where
         K: Into<Option<K2>>,
         V: Into<Option<V2>>,
@@ -376,7 +376,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         let name = self.graph.name(node);
         self.outlet.add(Box::new(move |_| {
             let (name, codecs, null_keys) = (Arc::clone(&name), codecs.clone(), null_keys.clone());
-            Box::new(RecordSink { name, topic, codecs, null_keys, with_origin })
+            Box::new(RecordSink { name, topic, codecs, null_keys, with_writer })
         }));
     }
 

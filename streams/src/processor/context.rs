@@ -1,36 +1,29 @@
 //! What processors leave behind: output records, counters, operator clocks and the first failure.
 //!
-//! Outputs of many records share one byte buffer, so emitting a record allocates nothing. A failure does not
-//! unwind the processors; the task looks for it after each record and commits nothing behind it.
+//! A failure does not unwind the processors; the task looks for it after each record and commits nothing behind it.
 
 use super::{
     failure::{DeadLetter, FailurePolicy, Fallible},
-    stamp::Stamp,
+    outputs::{OutputTo, Outputs},
 };
 use crate::{
     codec::CodecError,
     record::{Headers, Meta},
     store::Dropped,
 };
-use bytes::Bytes;
 use kappa_protocol::record::partition_for_key;
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, sync::Arc};
 
 /// A topic within one topology: where processors read from and write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub(crate) u32);
 
-/// Where an output record came from: the record that was being processed, and which of its outputs this is.
+/// The record that is being processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Origin {
-    /// Topic of the record processed.
-    pub(crate) topic: TopicId,
-    /// Its partition.
-    pub(crate) partition: i32,
-    /// Its offset.
-    pub(crate) offset: i64,
-    /// Number of this output among those of the record, from 0.
-    pub(crate) number: u32,
+struct Origin {
+    topic: TopicId,
+    partition: i32,
+    offset: i64,
 }
 
 /// A record as it comes from a topic.
@@ -174,152 +167,12 @@ impl Counters {
     }
 }
 
-/// What a reader keeps of a record besides key and value, more or less.
-const RECORD_BYTES: usize = 64;
-
-#[derive(Debug)]
-struct OutputSlot {
-    topic: TopicId,
-    partition: i32,
-    timestamp: i64,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
-    headers: Headers,
-    origin: Option<Origin>,
-}
-
-/// One record to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Output {
-    /// The topic.
-    pub(crate) topic: TopicId,
-    /// The partition.
-    pub(crate) partition: i32,
-    /// Event time in milliseconds.
-    pub(crate) timestamp: i64,
-    /// The key.
-    pub(crate) key: Option<Bytes>,
-    /// The value; null is a tombstone in compacted topics.
-    pub(crate) value: Option<Bytes>,
-    /// Headers.
-    pub(crate) headers: Headers,
-    /// Set on records of repartition topics.
-    pub(crate) origin: Option<Origin>,
-    /// How far the writer has come with this record. One without an origin is nothing but this.
-    pub(crate) stamp: Option<Stamp>,
-}
-
-/// Output records in order, with their bytes in one buffer.
-#[derive(Debug, Default)]
-pub(crate) struct Outputs {
-    bytes: Vec<u8>,
-    slots: Vec<OutputSlot>,
-    /// Stamps by the index of their record, which only grows.
-    stamps: Vec<(usize, Stamp)>,
-}
-
-impl Outputs {
-    /// Number of records.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Bytes that they take in memory.
-    pub(crate) fn size(&self) -> usize {
-        self.bytes.len()
-            + self.slots.len() * size_of::<OutputSlot>()
-            + self.stamps.len() * size_of::<(usize, Stamp)>()
-    }
-
-    /// The records in order; their bytes stay in the shared buffer.
-    pub(crate) fn into_records(self) -> impl Iterator<Item = Output> {
-        let bytes = Bytes::from(self.bytes);
-        let mut stamps = self.stamps.into_iter().peekable();
-        self.slots.into_iter().enumerate().map(move |(index, slot)| Output {
-            topic: slot.topic,
-            partition: slot.partition,
-            timestamp: slot.timestamp,
-            key: slot.key.map(|range| bytes.slice(range)),
-            value: slot.value.map(|range| bytes.slice(range)),
-            headers: slot.headers,
-            origin: slot.origin,
-            stamp: stamps.next_if(|(of, _)| *of == index).map(|(_, stamp)| stamp),
-        })
-    }
-
-    /// Where each record goes, and the bytes that its reader keeps of it.
-    pub(crate) fn destinations(
-        &self,
-    ) -> impl DoubleEndedIterator<Item = (TopicId, i32, usize)> + ExactSizeIterator {
-        let length = |range: &Option<Range<usize>>| range.as_ref().map_or(0, ExactSizeIterator::len);
-        self.slots.iter().map(move |slot| {
-            let bytes = length(&slot.key) + length(&slot.value) + RECORD_BYTES;
-            (slot.topic, slot.partition, bytes)
-        })
-    }
-
-    /// Stamps records by their indexes, which must grow; none may have been stamped before.
-    pub(crate) fn stamp(&mut self, stamps: Vec<(usize, Stamp)>) {
-        debug_assert!(self.stamps.is_empty() && stamps.is_sorted_by(|a, b| a.0 < b.0));
-        self.stamps = stamps;
-    }
-
-    /// Appends a record that is nothing but a stamp.
-    pub(crate) fn push_stamp(&mut self, (topic, partition): (TopicId, i32), stamp: Stamp) {
-        self.stamps.push((self.slots.len(), stamp));
-        let (timestamp, headers) = (0, Headers::NONE);
-        self.slots.push(OutputSlot {
-            topic,
-            partition,
-            timestamp,
-            key: None,
-            value: None,
-            headers,
-            origin: None,
-        });
-    }
-
-    /// Appends a record whose bytes exist already.
-    pub(crate) fn push(
-        &mut self,
-        (topic, partition): (TopicId, i32),
-        key: &[u8],
-        value: Option<&[u8]>,
-        timestamp: i64,
-    ) {
-        let key = self.copy(key);
-        let value = value.map(|value| self.copy(value));
-        let headers = Headers::NONE;
-        self.slots.push(OutputSlot {
-            topic,
-            partition,
-            timestamp,
-            key: Some(key),
-            value,
-            headers,
-            origin: None,
-        });
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
-    }
-}
-
 /// What a sink writes besides key and value.
 pub(crate) struct OutputHead<'a> {
     pub(crate) topic: TopicId,
     pub(crate) operator: &'a Arc<str>,
-    /// Whether the record says where it came from.
-    pub(crate) with_origin: bool,
+    /// Whether the record says who wrote it.
+    pub(crate) with_writer: bool,
 }
 
 /// State of one task that its processors share.
@@ -364,7 +217,7 @@ impl Context {
             partition_counts,
             topic_names,
             skip_undecodable,
-            origin: Origin { topic: TopicId(0), partition, offset: -1, number: 0 },
+            origin: Origin { topic: TopicId(0), partition, offset: -1 },
             failure: None,
             dead_letters: Vec::new(),
         }
@@ -372,13 +225,13 @@ impl Context {
 
     /// Begins a record: outputs from now on come from here.
     pub(crate) fn begin(&mut self, topic: TopicId, partition: i32, offset: i64) {
-        self.origin = Origin { topic, partition, offset, number: 0 };
+        self.origin = Origin { topic, partition, offset };
         self.counters.records_in += 1;
     }
 
     /// What stands beside the record that is being processed.
     pub(crate) fn meta(&self) -> Meta<'_> {
-        let Origin { topic, partition, offset, .. } = self.origin;
+        let Origin { topic, partition, offset } = self.origin;
         Meta {
             topic: self.topic_name(topic),
             partition,
@@ -458,7 +311,7 @@ impl Context {
         let unsaid = if self.skip_undecodable { FailurePolicy::Skip } else { FailurePolicy::Stop };
         match at.policy.unwrap_or(unsaid) {
             FailurePolicy::Stop => {
-                let Origin { topic, partition, offset, .. } = self.origin;
+                let Origin { topic, partition, offset } = self.origin;
                 let (operator, topic) = (Arc::clone(&at.operator), Arc::clone(self.topic_name(topic)));
                 self.fail(ProcessError::Decode { operator, topic, partition, offset, source });
             }
@@ -472,7 +325,7 @@ impl Context {
     pub(crate) fn failed<E: fmt::Display>(&mut self, at: &Fallible, error: &E) {
         let policy = at.policy.unwrap_or(FailurePolicy::Stop);
         if policy == FailurePolicy::Stop {
-            let Origin { topic, partition, offset, .. } = self.origin;
+            let Origin { topic, partition, offset } = self.origin;
             let (operator, topic) = (Arc::clone(&at.operator), Arc::clone(self.topic_name(topic)));
             let reason = error.to_string();
             return self.fail(ProcessError::Failed { operator, topic, partition, offset, reason });
@@ -506,20 +359,12 @@ impl Context {
             let Origin { topic, offset, .. } = self.origin;
             let (timestamp, to) = (record.timestamp, letter.topic);
             let headers = letter.headers(&self.meta_of((topic, offset), timestamp, record.headers));
-            let partition = self.partition_for(to, record.key);
-            let key = record.key.map(|key| self.outputs.copy(key));
-            let value = record.value.map(|value| self.outputs.copy(value));
-            let slot = OutputSlot { topic: to, partition, timestamp, key, value, headers, origin: None };
-            self.outputs.slots.push(slot);
+            let partition = partition_of((&self.partition_counts, self.partition), to, record.key);
+            let to = OutputTo { topic: to, partition, timestamp };
+            self.outputs.push(to, record.key, record.value, headers);
             self.counters.dead_letters += 1;
         }
         Ok(())
-    }
-
-    /// The partition of a topic that a key belongs to; without a key, as near to that of the task as there is one.
-    fn partition_for(&self, topic: TopicId, key: Option<&[u8]>) -> i32 {
-        let count = self.partition_counts.get(topic.0 as usize).copied().unwrap_or(1).max(1);
-        key.map_or(self.partition % count, |key| partition_for_key(key, count))
     }
 
     /// Moves an operator's clock forward and returns it.
@@ -540,29 +385,22 @@ impl Context {
         key: impl FnOnce(&mut Vec<u8>) -> Result<bool, CodecError>,
         value: impl FnOnce(&mut Vec<u8>) -> Result<bool, CodecError>,
     ) {
-        let buffer = &mut self.outputs.bytes;
-        let start = buffer.len();
-        let spans = (|| {
-            let key = key(buffer)?.then_some(start..buffer.len());
-            let middle = buffer.len();
-            let value = value(buffer)?.then_some(middle..buffer.len());
-            Ok((key, value))
-        })();
-        let (key, value) = match spans {
-            Ok(spans) => spans,
-            Err(source) => {
-                self.outputs.bytes.truncate(start);
-                return self.fail(ProcessError::Encode { operator: Arc::clone(head.operator), source });
-            }
-        };
-        let partition =
-            self.partition_for(head.topic, key.clone().and_then(|range| self.outputs.bytes.get(range)));
-        let origin = head.with_origin.then_some(self.origin);
-        self.origin.number += 1;
-        self.counters.records_out += 1;
-        let (topic, timestamp, headers) = (head.topic, self.timestamp, self.headers.clone());
-        self.outputs.slots.push(OutputSlot { topic, partition, timestamp, key, value, headers, origin });
+        let (topic, timestamp) = (head.topic, self.timestamp);
+        let counts = (&*self.partition_counts, self.partition);
+        let to =
+            |key: Option<&[u8]>| OutputTo { topic, partition: partition_of(counts, topic, key), timestamp };
+        let writer = head.with_writer.then_some(self.partition);
+        match self.outputs.encode(key, value, to, (self.headers.clone(), writer)) {
+            Ok(()) => self.counters.records_out += 1,
+            Err(source) => self.fail(ProcessError::Encode { operator: Arc::clone(head.operator), source }),
+        }
     }
+}
+
+/// The partition of a topic that a key belongs to; without a key, as near to that of the task as there is one.
+fn partition_of((counts, own): (&[i32], i32), topic: TopicId, key: Option<&[u8]>) -> i32 {
+    let count = counts.get(topic.0 as usize).copied().unwrap_or(1).max(1);
+    key.map_or(own % count, |key| partition_for_key(key, count))
 }
 
 #[cfg(test)]

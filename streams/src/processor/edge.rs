@@ -188,7 +188,7 @@ pub(crate) struct RecordSink<K, V> {
     pub(crate) codecs: (SharedCodec<K>, SharedCodec<V>),
     pub(crate) null_keys: NullKeys,
     /// Set for repartition topics.
-    pub(crate) with_origin: bool,
+    pub(crate) with_writer: bool,
 }
 
 impl<K: Data, V: Data, K1, V1> Process<K1, V1> for RecordSink<K, V>
@@ -206,7 +206,7 @@ where
         {
             return cx.counters.null_keys += 1;
         }
-        let head = OutputHead { topic: self.topic, operator: &self.name, with_origin: self.with_origin };
+        let head = OutputHead { topic: self.topic, operator: &self.name, with_writer: self.with_writer };
         write(cx, head, &self.codecs, (key, value));
     }
 }
@@ -244,7 +244,7 @@ where
         };
         let key = key.into().filter(|key| !self.codecs.0.is_null(key));
         let value = value.into().filter(|value| !self.codecs.1.is_null(value));
-        let head = OutputHead { topic, operator: &self.at.operator, with_origin: false };
+        let head = OutputHead { topic, operator: &self.at.operator, with_writer: false };
         write(cx, head, &self.codecs, (key, value));
     }
 }

@@ -12,6 +12,7 @@ mod edge;
 mod failure;
 mod join;
 mod key;
+mod outputs;
 mod stamp;
 mod stateless;
 mod table;
@@ -20,7 +21,7 @@ mod window;
 mod windows;
 
 pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate};
-pub(crate) use context::{Context, Origin, Output, Outputs, RecordView};
+pub(crate) use context::{Context, RecordView};
 pub use context::{Counters, ProcessError, TopicId};
 pub(crate) use edge::{
     ChoosingSink, NullKeys, RecordSink, RecordSource, Rows, Source, StreamToTable, TableSource,
@@ -29,6 +30,7 @@ pub use failure::OnFailure;
 pub(crate) use failure::{FailurePolicy, Fallible};
 pub(crate) use join::{GlobalJoin, JoinKind, TableJoin};
 pub(crate) use key::KeyBytes;
+pub(crate) use outputs::{Output, OutputTo, OutputView, Outputs};
 pub(crate) use stamp::{Frontier, Stamp};
 pub(crate) use stateless::{
     Branch, BranchPredicate, Filter, FlatMap, FlatMapValues, Map, MapValues, Peek, Rekey, Shared, Step,

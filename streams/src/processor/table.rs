@@ -102,7 +102,7 @@ impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
     }
 
     fn emit(&self, cx: &mut Context, key: &[u8], change: &Change<V>) {
-        let head = OutputHead { topic: self.topic, operator: &self.name, with_origin: true };
+        let head = OutputHead { topic: self.topic, operator: &self.name, with_writer: true };
         cx.emit(
             head,
             |out| {

@@ -7,8 +7,8 @@
 use super::{AppError, shared::Shared, worker::sight};
 use crate::{
     instance::{Event, Fence, Outcome, Standing},
-    processor::{Origin, Output, Outputs},
-    task::{CommittedOffset, FRONTIER_HEADER, ORIGIN_HEADER, origin_header},
+    processor::{OutputView, Outputs, Stamp},
+    task::{CommittedOffset, FRONTIER_HEADER, WRITER_HEADER, writer_header},
 };
 use kappa_client::{
     Consumer, Producer, ProducerRecord, RequestError, TopicPartition, admin::OffsetAndMetadata,
@@ -178,12 +178,29 @@ impl Writer {
         }
     }
 
+    /// Hands records to the producer, those of a partition in their order and in one go.
     async fn append(&mut self, outputs: Outputs) -> Result<(), AppError> {
-        let bytes = outputs.size();
-        for output in outputs.into_records() {
-            self.send(output).await?;
+        let mut views: Vec<OutputView<'_>> = outputs.iter().collect();
+        views.sort_by_key(|view| (view.topic, view.partition));
+        let ours: Vec<OurHeaders> = views.iter().map(OurHeaders::of).collect();
+        let (mut headers, mut ends) = (Vec::new(), Vec::with_capacity(views.len()));
+        for (view, ours) in views.iter().zip(&ours) {
+            let own = view.record.headers.iter();
+            headers.extend(own.map(|header| (&*header.key, header.value.as_deref())).chain(ours.iter()));
+            ends.push(headers.len());
         }
-        self.tell(Event::Sent { bytes }).await;
+        let mut records = Vec::with_capacity(views.len());
+        let mut begin = 0;
+        for (view, end) in views.iter().zip(ends) {
+            records.push(self.record(view, headers.get(begin..end).unwrap_or_default()));
+            begin = end;
+        }
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let taken = self.send(rest).await?;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        self.tell(Event::Sent { bytes: outputs.size() }).await;
         Ok(())
     }
 
@@ -229,36 +246,22 @@ impl Writer {
         (self.shared.topics.partition(position.topic, position.partition), offset)
     }
 
-    /// Hands a record to the producer, waiting while its buffer is full.
-    async fn send(&self, output: Output) -> Result<(), AppError> {
-        let origin = output.origin.map(|origin| self.origin(&origin));
-        let stamp = output.stamp.map(|stamp| stamp.encode());
-        let own = output.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
-        let with_own: Vec<(&str, Option<&[u8]>)>;
-        let only_origin: [(&str, Option<&[u8]>); 1];
-        let headers = match &origin {
-            Some(origin) if output.headers.is_empty() && stamp.is_none() => {
-                only_origin = [(ORIGIN_HEADER, Some(&origin[..]))];
-                &only_origin[..]
-            }
-            origin => {
-                let origin = origin.as_ref().map(|origin| (ORIGIN_HEADER, Some(&origin[..])));
-                let stamp = stamp.as_ref().map(|stamp| (FRONTIER_HEADER, Some(&stamp[..])));
-                with_own = own.chain(origin).chain(stamp).collect();
-                &with_own
-            }
-        };
-        let record = ProducerRecord {
-            topic: self.shared.topics.name(output.topic),
-            partition: Some(output.partition),
-            timestamp: Some(output.timestamp),
-            key: output.key.as_deref(),
-            value: output.value.as_deref(),
+    fn record<'a>(&'a self, view: &OutputView<'a>, headers: &'a [HeaderRef<'a>]) -> ProducerRecord<'a> {
+        ProducerRecord {
+            topic: self.shared.topics.name(view.topic),
+            partition: Some(view.partition),
+            timestamp: Some(view.record.timestamp),
+            key: view.record.key,
+            value: view.record.value,
             headers,
-        };
+        }
+    }
+
+    /// Hands the first records to the producer, waiting while its buffer is full; returns how many.
+    async fn send(&self, records: &[ProducerRecord<'_>]) -> Result<usize, AppError> {
         loop {
-            match self.producer.send_nowait(record) {
-                Ok(_) => return Ok(()),
+            match self.producer.try_send_run(records) {
+                Ok((count, _)) => return Ok(count),
                 Err(SendError::Full { .. }) => self.producer.room().await,
                 Err(SendError::TopicUnknown { topic }) => {
                     self.producer.partitions_for(&topic).await?;
@@ -267,8 +270,24 @@ impl Writer {
             }
         }
     }
+}
 
-    fn origin(&self, origin: &Origin) -> bytes::Bytes {
-        origin_header(self.shared.topics.name(origin.topic), origin.partition, origin.offset, origin.number)
+type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
+
+/// Values of the headers that readers of repartition topics go by.
+struct OurHeaders {
+    writer: Option<[u8; 4]>,
+    stamp: Option<[u8; Stamp::LEN]>,
+}
+
+impl OurHeaders {
+    fn of(view: &OutputView<'_>) -> OurHeaders {
+        OurHeaders { writer: view.writer.map(i32::to_be_bytes), stamp: view.stamp.map(Stamp::encode) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = HeaderRef<'_>> {
+        let writer = self.writer.as_ref().map(|writer| (WRITER_HEADER, Some(writer_header(writer))));
+        let stamp = self.stamp.as_ref().map(|stamp| (FRONTIER_HEADER, Some(&stamp[..])));
+        writer.into_iter().chain(stamp)
     }
 }

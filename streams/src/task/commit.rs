@@ -3,12 +3,17 @@
 //! A commit is one value: changelog records, offsets with clocks. Whoever takes it decides how strong it is: at least
 //! once waits for the outputs that were taken before, writes the changelog, waits for it, then writes the offsets.
 //!
-//! Metadata of a committed offset: `k1 <partition time> [<operator>=<clock> ...]`, times in milliseconds; of a partition
-//! that is read by writer `k2 <partition time> <reading> [<operator>=<clock> ...]`.
+//! Metadata of a committed offset: `k3 <partition time> [<clock> ...]`, times in milliseconds; of a partition that is read
+//! by writer `k4 <partition time> <reading> [<clock> ...]`. A clock is `<id>=<how far it is behind the partition time>`,
+//! both hexadecimal, its id a hash of the operator's name; clocks that have seen nothing are left out. They stand here and not in
+//! changelogs, since they must go back with the offset: a clock ahead of it would take records that come again for late.
 
 use super::Reading;
-use crate::{processor::Outputs, topology::TopicId};
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use crate::{
+    processor::Outputs,
+    topology::{ClockId, TopicId},
+};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 /// A partition of a topic of the topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +49,7 @@ pub(crate) struct Commit {
 }
 
 /// Observed stream time per operator.
-pub(crate) type Clocks = BTreeMap<Arc<str>, i64>;
+pub(crate) type Clocks = BTreeMap<ClockId, i64>;
 
 /// What the metadata of an offset says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,16 +63,18 @@ pub(crate) struct Metadata {
 /// Bytes of metadata that brokers take.
 pub(crate) const METADATA_MAX: usize = 4096;
 
-const IN_ORDER: &str = "k1";
-const BY_WRITER: &str = "k2";
+const IN_ORDER: &str = "k3";
+const BY_WRITER: &str = "k4";
 
-pub(crate) fn encode_metadata(time: i64, reading: Option<&Reading>, clocks: &[(Arc<str>, i64)]) -> String {
+pub(crate) fn encode_metadata(time: i64, reading: Option<&Reading>, clocks: &[(ClockId, i64)]) -> String {
     let mut text = match reading {
         None => format!("{IN_ORDER} {time}"),
         Some(reading) => format!("{BY_WRITER} {time} {}", reading.encode()),
     };
-    for (name, clock) in clocks {
-        let _ = write!(text, " {name}={clock}");
+    for (ClockId(id), clock) in clocks.iter().filter(|(_, clock)| *clock != i64::MIN) {
+        let behind = i128::from(time) - i128::from(*clock);
+        let sign = if behind < 0 { "-" } else { "" };
+        let _ = write!(text, " {id:x}={sign}{:x}", behind.unsigned_abs());
     }
     text
 }
@@ -77,15 +84,16 @@ pub(crate) fn encode_metadata(time: i64, reading: Option<&Reading>, clocks: &[(A
 pub(crate) fn decode_metadata(text: &str, offset: i64, lanes: usize) -> Option<Metadata> {
     let mut words = text.split(' ');
     let version = words.next()?;
-    let time = words.next()?.parse().ok()?;
+    let time: i64 = words.next()?.parse().ok()?;
     let reading = match version {
         IN_ORDER => None,
         BY_WRITER => Some(Reading::decode(words.next()?, offset, lanes)?),
         _ => return None,
     };
     let clock = |word: &str| {
-        let (name, clock) = word.rsplit_once('=')?;
-        Some((Arc::from(name), clock.parse().ok()?))
+        let (id, behind) = word.split_once('=')?;
+        let clock = i128::from(time) - i128::from_str_radix(behind, 16).ok()?;
+        Some((ClockId(u32::from_str_radix(id, 16).ok()?), i64::try_from(clock).ok()?))
     };
     Some(Metadata { time, clocks: words.map(clock).collect::<Option<Clocks>>()?, reading })
 }
@@ -93,14 +101,24 @@ pub(crate) fn decode_metadata(text: &str, offset: i64, lanes: usize) -> Option<M
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::CLOCKS_MAX;
+
+    #[test]
+    fn as_many_clocks_as_there_may_be_leave_room() {
+        let clocks: Vec<_> = (0..CLOCKS_MAX).map(|number| (ClockId(u32::MAX - number as u32), 0)).collect();
+        let today = 1_764_000_000_000;
+        assert!(encode_metadata(today, None, &clocks).len() < METADATA_MAX * 5 / 8);
+    }
 
     #[test]
     fn metadata_round_trips_and_foreign_metadata_is_ignored() {
-        let clocks = [("hourly".into(), 10), ("daily-2".into(), i64::MIN)];
+        let id = ClockId::of;
+        let clocks = [(id("hourly"), 10), (id("daily-2"), i64::MIN), (id("x"), i64::MAX), (id(""), -300)];
         let text = encode_metadata(-5, None, &clocks);
-        assert_eq!(text, "k1 -5 hourly=10 daily-2=-9223372036854775808");
+        assert_eq!(text, "k3 -5 fc3a08e0=-f fd0c5087=-8000000000000004 811c9dc5=127");
         let Metadata { time, clocks: read, reading } = decode_metadata(&text, 7, 1).unwrap();
-        assert_eq!((time, read.get("hourly"), read.get("daily-2")), (-5, Some(&10), Some(&i64::MIN)));
+        let seen = clocks.into_iter().filter(|(_, clock)| *clock != i64::MIN).collect();
+        assert_eq!((time, &read), (-5, &seen));
         assert_eq!(reading, None);
         let written = Reading { read: 90, aside: vec![(2, 70), (5, 80)], idle: vec![1, 3] };
         let text = encode_metadata(-5, Some(&written), &clocks);
@@ -108,7 +126,16 @@ mod tests {
             decode_metadata(&text, 70, 6).unwrap(),
             Metadata { time, clocks: read, reading: Some(written) }
         );
-        for foreign in ["", "AgAAAYs=", "k1 1 broken", "k2 1", "k2 1 !", "k3 1"] {
+        for foreign in [
+            "",
+            "AgAAAYs=",
+            "k3 1 broken",
+            "k3 1 811c9dc5=-ffffffffffffffffff",
+            "k4 1",
+            "k4 1 !",
+            "k1 1 hourly=10",
+            "k5 1",
+        ] {
             assert_eq!(decode_metadata(foreign, 7, 1), None, "{foreign}");
         }
     }

@@ -3,8 +3,8 @@
 //! The bytes of a batch stay where they are; per record only positions are noted. What repartition records say of
 //! their writers is taken off here, so operators see the headers the user wrote.
 //!
-//! Origin header, `kappa-origin`: partition (4 bytes, big endian) ‖ offset (8) ‖ number (4) ‖ topic name. Frontier
-//! header, `kappa-frontier`: a [`Stamp`]; a record that has it and no origin is nothing else.
+//! Writer header, `kappa-w`: the partition of the task that wrote the record, big endian, without leading zero bytes.
+//! Frontier header, `kappa-frontier`: a [`Stamp`]; a record that has it and no writer is nothing else.
 
 use crate::{
     processor::{Context, RecordView, Source, Stamp},
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Name of the header by which repartition records tell where they came from.
-pub const ORIGIN_HEADER: &str = "kappa-origin";
+/// Name of the header by which records of repartition topics tell who wrote them. It stands in every such record.
+pub const WRITER_HEADER: &str = "kappa-w";
 
 /// Name of the header by which writers of repartition topics tell how far they have come.
 pub const FRONTIER_HEADER: &str = "kappa-frontier";
@@ -24,19 +24,18 @@ pub const FRONTIER_HEADER: &str = "kappa-frontier";
 /// Bytes of the smallest record there can be: the header's count alone must not size an allocation.
 const RECORD_LEN_MIN: usize = 7;
 
-/// The value of the origin header.
-pub fn origin_header(topic: &str, partition: i32, offset: i64, number: u32) -> Bytes {
-    let mut value = Vec::with_capacity(16 + topic.len());
-    value.extend_from_slice(&partition.to_be_bytes());
-    value.extend_from_slice(&offset.to_be_bytes());
-    value.extend_from_slice(&number.to_be_bytes());
-    value.extend_from_slice(topic.as_bytes());
-    Bytes::from(value)
+/// The value of the writer header; only as much of `bytes` as is needed.
+pub(crate) fn writer_header(bytes: &[u8; 4]) -> &[u8] {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    bytes.get(zeros..).unwrap_or_default()
 }
 
-/// The partition of the input that an origin header names, which is also that of the task that has written.
-fn writer_of(origin: &[u8]) -> Option<i32> {
-    origin.first_chunk().map(|partition| i32::from_be_bytes(*partition))
+/// Reads what [`writer_header`] wrote; `None` if it is something else.
+fn writer_of(value: &[u8]) -> Option<i32> {
+    let mut bytes = [0; 4];
+    let start = bytes.len().checked_sub(value.len())?;
+    bytes.get_mut(start..)?.copy_from_slice(value);
+    Some(i32::from_be_bytes(bytes))
 }
 
 /// Number of a writer among those of a topic: its partition and one, or 0 for whoever does not say who it is.
@@ -114,34 +113,33 @@ impl InputBatch {
         let header = batch.header();
         let most = batch.count().min(batch.bytes().len() / RECORD_LEN_MIN);
         let most = if header.is_control() { 0 } else { most };
+        let own = |key: &[u8], value: Option<&[u8]>| Header {
+            key: Arc::from(String::from_utf8_lossy(key)),
+            value: value.map(|value| batch.slice(value)),
+        };
         let mut records = Vec::with_capacity(most);
         let (mut lanes, mut stamps) = (Vec::with_capacity(if is_repartition { most } else { 0 }), Vec::new());
         for record in batch.records().take(if header.is_control() { 0 } else { usize::MAX }) {
             let record = record?;
-            let own = |(key, value): (std::borrow::Cow<'_, str>, Option<&[u8]>)| Header {
-                key: Arc::from(key),
-                value: value.map(|value| batch.slice(value)),
-            };
-            if is_repartition {
-                let mut writer = None;
-                let mut stamp = None;
-                for (key, value) in record.headers {
-                    match &*key {
-                        ORIGIN_HEADER => writer = value.and_then(writer_of),
-                        FRONTIER_HEADER => stamp = value.and_then(Stamp::decode),
-                        _ => {}
+            let headers = match (record.headers.is_empty(), is_repartition) {
+                (true, false) => Headers::NONE,
+                (false, false) => record.headers.raw().map(|(key, value)| own(key, value)).collect(),
+                (_, true) => {
+                    let (mut writer, mut stamp, mut others) = (None, None, Vec::new());
+                    for (key, value) in record.headers.raw() {
+                        match value {
+                            Some(value) if key == WRITER_HEADER.as_bytes() => writer = writer_of(value),
+                            Some(value) if key == FRONTIER_HEADER.as_bytes() => stamp = Stamp::decode(value),
+                            value => others.push(own(key, value)),
+                        }
                     }
+                    stamps.extend(stamp.map(|stamp| (record.offset, stamp)));
+                    if stamp.is_some() && writer.is_none() {
+                        continue;
+                    }
+                    lanes.push(lane_of(writer));
+                    others.into_iter().collect()
                 }
-                stamps.extend(stamp.map(|stamp| (record.offset, stamp)));
-                if stamp.is_some() && writer.is_none() {
-                    continue;
-                }
-                lanes.push(lane_of(writer));
-            }
-            let ours = |key: &str| key == ORIGIN_HEADER || is_repartition && key == FRONTIER_HEADER;
-            let headers = match record.headers.is_empty() {
-                true => Headers::NONE,
-                false => record.headers.filter(|(key, _)| !ours(key)).map(own).collect(),
             };
             records.push(InputRecord {
                 offset: record.offset,
@@ -314,10 +312,9 @@ mod tests {
     use kappa_protocol::record::{BatchBuilder, BatchOptions};
 
     #[test]
-    fn a_decoded_batch_keeps_user_headers_and_loses_the_origin() {
+    fn a_decoded_batch_keeps_headers() {
         let mut builder = BatchBuilder::new(BatchOptions::default());
-        let origin = origin_header("lines", 3, 42, 1);
-        let headers = [("trace", Some(b"abc".as_slice())), (ORIGIN_HEADER, Some(&origin[..]))];
+        let headers = [("trace", Some(b"abc".as_slice()))];
         builder.push(7, Some(b"key"), None, headers);
         builder.push(8, None, Some(b"value"), std::iter::empty());
         let decoded = DecodedBatch::decode(builder.finish(100), 1 << 20).unwrap();
@@ -333,15 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_reads_as_it_was_written_in_as_few_bytes_as_it_takes() {
+        for (writer, length) in [(0, 0), (1, 1), (255, 1), (256, 2), (70_000, 3), (i32::MAX, 4)] {
+            let bytes = i32::to_be_bytes(writer);
+            let value = writer_header(&bytes);
+            assert_eq!((value.len(), writer_of(value)), (length, Some(writer)));
+        }
+        assert_eq!(writer_of(&[0; 5]), None);
+    }
+
+    #[test]
     fn records_of_a_repartition_topic_are_told_apart_by_writer_and_stamps_are_none() {
         let mut builder = BatchBuilder::new(BatchOptions::default());
-        let (first, second) = (origin_header("lines", 3, 42, 0), origin_header("lines", 0, 7, 0));
+        let (first, second) = (&[3][..], &[][..]);
         let stamp = |writer, time| Stamp { writer, frontier: crate::processor::Frontier::At(time) };
         let (with, alone) = (stamp(3, 70).encode(), stamp(1, 90).encode());
-        builder.push(7, Some(b"a"), Some(b"1"), [(ORIGIN_HEADER, Some(&first[..]))]);
-        builder.push(8, Some(b"b"), Some(b"2"), [(ORIGIN_HEADER, Some(&second[..]))]);
+        builder.push(7, Some(b"a"), Some(b"1"), [(WRITER_HEADER, Some(first))]);
+        builder.push(8, Some(b"b"), Some(b"2"), [(WRITER_HEADER, Some(second))]);
         builder.push(0, None, None, [(FRONTIER_HEADER, Some(&alone[..]))]);
-        let headers = [(ORIGIN_HEADER, Some(&first[..])), (FRONTIER_HEADER, Some(&with[..])), ("own", None)];
+        let headers = [(WRITER_HEADER, Some(first)), (FRONTIER_HEADER, Some(&with[..])), ("own", None)];
         builder.push(9, Some(b"c"), None, headers);
         let decoded = DecodedBatch::decode(builder.finish(100), 1 << 20).unwrap();
         let batch = InputBatch::from_repartition(&decoded).unwrap();

@@ -12,9 +12,10 @@ use super::{
     restore::{Restoring, StoreSlot},
 };
 use crate::{
-    processor::{Context, Counters, Frontier, Outputs, ProcessError, Source},
+    processor::{Context, Counters, Frontier, OutputTo, Outputs, ProcessError, Source},
+    record::Headers,
     store::{Entry, SharedLookup},
-    topology::{AnyStore, Assembly, Changelog, Globals, Plan, TopicId, Topology, ViewId},
+    topology::{AnyStore, Assembly, Changelog, ClockId, Globals, Plan, TopicId, Topology, ViewId},
 };
 use std::{
     any::Any,
@@ -107,7 +108,7 @@ pub(crate) struct Task {
     pub(super) stores: Vec<StoreSlot>,
     /// Where the keys of a topic are looked up as its records come.
     looked_up: Vec<(TopicId, AnyStore)>,
-    clock_names: Vec<Arc<str>>,
+    clocks: Vec<ClockId>,
     views: HashMap<ViewId, Box<dyn Any>>,
     pub(super) queues: Vec<Queue>,
     pub(super) progress: Arc<ProgressTable>,
@@ -151,8 +152,8 @@ impl Task {
             let (mut time, mut reading) = (i64::MIN, None);
             if let Some(Metadata { time: at, clocks, reading: read }) = known {
                 (time, reading) = (at, read);
-                for (clock, name) in cx.clocks.iter_mut().zip(&parts.clocks) {
-                    *clock = clocks.get(name).map_or(*clock, |restored| (*restored).max(*clock));
+                for (clock, id) in cx.clocks.iter_mut().zip(&parts.clocks) {
+                    *clock = clocks.get(id).map_or(*clock, |restored| (*restored).max(*clock));
                 }
             }
             // What was put aside is known by writer, whatever it is read for now.
@@ -182,7 +183,7 @@ impl Task {
             sources: parts.sources,
             stores: stores.collect(),
             looked_up: parts.looked_up,
-            clock_names: parts.clocks,
+            clocks: parts.clocks,
             views: parts.views,
             queues,
             progress,
@@ -409,8 +410,8 @@ impl Task {
 
     /// What is to be committed of the inputs that have moved; `None` while there is more to say of one than fits.
     fn offsets(&self) -> Option<Vec<CommittedOffset>> {
-        let clocks: Vec<(Arc<str>, i64)> =
-            self.clock_names.iter().cloned().zip(self.cx.clocks.iter().copied()).collect();
+        let clocks: Vec<(ClockId, i64)> =
+            self.clocks.iter().copied().zip(self.cx.clocks.iter().copied()).collect();
         let moved = self.queues.iter().filter(|queue| queue.committed.is_none() || queue.has_uncommitted());
         let offset = |queue: &Queue| {
             let reading = queue.reading();
@@ -529,6 +530,7 @@ struct ChangelogOutputs<'a> {
 
 impl crate::store::ChangelogWriter for ChangelogOutputs<'_> {
     fn write(&mut self, key: &[u8], value: Option<&[u8]>, timestamp: i64) {
-        self.outputs.push(self.to, key, value, timestamp);
+        let (topic, partition) = self.to;
+        self.outputs.push(OutputTo { topic, partition, timestamp }, Some(key), value, Headers::NONE);
     }
 }

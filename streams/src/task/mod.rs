@@ -17,7 +17,8 @@ mod stamps;
 mod writers;
 
 pub(crate) use commit::{Commit, CommittedOffset, Position, decode_metadata};
-pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, ORIGIN_HEADER, origin_header};
+pub(crate) use input::writer_header;
+pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, WRITER_HEADER};
 pub(crate) use machine::{RestoreUpTo, RestoreWish, Run, Start, Task, TaskConfig};
 pub(crate) use progress::ProgressTable;
 pub(crate) use reading::Reading;

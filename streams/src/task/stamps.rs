@@ -261,7 +261,10 @@ impl Stamps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processor::Output;
+    use crate::{
+        processor::{Output, OutputTo},
+        record::Headers,
+    };
 
     const TOPIC: TopicId = TopicId(1);
     const CONFIG: StampConfig = StampConfig { interval_ms: 5, ahead_bytes: 1000 };
@@ -280,7 +283,9 @@ mod tests {
         records: &[i32],
     ) -> Vec<(i32, bool, Frontier)> {
         let mut outputs = Outputs::default();
-        records.iter().for_each(|partition| outputs.push((TOPIC, *partition), b"k", Some(b"v"), 0));
+        let to = |partition: &i32| OutputTo { topic: TOPIC, partition: *partition, timestamp: 0 };
+        let each = |partition| outputs.push(to(partition), Some(b"k"), Some(b"v"), Headers::NONE);
+        records.iter().for_each(each);
         stamps.stamp(now, &mut outputs, |_| frontier);
         let records = outputs.into_records().filter_map(|Output { partition, key, stamp, .. }| {
             let stamp = stamp?;

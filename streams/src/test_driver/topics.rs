@@ -48,9 +48,8 @@ impl Topics {
     }
 
     pub(crate) fn write(&mut self, output: Output) {
-        let Output { topic, partition, timestamp, key, value, headers, origin, stamp } = output;
-        let writer = (origin.map(|origin| origin.partition), stamp);
-        self.append(topic, partition, Logged { timestamp, key, value, headers, writer });
+        let Output { topic, partition, timestamp, key, value, headers, writer, stamp } = output;
+        self.append(topic, partition, Logged { timestamp, key, value, headers, writer: (writer, stamp) });
     }
 
     pub(crate) fn end(&self, topic: TopicId, partition: i32) -> i64 {

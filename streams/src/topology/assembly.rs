@@ -4,7 +4,7 @@
 //! hands them, typed, to the node above. `Any` appears only here, while a task is being put together and when
 //! a query looks for its table; never per record.
 
-use super::{Changelog, NodeId, TopicId, Topology, graph::StoreDef};
+use super::{Changelog, ClockId, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
     processor::{
@@ -103,7 +103,7 @@ pub(crate) struct Assembly<'a> {
     stores: Vec<(usize, AnyStore)>,
     /// Stores that the source being made has behind it: its keys will be looked up there.
     behind: Vec<usize>,
-    clocks: Vec<Arc<str>>,
+    clocks: Vec<ClockId>,
     views: HashMap<ViewId, Box<dyn Any>>,
 }
 
@@ -118,8 +118,8 @@ pub(crate) struct Parts {
     pub(crate) stores: Vec<(Changelog, AnyStore)>,
     /// Stores in which the keys of a topic are looked up as its records come.
     pub(crate) looked_up: Vec<(TopicId, AnyStore)>,
-    /// Names of the operators that keep a clock, by clock number.
-    pub(crate) clocks: Vec<Arc<str>>,
+    /// The operators that keep a clock, by clock number.
+    pub(crate) clocks: Vec<ClockId>,
     /// Lookups of tables, as `SharedLookup<K, V>` of the table's types.
     pub(crate) views: HashMap<ViewId, Box<dyn Any>>,
 }
@@ -197,9 +197,9 @@ impl<'a> Assembly<'a> {
         Fallible { operator: Arc::clone(operator), policy: policy.or(self.topology.0.on_failure) }
     }
 
-    /// A clock for an operator, persisted under its name.
-    pub(crate) fn clock(&mut self, name: &Arc<str>) -> usize {
-        self.clocks.push(Arc::clone(name));
+    /// A clock for an operator, kept under its name.
+    pub(crate) fn clock(&mut self, name: &str) -> usize {
+        self.clocks.push(ClockId::of(name));
         self.clocks.len() - 1
     }
 

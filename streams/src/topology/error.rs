@@ -129,6 +129,26 @@ pub enum WiringError {
         /// The topic.
         topic: String,
     },
+    /// More operators with windows than a task can keep the time of.
+    #[error(
+        "{one:?} is one of {count} operators with windows that share their inputs, at most {max} may; put some behind a repartition() of their own, or have one aggregate keep several values"
+    )]
+    Clocks {
+        /// One of them.
+        one: String,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// Two operators with windows cannot be told apart in what a task commits.
+    #[error("the names {first:?} and {second:?} have the same hash; give one of them another")]
+    EqualClocks {
+        /// One name.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// A global table is to have dead letters.
     #[error(
         "global table {table:?} has no dead letters, since every instance reads all of it and would write each; use OnFailure::Skip or OnFailure::Stop"

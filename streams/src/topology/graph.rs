@@ -4,8 +4,8 @@
 //! report all of them. Once built, a graph is sealed: wiring on is a programmer's error and panics.
 
 use super::{
-    Assembly, Built, GlobalTable, SubTopology, TopicId, TopicKind, Topology, WiringError, WiringErrors,
-    assembly::AnyGlobal, names::TopicDef, valid_topic,
+    Assembly, Built, CLOCKS_MAX, ClockId, GlobalTable, SubTopology, TopicId, TopicKind, Topology,
+    WiringError, WiringErrors, assembly::AnyGlobal, names::TopicDef, valid_topic,
 };
 use crate::processor::{FailurePolicy, OnFailure, Source};
 use parking_lot::{Mutex, MutexGuard};
@@ -273,6 +273,8 @@ impl Graph {
         let mut errors = std::mem::take(&mut state.errors);
         errors.extend(duplicates(&state));
         errors.extend(misread(&state));
+        let sub_topologies = cut(&state);
+        errors.extend(sub_topologies.iter().filter_map(|part| too_many_clocks(&state, part)));
         if state.sources.is_empty() {
             errors.push(WiringError::NoSource);
         }
@@ -281,7 +283,6 @@ impl Graph {
             return Err(WiringErrors(errors));
         }
         state.sealed = true;
-        let sub_topologies = cut(&state);
         Ok(Topology(Arc::new(Built {
             application: Arc::clone(&self.application),
             nodes: std::mem::take(&mut state.nodes),
@@ -332,6 +333,29 @@ fn misread(state: &State) -> Vec<WiringError> {
         .map(|topic| WiringError::Timestamps { topic: name(topic), times: times(topic) })
         .chain(letters.map(|topic| WiringError::DeadLetters { topic: name(topic) }))
         .collect()
+}
+
+/// What is wrong with the operators of a sub-topology that keep a clock, which is each with windows.
+fn too_many_clocks(state: &State, part: &SubTopology) -> Option<WiringError> {
+    let is_windowed = |store: &&StoreDef| match store.changelog {
+        Changelog::Own(topic) => state
+            .topics
+            .get(topic.0 as usize)
+            .is_some_and(|topic| matches!(topic.kind, TopicKind::Changelog { retention_ms: Some(_) })),
+        Changelog::Source(_) => false,
+    };
+    let stores = part.stores.iter().filter_map(|index| state.stores.get(*index)).filter(is_windowed);
+    let mut ids: BTreeMap<ClockId, &str> = BTreeMap::new();
+    for store in stores {
+        if let Some(other) =
+            ids.insert(ClockId::of(&store.name), &store.name).filter(|other| **other != *store.name)
+        {
+            let (first, second) = (other.to_owned(), store.name.to_string());
+            return Some(WiringError::EqualClocks { first, second });
+        }
+    }
+    let last = ids.values().next_back().filter(|_| ids.len() > CLOCKS_MAX)?;
+    Some(WiringError::Clocks { one: (*last).to_owned(), count: ids.len(), max: CLOCKS_MAX })
 }
 
 /// Connected components by parents and by shared source topics, numbered by their first source.

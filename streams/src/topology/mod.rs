@@ -5,6 +5,7 @@
 //! Nothing here touches records.
 
 mod assembly;
+mod clock;
 mod describe;
 mod error;
 mod graph;
@@ -16,6 +17,7 @@ pub use crate::processor::TopicId;
 pub(crate) use assembly::{
     AnyStore, Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
 };
+pub(crate) use clock::{CLOCKS_MAX, ClockId};
 pub use error::{PlanError, WiringError, WiringErrors};
 pub(crate) use graph::{Changelog, Graph, NodeId};
 pub(crate) use names::valid_topic;

@@ -73,6 +73,27 @@ fn all_wiring_errors_are_reported_at_once() {
 }
 
 #[test]
+fn as_many_windows_as_a_commit_can_speak_of() {
+    let wired = |count: usize, apart: bool| {
+        let b = Builder::new("many");
+        let events = b.stream("events", (Utf8, Utf8));
+        for number in 0..count {
+            let events = match apart {
+                true if number % 2 == 0 => {
+                    events.group_by(&*format!("by-{number}"), (Utf8, Utf8), |key, _| key.clone())
+                }
+                _ => events.group_by_key(),
+            };
+            events.windowed_by(Windows::tumbling(Duration::from_secs(1))).count(&format!("windows-{number}"));
+        }
+        b.build()
+    };
+    assert!(wired(100, false).is_ok() && wired(200, true).is_ok());
+    let errors = wired(101, false).unwrap_err().0;
+    assert!(matches!(errors[..], [WiringError::Clocks { count: 101, max: 100, .. }]), "{errors:?}");
+}
+
+#[test]
 fn joins_need_equal_partition_counts_and_repartition_topics_follow() {
     let wire = |rekey: bool| {
         let b = Builder::new("join");
