@@ -5,11 +5,12 @@ use super::{
     config::Cluster,
     generation::{self, GenerationRecord},
     globals::GlobalReader,
+    owners::Owners,
     prometheus::Snapshot,
     shared::{Shared, Status, TopicNames},
     state::{self, Restores},
     topics,
-    watch::Watch,
+    watch::{Watch, source_ids},
     worker::Worker,
 };
 use crate::{
@@ -95,7 +96,8 @@ impl App {
             fingerprint: topology.fingerprint(),
             group: names.group().to_owned(),
             topics: topics::internal(&plan, &topic_names),
-            contents: topology.contents(&names),
+            contents: Some(topology.contents(&names)),
+            sources: source_ids(topology, &client).await?,
             replay_until: ends.map(|(topic, partition, end)| (topic.to_owned(), partition, end)).collect(),
         };
         let before = generation::recorded(&client, application).await?.remove(&generation);
@@ -135,6 +137,7 @@ impl App {
             reported: watch::channel(()).0,
             state: watch::channel(State::Created).0,
             restores: Restores::default(),
+            owners: Arc::new(Owners::new(config.workers)),
             asks,
             closing: watch::channel(false).0,
             failure: Mutex::new(None),

@@ -10,4 +10,5 @@ mod kills;
 mod lifecycle;
 mod limits;
 mod moves;
+mod owners;
 mod topics;
