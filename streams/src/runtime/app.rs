@@ -260,6 +260,18 @@ impl App {
         Ok(ends?)
     }
 
+    async fn begins_of(
+        &self,
+        partitions: impl Iterator<Item = &TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, i64>, AppError> {
+        let partitions: Vec<TopicPartition> = partitions.cloned().collect();
+        let config = ConsumerConfig::default().auto_commit(None::<Duration>);
+        let consumer = Consumer::new(&self.shared.client, config)?;
+        let begins = consumer.beginning_offsets(&partitions).await;
+        consumer.close().await?;
+        Ok(begins?)
+    }
+
     /// Waits until every source is processed up to these offsets, with everything that follows from it: every
     /// repartition record consumed, every output and changelog record acknowledged, and all of it committed, by this
     /// instance or others of the group.
@@ -314,9 +326,12 @@ impl App {
             if open.iter().all(|(_, here)| !here) {
                 let committed =
                     Admin::new(&self.shared.client).group_offsets(self.shared.names.group()).await?;
+                // Where there is nothing to read there is nothing to commit.
+                let begins = self.begins_of(open.iter().map(|(partition, _)| partition)).await?;
                 let reached = |(partition, _): &(TopicPartition, bool)| {
                     let end = wanted.get(partition).copied().unwrap_or(0);
-                    committed.get(partition).is_some_and(|committed| committed.offset >= end)
+                    let committed = committed.get(partition).map(|committed| committed.offset);
+                    committed.or_else(|| begins.get(partition).copied()).is_some_and(|offset| offset >= end)
                 };
                 if open.iter().all(reached) {
                     return Ok(());

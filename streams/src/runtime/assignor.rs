@@ -368,10 +368,22 @@ mod tests {
             })
         };
         assert_eq!(has_all(&first), [false, false], "four tasks are on their way");
+        let told = Told::decode(first["a"].user_data.clone().unwrap()).unwrap().layout.unwrap();
+        let owners = |told: &Layout| {
+            let owners =
+                assignor.tasks.keys().map(|task| told.owner(*task).map(|owner| owner.id.to_string()));
+            let mut owners: Vec<_> = owners.collect();
+            owners.sort();
+            owners
+        };
+        let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
+        assert_eq!(owners(&told)[..], [vec![None; 4], vec![a.clone(); 4]].concat(), "and nobody's meanwhile");
         let members = [member("a", 7, &first["a"].partitions), member("b", 7, &[])];
         let second = assignor.assign(&BTreeMap::new(), &members).unwrap();
         assert_eq!((second["a"].partitions.len(), second["b"].partitions.len()), (4, 4));
         assert_eq!(second["a"].partitions, first["a"].partitions);
+        let told = Told::decode(second["b"].user_data.clone().unwrap()).unwrap().layout.unwrap();
+        assert_eq!(owners(&told)[..], [vec![a; 4], vec![b; 4]].concat());
         assert_eq!(has_all(&second), [true, true]);
         assert!(!assignor.has_given(|partition| *partition == second["b"].partitions[0]));
     }

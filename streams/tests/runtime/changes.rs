@@ -244,6 +244,71 @@ async fn offsets_without_records_count_as_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_emptied_counts_as_read_whichever_instance_has_it() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 4).await;
+    cluster.write("in", (0..40).map(|at| (at % 4, "k".to_owned(), "v".to_owned(), 0))).await;
+    let ends: Vec<_> = (0..4).map(|partition| (TopicPartition::new("in", partition), 10)).collect();
+    Admin::new(&cluster.client).delete_records(&ends).await.unwrap();
+    let topology = || {
+        let b = Builder::new("emptied");
+        b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+        b.build().unwrap()
+    };
+    let first = App::start(&topology(), cluster.config()).await.unwrap();
+    let second = App::start(&topology(), cluster.config()).await.unwrap();
+    let both = async {
+        while first.counters_now().await.unwrap().len() != 2
+            || second.counters_now().await.unwrap().len() != 2
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("each has half of the tasks");
+    for app in [&first, &second] {
+        let ends = app.end_offsets().await.unwrap();
+        assert_eq!(ends.total(), 40);
+        let caught_up = tokio::time::timeout(Duration::from_secs(5), app.caught_up(&ends)).await;
+        caught_up.expect("there is nothing to wait for").unwrap();
+    }
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_stops_for_a_topic_leaves_it_as_it_is() {
+    let cluster = Cluster::start().await;
+    let admin = Admin::new(&cluster.client);
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    let again = || {
+        let b = Builder::new("again");
+        b.stream("in", (Utf8, Utf8)).group_by("by-value", (Utf8, Utf8), |_, value| value.clone()).count("n");
+        b.build().unwrap()
+    };
+    let app = App::start(&again(), cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.delete_topics(&["again-by-value-repartition"]).await.unwrap();
+    cluster.topic("again-by-value-repartition", 1).await;
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"again-by-value-repartition\" was deleted and created again"), "{why}");
+    assert!(app.close().await.is_err());
+
+    let b = Builder::new("gone");
+    b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+    let app = App::start(&b.build().unwrap(), cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.delete_topics(&["in"]).await.unwrap();
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"in\" was deleted while"), "{why}");
+    assert!(app.close().await.is_err());
+    let described = admin.describe_topics(&["in"]).await.unwrap();
+    assert!(described["in"].is_err(), "nobody makes it again");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_global_table_skips_what_cannot_be_decoded_and_goes_on() {
     let cluster = Cluster::start().await;
     cluster.topic("rows", 1).await;

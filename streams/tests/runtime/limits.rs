@@ -62,7 +62,7 @@ async fn slow_functions_hold_up_neither_queries_nor_commits_nor_the_end() {
 
 /// Numbers that take their time to be decoded.
 #[derive(Debug, Clone, Copy)]
-struct Slow;
+struct Slow(&'static AtomicU64);
 
 static DECODE_MICROS: AtomicU64 = AtomicU64::new(0);
 
@@ -74,7 +74,7 @@ impl Codec for Slow {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<i64, CodecError> {
-        std::thread::sleep(Duration::from_micros(DECODE_MICROS.load(Ordering::Relaxed)));
+        std::thread::sleep(Duration::from_micros(self.0.load(Ordering::Relaxed)));
         I64.decode(bytes)
     }
 
@@ -86,9 +86,44 @@ impl Codec for Slow {
 fn two_tables() -> (Topology, Table<String, i64>, Table<String, i64>) {
     let b = Builder::new("restoring");
     let length = |_: &String, value: String, _: i64| value.len() as i64;
-    let slow = b.stream("in", (Utf8, Utf8)).group_by_key().aggregate("slow", Slow, || 0, length);
+    let slow =
+        b.stream("in", (Utf8, Utf8)).group_by_key().aggregate("slow", Slow(&DECODE_MICROS), || 0, length);
     let other = b.stream("other", (Utf8, Utf8)).group_by_key().count("other");
     (b.build().unwrap(), slow, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_longer_than_a_call_may_take_ends_all_the_same() {
+    static DELAY: AtomicU64 = AtomicU64::new(0);
+    let topology = || {
+        let b = Builder::new("patient");
+        let stream = b.stream("in", (Utf8, Utf8));
+        let length = |_: &String, value: String, _: i64| value.len() as i64;
+        let lengths = stream.group_by_key().aggregate("lengths", Slow(&DELAY), || 0, length);
+        (b.build().unwrap(), lengths)
+    };
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 0..1000).await;
+    let app = App::start(&topology().0, cluster.config()).await.unwrap();
+    settle(&app).await;
+    app.close().await.unwrap();
+    // A restore of 4 s.
+    DELAY.store(4000, Ordering::Relaxed);
+    let limit = Duration::from_secs(1);
+    let (topology, lengths) = topology();
+    let config = cluster.config().max_poll_interval(limit).query_timeout(Duration::from_secs(20));
+    let began = Instant::now();
+    let app = App::start(&topology, config).await.unwrap();
+    let row = app.view(&lengths).get("k7").await.unwrap();
+    assert_eq!(row.value.as_ref().map(|row| row.value), Some(1));
+    assert!(began.elapsed() > limit * 3, "{:?}", began.elapsed());
+    // It was restored once: nobody was taken for stuck.
+    let group = Admin::new(&cluster.client).describe_groups(&["patient"]).await.unwrap();
+    assert_eq!(group["patient"].as_ref().unwrap().members.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    app.close().await.unwrap();
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
