@@ -159,8 +159,12 @@ async fn instance() {
 /// Looks for the records below `written` in views that are restored for it.
 async fn missing(cluster: &Cluster, written: i64) {
     let (topology, views) = topology();
-    let app = App::start(&topology, cluster.config()).await.unwrap();
-    settle(&app).await;
+    let config = cluster.config().query_timeout(Duration::from_secs(60));
+    let app = App::start(&topology, config).await.unwrap();
+    let ends = app.end_offsets().await.unwrap();
+    // As long as what is left to process takes.
+    let patience = Duration::from_secs(30 + written as u64 / 5000);
+    tokio::time::timeout(patience, app.caught_up(&ends)).await.expect("caught up in time").unwrap();
     let rows = app.view(&views.seen).all().await.unwrap();
     none_missing("rows", written, rows.iter().flat_map(|(_, row)| row.value.iter().copied()).collect());
     let rows = app.view(&views.windows).all().await.unwrap();
