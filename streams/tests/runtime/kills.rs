@@ -161,10 +161,7 @@ async fn missing(cluster: &Cluster, written: i64) {
     let (topology, views) = topology();
     let config = cluster.config().query_timeout(Duration::from_secs(60));
     let app = App::start(&topology, config).await.unwrap();
-    let ends = app.end_offsets().await.unwrap();
-    // As long as what is left to process takes.
-    let patience = Duration::from_secs(30 + written as u64 / 5000);
-    tokio::time::timeout(patience, app.caught_up(&ends)).await.expect("caught up in time").unwrap();
+    caught_up(&app).await;
     let rows = app.view(&views.seen).all().await.unwrap();
     none_missing("rows", written, rows.iter().flat_map(|(_, row)| row.value.iter().copied()).collect());
     let rows = app.view(&views.windows).all().await.unwrap();
@@ -179,6 +176,21 @@ async fn missing(cluster: &Cluster, written: i64) {
     }
     assert_eq!(app.counters().late, 0);
     app.close().await.unwrap();
+}
+
+/// Waits for what is left, as long as it becomes less.
+async fn caught_up(app: &App) {
+    let ends = app.end_offsets().await.unwrap();
+    let mut before = None;
+    while tokio::time::timeout(Duration::from_secs(30), app.caught_up(&ends))
+        .await
+        .map(Result::unwrap)
+        .is_err()
+    {
+        let now = Some((app.restoring(), app.counters_now().await.unwrap()));
+        assert_ne!(before, now, "nothing has been processed for 30 s");
+        before = now;
+    }
 }
 
 fn none_missing(what: &str, written: i64, seen: BTreeSet<i64>) {
