@@ -61,8 +61,8 @@ pub use processor::{Counters, ProcessError};
 pub use query::{Dump, Row};
 pub use record::{Change, Header, Headers, Meta, Record, Window, Windowed};
 pub use runtime::{
-    Answer, App, AppError, Config, EndOffsets, GlobalView, QueryError, ResetError, ResetReport,
-    RestoreProgress, StartAt, StartError, State, TopicChange, View, reset,
+    Answer, App, AppError, Config, EndOffsets, Fate, GlobalView, Owner, QueryError, ResetError, ResetReport,
+    RestoreProgress, StartAt, StartError, State, TopicChange, TopicFate, View, reset,
 };
 pub use store::Entry;
 pub use task::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, TaskId, WRITER_HEADER};

@@ -133,6 +133,12 @@ pub trait Codec: Send + Sync + 'static {
         false
     }
 
+    /// The part of an encoded key that decides its partition: all of it by default, and of the keys of a window store what
+    /// stands before the window.
+    fn partitioned_by<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
+        encoded
+    }
+
     /// What the bytes are, in a word or two. It is recorded with every store and repartition topic, and an
     /// application that would read them with a codec of another description is refused. The default is the name of
     /// the codec's type without its modules.
@@ -176,6 +182,10 @@ impl<T: Data> Codec for SharedCodec<T> {
 
     fn is_null(&self, item: &T) -> bool {
         (**self).is_null(item)
+    }
+
+    fn partitioned_by<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
+        (**self).partitioned_by(encoded)
     }
 
     fn describe(&self) -> String {

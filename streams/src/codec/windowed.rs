@@ -66,6 +66,14 @@ impl<C: Codec> Codec for WindowedKeys<C> {
         self.key.is_null(&item.key)
     }
 
+    fn partitioned_by<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
+        let key = encoded.len().checked_sub(WINDOW_SUFFIX).and_then(|end| encoded.get(..end));
+        match key.filter(|_| self.suffix) {
+            Some(key) => self.key.partitioned_by(key),
+            None => encoded,
+        }
+    }
+
     fn describe(&self) -> String {
         format!("windowed({}, {} ms)", self.key.describe(), self.size_ms)
     }

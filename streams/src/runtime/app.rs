@@ -5,11 +5,12 @@ use super::{
     config::Cluster,
     generation::{self, GenerationRecord},
     globals::GlobalReader,
+    owners::Owners,
     prometheus::Snapshot,
     shared::{Shared, Status, TopicNames},
     state::{self, Restores},
     topics,
-    watch::Watch,
+    watch::{Watch, source_ids},
     worker::Worker,
 };
 use crate::{
@@ -95,7 +96,8 @@ impl App {
             fingerprint: topology.fingerprint(),
             group: names.group().to_owned(),
             topics: topics::internal(&plan, &topic_names),
-            contents: topology.contents(&names),
+            contents: Some(topology.contents(&names)),
+            sources: source_ids(topology, &client).await?,
             replay_until: ends.map(|(topic, partition, end)| (topic.to_owned(), partition, end)).collect(),
         };
         let before = generation::recorded(&client, application).await?.remove(&generation);
@@ -135,6 +137,7 @@ impl App {
             reported: watch::channel(()).0,
             state: watch::channel(State::Created).0,
             restores: Restores::default(),
+            owners: Arc::new(Owners::new(config.workers)),
             asks,
             closing: watch::channel(false).0,
             failure: Mutex::new(None),
@@ -257,6 +260,18 @@ impl App {
         Ok(ends?)
     }
 
+    async fn begins_of(
+        &self,
+        partitions: impl Iterator<Item = &TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, i64>, AppError> {
+        let partitions: Vec<TopicPartition> = partitions.cloned().collect();
+        let config = ConsumerConfig::default().auto_commit(None::<Duration>);
+        let consumer = Consumer::new(&self.shared.client, config)?;
+        let begins = consumer.beginning_offsets(&partitions).await;
+        consumer.close().await?;
+        Ok(begins?)
+    }
+
     /// Waits until every source is processed up to these offsets, with everything that follows from it: every
     /// repartition record consumed, every output and changelog record acknowledged, and all of it committed, by this
     /// instance or others of the group.
@@ -311,9 +326,12 @@ impl App {
             if open.iter().all(|(_, here)| !here) {
                 let committed =
                     Admin::new(&self.shared.client).group_offsets(self.shared.names.group()).await?;
+                // Where there is nothing to read there is nothing to commit.
+                let begins = self.begins_of(open.iter().map(|(partition, _)| partition)).await?;
                 let reached = |(partition, _): &(TopicPartition, bool)| {
                     let end = wanted.get(partition).copied().unwrap_or(0);
-                    committed.get(partition).is_some_and(|committed| committed.offset >= end)
+                    let committed = committed.get(partition).map(|committed| committed.offset);
+                    committed.or_else(|| begins.get(partition).copied()).is_some_and(|offset| offset >= end)
                 };
                 if open.iter().all(reached) {
                     return Ok(());

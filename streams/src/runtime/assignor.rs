@@ -2,10 +2,14 @@
 //!
 //! A task goes to one member whole, with all its co-partitions. Tasks stay where they are while no member has two more
 //! than another, of any sub-topology or of all, so that each has part of every stage; a task that moves is first taken from its owner and given out in the next round. Members tell
-//! the fingerprint of their topology; who differs from the members that have tasks gets nothing and is told why.
+//! the fingerprint of their topology; who differs from the members that have tasks gets nothing and is told why. All are told
+//! who has which task (`owners`).
 
-use super::shared::TopicNames;
-use crate::{task::TaskId, topology::Plan};
+use super::{
+    owners::{Address, Layout, Member, Owners, Told, said, say},
+    shared::Shared,
+};
+use crate::task::TaskId;
 use bytes::Bytes;
 use kappa_client::{
     TopicPartition,
@@ -13,7 +17,7 @@ use kappa_client::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::Arc,
 };
@@ -23,6 +27,11 @@ pub(super) struct TaskAssignor {
     fingerprint: u32,
     /// Partitions by task.
     tasks: BTreeMap<TaskId, Vec<TopicPartition>>,
+    /// Where this instance can be asked.
+    address: Address,
+    /// Number of the worker, and where it notes who has which task.
+    worker: usize,
+    owners: Arc<Owners>,
     /// Fingerprint of the group, if it has refused this member.
     refused: Mutex<Option<u32>>,
     /// What the group last gave this member; `None` before the first time, and while tasks are on their way from one member
@@ -37,23 +46,26 @@ impl fmt::Debug for TaskAssignor {
 }
 
 impl TaskAssignor {
-    pub(super) fn new(fingerprint: u32, plan: &Plan, topics: &TopicNames) -> TaskAssignor {
+    /// The assignor of a worker.
+    pub(super) fn new(worker: usize, shared: &Shared) -> TaskAssignor {
         let mut tasks = BTreeMap::new();
-        for (sub_topology, part) in plan.sub_topologies.iter().enumerate() {
+        for (sub_topology, part) in shared.setup.plan.sub_topologies.iter().enumerate() {
             for partition in 0..part.tasks {
-                let count = |topic: u32| plan.partition_counts.get(topic as usize).copied().unwrap_or(0);
-                let inputs = part.inputs.iter().filter(|topic| count(topic.0) > partition);
-                let inputs = inputs.map(|topic| topics.partition(*topic, partition)).collect();
-                tasks.insert(TaskId { sub_topology, partition }, inputs);
+                let id = TaskId { sub_topology, partition };
+                let inputs = shared.inputs(id).into_iter();
+                let inputs = inputs.map(|(topic, at)| shared.topics.partition(topic, at)).collect();
+                tasks.insert(id, inputs);
             }
         }
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
-    }
-
-    /// What members are told while a task is taken from its owner: the fingerprint, and that another round follows.
-    fn with_more_to_come(&self) -> Bytes {
-        let fingerprint = self.fingerprint.to_be_bytes();
-        fingerprint.into_iter().chain([1]).collect()
+        TaskAssignor {
+            fingerprint: shared.setup.topology.fingerprint(),
+            tasks,
+            address: shared.config.advertised.clone(),
+            worker,
+            owners: Arc::clone(&shared.owners),
+            refused: Mutex::new(None),
+            given: Mutex::new(None),
+        }
     }
 
     /// Whether the group has given all that it has, to this member only what `is_here`.
@@ -86,8 +98,12 @@ impl TaskAssignor {
 }
 
 fn fingerprint_of(member: &MemberSubscription) -> Option<u32> {
-    let data: [u8; 4] = member.user_data.as_deref()?.try_into().ok()?;
-    Some(u32::from_be_bytes(data))
+    said(member.user_data.clone()?).map(|(fingerprint, _)| fingerprint)
+}
+
+fn as_told(member: &MemberSubscription) -> Member {
+    let address = member.user_data.clone().and_then(said).and_then(|(_, address)| address);
+    Member { id: member.member_id.as_str().into(), address }
 }
 
 /// Tasks of a sub-topology among those of a member.
@@ -162,7 +178,7 @@ impl Assignor for TaskAssignor {
     }
 
     fn user_data(&self, _topics: &[Arc<str>], _owned: &[TopicPartition]) -> Option<Bytes> {
-        Some(Bytes::copy_from_slice(&self.fingerprint.to_be_bytes()))
+        Some(say(self.fingerprint, &self.address))
     }
 
     fn assign(
@@ -178,7 +194,10 @@ impl Assignor for TaskAssignor {
         let group = most.map_or(Some(self.fingerprint), |(fingerprint, _)| *fingerprint);
         let (fitting, others): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| fingerprint_of(member) == group);
-        let refusal = group.map(|group| Bytes::copy_from_slice(&group.to_be_bytes()));
+        let told = |more_to_come, layout| {
+            group.map(|fingerprint| Told { fingerprint, more_to_come, layout }.encode())
+        };
+        let refusal = told(false, None);
         let refused = others.iter().map(|member| {
             let assignment = MemberAssignment { partitions: Vec::new(), user_data: refusal.clone() };
             (member.member_id.clone(), assignment)
@@ -194,10 +213,16 @@ impl Assignor for TaskAssignor {
             let moves = balanced.iter().any(|(member, tasks)| {
                 tasks.iter().any(|task| owners.get(task).is_some_and(|owner| owner != member))
             });
-            let told = if moves { Some(self.with_more_to_come()) } else { refusal };
-            for (member, tasks) in balanced {
-                let free = |task: &&TaskId| owners.get(task).is_none_or(|owner| *owner == member);
-                let partitions = tasks.iter().filter(free).filter_map(|task| self.tasks.get(task)).flatten();
+            let mut given: BTreeMap<TaskId, &str> = BTreeMap::new();
+            for (member, tasks) in &balanced {
+                let free = |task: &&TaskId| owners.get(task).is_none_or(|owner| owner == member);
+                given.extend(tasks.iter().filter(free).map(|task| (*task, *member)));
+            }
+            let members = fitting.iter().map(|member| as_told(member)).collect();
+            let told = told(moves, Some(Layout::new(members, self.tasks.keys(), &given)));
+            for member in ids {
+                let tasks = given.iter().filter(|(_, owner)| **owner == member);
+                let partitions = tasks.filter_map(|(task, _)| self.tasks.get(task)).flatten();
                 let partitions = partitions.cloned().collect();
                 assignments
                     .insert(member.to_owned(), MemberAssignment { partitions, user_data: told.clone() });
@@ -214,12 +239,17 @@ impl Assignor for TaskAssignor {
         Ok(assignments)
     }
 
-    fn assigned(&self, assignment: &MemberAssignment, _generation: i32) {
-        let data = assignment.user_data.as_deref().and_then(|data| data.split_first_chunk::<4>());
-        let group = data.map(|(group, _)| u32::from_be_bytes(*group));
+    fn assigned(&self, assignment: &MemberAssignment, generation: i32) {
+        let told = assignment.user_data.clone().and_then(Told::decode);
+        let group = told.as_ref().map(|told| told.fingerprint);
         *self.refused.lock() = group.filter(|group| *group != self.fingerprint);
-        let more_to_come = data.is_some_and(|(_, rest)| !rest.is_empty());
+        let more_to_come = told.as_ref().is_some_and(|told| told.more_to_come);
         *self.given.lock() = (!more_to_come).then(|| assignment.partitions.clone());
+        let given: HashSet<&TopicPartition> = assignment.partitions.iter().collect();
+        let is_given =
+            |(_, inputs): &(&TaskId, &Vec<TopicPartition>)| inputs.iter().any(|of| given.contains(of));
+        let tasks = self.tasks.iter().filter(is_given).map(|(task, _)| *task).collect();
+        self.owners.given(self.worker, generation, (tasks, told.and_then(|told| told.layout)));
     }
 }
 
@@ -236,7 +266,15 @@ mod tests {
     fn assignor(fingerprint: u32) -> TaskAssignor {
         let topic = |task: &TaskId| TopicPartition::new(format!("t{}", task.sub_topology), task.partition);
         let tasks = tasks(4).into_iter().map(|task| (task, vec![topic(&task)])).collect();
-        TaskAssignor { fingerprint, tasks, refused: Mutex::new(None), given: Mutex::new(None) }
+        TaskAssignor {
+            fingerprint,
+            tasks,
+            address: None,
+            worker: 0,
+            owners: Arc::new(Owners::new(1)),
+            refused: Mutex::new(None),
+            given: Mutex::new(None),
+        }
     }
 
     fn member(id: &str, fingerprint: u32, owned: &[TopicPartition]) -> MemberSubscription {
@@ -330,10 +368,22 @@ mod tests {
             })
         };
         assert_eq!(has_all(&first), [false, false], "four tasks are on their way");
+        let told = Told::decode(first["a"].user_data.clone().unwrap()).unwrap().layout.unwrap();
+        let owners = |told: &Layout| {
+            let owners =
+                assignor.tasks.keys().map(|task| told.owner(*task).map(|owner| owner.id.to_string()));
+            let mut owners: Vec<_> = owners.collect();
+            owners.sort();
+            owners
+        };
+        let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
+        assert_eq!(owners(&told)[..], [vec![None; 4], vec![a.clone(); 4]].concat(), "and nobody's meanwhile");
         let members = [member("a", 7, &first["a"].partitions), member("b", 7, &[])];
         let second = assignor.assign(&BTreeMap::new(), &members).unwrap();
         assert_eq!((second["a"].partitions.len(), second["b"].partitions.len()), (4, 4));
         assert_eq!(second["a"].partitions, first["a"].partitions);
+        let told = Told::decode(second["b"].user_data.clone().unwrap()).unwrap().layout.unwrap();
+        assert_eq!(owners(&told)[..], [vec![a; 4], vec![b; 4]].concat());
         assert_eq!(has_all(&second), [true, true]);
         assert!(!assignor.has_given(|partition| *partition == second["b"].partitions[0]));
     }

@@ -1,6 +1,6 @@
 //! Settings of an application.
 
-use super::EndOffsets;
+use super::{EndOffsets, owners::Address};
 use crate::{
     instance::{InstanceConfig, Pacing},
     record::millis,
@@ -50,6 +50,7 @@ pub struct Config {
     pub(super) purge_interval: Duration,
     pub(super) replication_factor: Option<i16>,
     pub(super) create_topics: Option<i32>,
+    pub(super) advertised: Address,
     sending: ProducerConfig,
     fetching: Fetching,
 }
@@ -93,6 +94,7 @@ impl Config {
             purge_interval: Duration::from_secs(30),
             replication_factor: None,
             create_topics: None,
+            advertised: None,
             sending: ProducerConfig::default(),
             fetching: Fetching {
                 wait: Duration::from_millis(500),
@@ -185,10 +187,21 @@ impl Config {
         self
     }
 
-    /// How long a query waits for a table that is being restored or moved. Default 10 s.
+    /// How long a query waits for a table that is being restored or moved; for one that another instance has, it does not
+    /// wait. Default 10 s.
     #[must_use]
     pub fn query_timeout(mut self, timeout: Duration) -> Config {
         self.query_timeout = timeout;
+        self
+    }
+
+    /// Where this instance can be asked about its tables, as `host:port` or whatever else those who ask can use: others of
+    /// the group name it for what is here and not there ([`View::owner_of`](super::View::owner_of),
+    /// [`QueryError::Elsewhere`](super::QueryError::Elsewhere)). Nothing listens there but what you make. Control characters
+    /// make it unknown. Default none.
+    #[must_use]
+    pub fn advertised(mut self, address: &str) -> Config {
+        self.advertised = Some(address.into());
         self
     }
 

@@ -1,13 +1,13 @@
 //! What can go wrong with a running application.
 
-use super::TopicChange;
+use super::{TopicChange, TopicFate};
 use crate::{codec::CodecError, processor::ProcessError, task::TaskId, topology::PlanError};
 use kappa_client::{
     ConnectError, RequestError,
     consumer::ConsumerError,
     producer::{DeliveryError, SendError},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Why an application could not start.
 #[derive(Debug, thiserror::Error)]
@@ -31,28 +31,27 @@ pub enum StartError {
         /// Partitions found.
         found: i32,
     },
-    /// The topology would read what this generation has kept as something else.
+    /// The topology would read what this generation has kept as something else, or without what it has missed. Nothing was
+    /// changed.
     #[error(
-        "topic {topic:?} of generation {generation} holds {was}, and this topology would read it as {now}; start a new generation, or reset this one"
+        "generation {generation} cannot go on with this topology: {}; start a new generation (Config::generation), reset this one, or give what has changed another name",
+        list(refused)
     )]
     Changed {
         /// The generation.
         generation: u32,
-        /// The changelog or repartition topic.
-        topic: String,
-        /// What it holds.
-        was: String,
-        /// What the topology would write and read.
-        now: String,
+        /// The stores and repartition topics in the way.
+        refused: Vec<TopicFate>,
     },
-    /// A store or repartition topic comes back that a topology in between did without, so that it misses records.
+    /// A source was deleted and created again since this generation last ran, and the state that it keeps belongs to the source
+    /// as it was. Nothing was changed.
     #[error(
-        "topic {topic:?} of generation {generation} was left behind by a topology that did not have it and misses what was processed meanwhile; start a new generation, or reset this one"
+        "source {topic:?} was deleted and created again since generation {generation} last ran, and what the generation keeps belongs to the one before; start a new generation (Config::generation), or reset this one"
     )]
-    LeftBehind {
+    SourceReplaced {
         /// The generation.
         generation: u32,
-        /// The changelog or repartition topic.
+        /// The source.
         topic: String,
     },
     /// A request failed.
@@ -94,8 +93,8 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-fn list(errors: &[PlanError]) -> String {
-    errors.iter().map(PlanError::to_string).collect::<Vec<_>>().join("; ")
+fn list(parts: &[impl ToString]) -> String {
+    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Why a running application has stopped.
@@ -198,12 +197,43 @@ pub enum AppError {
     Begin(Arc<StartError>),
 }
 
+/// Says where partitions are, those of one instance together.
+fn placed(table: &str, partitions: &[(i32, Option<Arc<str>>)]) -> String {
+    let mut by_address: BTreeMap<Option<&str>, Vec<String>> = BTreeMap::new();
+    for (partition, address) in partitions {
+        by_address.entry(address.as_deref()).or_default().push(partition.to_string());
+    }
+    let mut of = format!(" of table {table:?}");
+    let mut parts = Vec::new();
+    for (address, partitions) in by_address.into_iter().rev() {
+        let what = if partitions.len() == 1 { "partition" } else { "partitions" };
+        let is = if partitions.len() == 1 { "is" } else { "are" };
+        let whom = address.unwrap_or("an instance that advertises no address");
+        parts.push(format!("{what} {}{of} {is} with {whom}", partitions.join(", ")));
+        of.clear();
+    }
+    parts.join(", ")
+}
+
 /// Why a query has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueryError {
-    /// Some of the table's partitions are not here: another instance has them, or they are being restored.
-    #[error("table {table:?}: {here} of {total} partitions are here")]
+    /// Other instances have these partitions of the table; this one has nothing to answer from and does not wait. Ask there,
+    /// or ask for what is here by [`View::partial`](super::View::partial).
+    #[error("{}; ask there", placed(table, partitions))]
+    Elsewhere {
+        /// Name of the table.
+        table: Arc<str>,
+        /// The partitions, each with the address of its instance if that has told one ([`Config::advertised`](super::Config::advertised)).
+        partitions: Vec<(i32, Option<Arc<str>>)>,
+    },
+    /// Some of the table's partitions could not be asked within [`Config::query_timeout`](super::Config::query_timeout): they are
+    /// being restored here, or are on their way from one instance to another.
+    #[error(
+        "table {table:?}: {here} of {total} partitions are here after {} ms; the others are being restored or moved",
+        waited.as_millis()
+    )]
     Incomplete {
         /// Name of the table.
         table: Arc<str>,
@@ -211,6 +241,8 @@ pub enum QueryError {
         here: usize,
         /// Partitions in all.
         total: usize,
+        /// How long the question has waited.
+        waited: Duration,
     },
     /// A worker did not answer in time: something in the topology takes long.
     #[error("no answer within {} ms: a worker is busy", waited.as_millis())]

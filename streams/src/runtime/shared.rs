@@ -2,6 +2,7 @@
 
 use super::{
     AppError, Config,
+    owners::Owners,
     state::{Readiness, Restores, State},
 };
 use crate::{
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     /// What the application is doing, as told to who watches.
     pub(super) state: watch::Sender<State>,
     pub(super) restores: Restores,
+    /// Who has which task.
+    pub(super) owners: Arc<Owners>,
     pub(super) asks: Vec<mpsc::Sender<Ask>>,
     pub(super) closing: watch::Sender<bool>,
     /// The first failure of any worker.

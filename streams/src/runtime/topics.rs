@@ -14,7 +14,8 @@ use crate::{
 };
 use kappa_client::{Admin, Client, Producer, ProducerConfig, RequestError, admin::NewTopic};
 use kappa_protocol::ErrorCode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::task::JoinSet;
 
 /// Lays a topology over the topics of a cluster, and creates what is missing of them where that is wanted.
 pub(super) async fn plan(
@@ -49,18 +50,9 @@ pub(super) async fn plan(
     let mut missing: Vec<&str> = inputs.into_iter().filter(|name| !counts.contains_key(*name)).collect();
     let outputs: Vec<&str> = topics.into_iter().filter(|name| !counts.contains_key(*name)).collect();
     if missing.is_empty() && !outputs.is_empty() {
-        // Asking for an output that is not there creates it, where the cluster allows that.
-        let producer = Producer::new(client, ProducerConfig::default()).await?;
-        for name in outputs {
-            match producer.partitions_for(name).await {
-                Ok(partitions) => {
-                    counts.insert(name.to_owned(), partitions);
-                }
-                Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => missing.push(name),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        producer.close().await?;
+        let (created, refused) = ask_for(client, &outputs).await?;
+        counts.extend(created);
+        missing.extend(outputs.into_iter().filter(|name| refused.contains(*name)));
     }
     if !missing.is_empty() {
         let missing = missing.into_iter().map(|topic| PlanError::MissingTopic { topic: topic.to_owned() });
@@ -68,6 +60,39 @@ pub(super) async fn plan(
     }
     let plan = topology.plan(|topic| counts.get(topic).copied()).map_err(StartError::Plan)?;
     Ok(Plan { topic_names: topology.topic_names(names), ..plan })
+}
+
+/// Asks for outputs that are not there, which creates them where the cluster allows that: the partitions of those that were
+/// created, and the names of the others. A client waits seconds for a topic in the making, so all are asked for together.
+async fn ask_for(
+    client: &Client,
+    outputs: &[&str],
+) -> Result<(BTreeMap<String, i32>, BTreeSet<String>), StartError> {
+    let producer = Producer::new(client, ProducerConfig::default()).await?;
+    let mut asked = JoinSet::new();
+    for name in outputs.iter().map(|name| (*name).to_owned()) {
+        let producer = producer.clone();
+        asked.spawn(async move {
+            let partitions = producer.partitions_for(&name).await;
+            (name, partitions)
+        });
+    }
+    let (mut created, mut refused) = (BTreeMap::new(), BTreeSet::new());
+    while let Some(answered) = asked.join_next().await {
+        // Only a panic ends one without an answer.
+        let Ok((name, partitions)) = answered else { continue };
+        match partitions {
+            Ok(partitions) => {
+                created.insert(name, partitions);
+            }
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
+                refused.insert(name);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    producer.close().await?;
+    Ok((created, refused))
 }
 
 /// Partition counts of the topics that exist.

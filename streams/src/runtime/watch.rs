@@ -60,6 +60,17 @@ async fn look<T: AsRef<str>>(client: &Client, topics: &[T]) -> Result<BTreeMap<S
     Ok(known)
 }
 
+/// Ids of the sources of a topology, as text; a broker that has none gives none.
+pub(super) async fn source_ids(
+    topology: &Topology,
+    client: &Client,
+) -> Result<BTreeMap<String, String>, RequestError> {
+    let known = look(client, &topology.source_topics()).await?;
+    let id = |id: [u8; 16]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let known = known.into_iter().filter_map(|(topic, known)| Some((topic, known?.0)));
+    Ok(known.filter(|(_, bytes)| *bytes != [0; 16]).map(|(topic, bytes)| (topic, id(bytes))).collect())
+}
+
 fn change(before: Known, now: Known) -> Option<TopicChange> {
     match (before?, now) {
         (_, None) => Some(TopicChange::Deleted),

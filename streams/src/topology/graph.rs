@@ -285,7 +285,8 @@ impl Graph {
         state.sealed = true;
         Ok(Topology(Arc::new(Built {
             application: Arc::clone(&self.application),
-            nodes: std::mem::take(&mut state.nodes),
+            // Handles go on naming their nodes.
+            nodes: state.nodes.clone(),
             topics: std::mem::take(&mut state.topics),
             sources: std::mem::take(&mut state.sources),
             stores: std::mem::take(&mut state.stores),

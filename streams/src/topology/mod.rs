@@ -80,8 +80,16 @@ impl Topology {
     /// Short names of the topics that are read from outside: sources and global tables, ordered and each once.
     pub fn input_topics(&self) -> Vec<&str> {
         let sources = self.0.sources.iter().map(|source| source.topic);
-        let globals = self.0.globals.iter().map(|global| global.topic);
-        let topics = sources.chain(globals).filter_map(|topic| self.0.topics.get(topic.0 as usize));
+        self.external(sources.chain(self.0.globals.iter().map(|global| global.topic)))
+    }
+
+    /// The same without global tables.
+    pub(crate) fn source_topics(&self) -> Vec<&str> {
+        self.external(self.0.sources.iter().map(|source| source.topic))
+    }
+
+    fn external(&self, topics: impl Iterator<Item = TopicId>) -> Vec<&str> {
+        let topics = topics.filter_map(|topic| self.0.topics.get(topic.0 as usize));
         let mut names: Vec<&str> =
             topics.filter(|topic| topic.kind == TopicKind::External).map(|topic| &*topic.name).collect();
         names.sort_unstable();
@@ -125,13 +133,14 @@ impl Topology {
         self.0.stores.iter().any(|store| store.changelog == Changelog::Source(topic))
     }
 
-    /// What the bytes in each internal topic are, by full name.
+    /// What the bytes in each internal topic are, and for a store by which operator, by full name.
     pub(crate) fn contents(&self, names: &InternalNames) -> BTreeMap<String, String> {
         let repartitioned = self.0.nodes.iter().filter(|node| node.is_source);
         let repartitioned = repartitioned.filter_map(|node| Some((node.topic?, node.contents.clone()?)));
         let kept = self.0.stores.iter().filter_map(|store| match store.changelog {
             Changelog::Own(topic) => {
-                Some((topic, self.0.nodes.get(store.node.0 as usize)?.contents.clone()?))
+                let node = self.0.nodes.get(store.node.0 as usize)?;
+                Some((topic, format!("{} ({})", node.contents.as_ref()?, node.operator)))
             }
             Changelog::Source(_) => None,
         });

@@ -67,17 +67,49 @@ impl Topology {
 }
 
 impl Topology {
+    /// Sources that a node's records come from, each with its topic.
+    fn sources_of(&self, node: NodeId) -> Vec<(&Node, TopicId)> {
+        let mut sources: Vec<(&Node, TopicId)> = Vec::new();
+        let mut open = vec![node];
+        while let Some(node) = open.pop().and_then(|node| self.0.nodes.get(node.0 as usize)) {
+            let source = node.topic.filter(|_| node.is_source).map(|topic| (node, topic));
+            sources.extend(
+                source.filter(|(node, _)| !sources.iter().any(|(known, _)| std::ptr::eq(*known, *node))),
+            );
+            open.extend(&node.parents);
+        }
+        sources
+    }
+
     /// Topics that a node's records come from, without crossing a topic.
     fn inputs_of(&self, node: NodeId) -> Vec<TopicId> {
         let mut topics = Vec::new();
-        let mut open = vec![node];
-        while let Some(Node { topic, is_source, parents, .. }) =
-            open.pop().and_then(|node| self.0.nodes.get(node.0 as usize))
-        {
-            topics.extend(topic.filter(|topic| *is_source && !topics.contains(topic)));
-            open.extend(parents);
+        for (_, topic) in self.sources_of(node) {
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
         }
         topics
+    }
+
+    /// Topics in which the partition of a key tells the task that has it, if the keys of a node have the bytes that they have
+    /// there: codecs of the same description, though a window may stand behind them.
+    pub(crate) fn placed_by(&self, node: NodeId, codec: &str, has_window: bool) -> Option<Vec<TopicId>> {
+        let bare = |codec: &str| {
+            let inner = codec.strip_prefix("opt(").and_then(|inner| inner.strip_suffix(')'));
+            inner.unwrap_or(codec).to_owned()
+        };
+        let is_same = |(source, _): &(&Node, TopicId)| {
+            let contents = source.contents.as_deref().and_then(|contents| contents.split_once(" -> "));
+            let Some((keys, _)) = contents else { return false };
+            let keys = bare(keys.strip_prefix("changes of ").unwrap_or(keys));
+            match has_window {
+                true => ["", "opt("].iter().any(|opt| codec.starts_with(&format!("windowed({opt}{keys}"))),
+                false => bare(codec) == keys,
+            }
+        };
+        let all = self.sources_of(node).iter().all(is_same);
+        Some(self.inputs_of(node)).filter(|topics| all && !topics.is_empty())
     }
 
     /// Topics that the records of a topic come from, without crossing another topic.

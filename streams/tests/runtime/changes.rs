@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, settle};
 use kappa_client::{Admin, TopicPartition};
 use kappa_streams::{
-    App, Builder, StartAt, StartError, Table, Topology, Windows,
+    App, Builder, Fate, StartAt, StartError, Table, TopicFate, Topology, Windows,
     codec::{Codec, I64, Utf8},
     reset,
 };
@@ -50,7 +50,11 @@ async fn a_reset_deletes_what_earlier_topologies_kept_as_well() {
     run(&cluster, &counted("a").0).await.unwrap();
     run(&cluster, &counted("b").0).await.unwrap();
     let returned = run(&cluster, &counted("a").0).await.unwrap_err();
-    assert!(matches!(&returned, StartError::LeftBehind { topic, .. } if topic.contains("-a-")), "{returned}");
+    let left = |refused: &[TopicFate]| {
+        let [TopicFate { topic, fate, .. }] = refused else { return false };
+        topic.contains("-a-") && *fate == Fate::LeftBehind
+    };
+    assert!(matches!(&returned, StartError::Changed { refused, .. } if left(refused)), "{returned}");
     assert_eq!(reset(&cluster.client, "changing", 0).await.unwrap().topics.len(), 2);
     let (topology, counts) = counted("a");
     let app = App::start(&topology, cluster.config()).await.unwrap();
@@ -74,6 +78,94 @@ async fn what_was_kept_under_other_codecs_or_windows_is_not_read() {
     let changed = run(&cluster, &windowed(10)).await.unwrap_err();
     assert!(matches!(changed, StartError::Changed { .. }), "{changed}");
     run(&cluster, &windowed(60)).await.unwrap();
+    // Another operator under the same name, of the same bytes, means something else by them.
+    let b = Builder::new("changing");
+    let windows = Windows::tumbling(Duration::from_secs(60));
+    let grouped = b.stream("in", (Utf8, Utf8)).group_by_key().windowed_by(windows);
+    grouped.aggregate("windows", I64, || 0, |_, value, sum| sum + value.len() as i64);
+    let changed = run(&cluster, &b.build().unwrap()).await.unwrap_err().to_string();
+    for part in ["store \"windows\"", "(windowed count)", "(windowed aggregate)", "new generation", "reset"] {
+        assert!(changed.contains(part), "{part} is not in {changed}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_comes_back_after_a_topology_without_state_is_refused() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    run(&cluster, &counted("a").0).await.unwrap();
+    let b = Builder::new("changing");
+    b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+    write(&cluster, "in", 10).await;
+    run(&cluster, &b.build().unwrap()).await.unwrap();
+    let returned = run(&cluster, &counted("a").0).await.unwrap_err().to_string();
+    assert!(returned.contains("store \"a\"") && returned.contains("left behind"), "{returned}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_store_begins_anew_beside_one_that_goes_on() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    let two = |renamed: &str| {
+        let b = Builder::new("changing");
+        let stream = b.stream("in", (Utf8, Utf8));
+        let kept = stream.group_by_key().count("kept");
+        let renamed = stream.group_by("again", (Utf8, Utf8), |key, _| key.clone()).count(renamed);
+        (b.build().unwrap(), kept, renamed)
+    };
+    run(&cluster, &two("old").0).await.unwrap();
+    write(&cluster, "in", 5).await;
+    let (topology, kept, renamed) = two("new");
+    let app = App::start(&topology, cluster.config()).await.unwrap();
+    settle(&app).await;
+    let count = async |table| app.view(table).get("k").await.unwrap().value.map(|row| row.value);
+    assert_eq!((count(&kept).await, count(&renamed).await), (Some(15), Some(5)));
+    app.close().await.unwrap();
+    let returned = run(&cluster, &two("old").0).await.unwrap_err().to_string();
+    assert!(returned.contains("store \"old\"") && !returned.contains("store \"kept\""), "{returned}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_have_changed_since_the_last_run_are_refused_where_there_is_state() {
+    let cluster = Cluster::start().await;
+    let admin = Admin::new(&cluster.client);
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    run(&cluster, &counted("a").0).await.unwrap();
+    admin.create_partitions(&[("in", 2)]).await.unwrap();
+    let grown = run(&cluster, &counted("a").0).await.unwrap_err();
+    let told =
+        matches!(&grown, StartError::InternalTopic { expected: 2, found: 1, topic } if topic.contains("-a-"));
+    assert!(told, "{grown}");
+    for cure in ["reset", "new generation"] {
+        assert!(grown.to_string().contains(cure), "{grown}");
+    }
+    admin.delete_topics(&["in"]).await.unwrap();
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 3).await;
+    let replaced = run(&cluster, &counted("a").0).await.unwrap_err();
+    assert!(matches!(&replaced, StartError::SourceReplaced { topic, .. } if topic == "in"), "{replaced}");
+    reset(&cluster.client, "changing", 0).await.unwrap();
+    let (topology, counts) = counted("a");
+    let app = App::start(&topology, cluster.config()).await.unwrap();
+    settle(&app).await;
+    assert_eq!(app.view(&counts).get("k").await.unwrap().value.map(|row| row.value), Some(3));
+    app.close().await.unwrap();
+    // Without state it goes on with the topic as it is.
+    let stateless = || {
+        let b = Builder::new("stateless");
+        b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+        b.build().unwrap()
+    };
+    run(&cluster, &stateless()).await.unwrap();
+    admin.delete_topics(&["in"]).await.unwrap();
+    cluster.topic("in", 1).await;
+    run(&cluster, &stateless()).await.unwrap();
     cluster.stop().await;
 }
 
@@ -148,6 +240,71 @@ async fn offsets_without_records_count_as_read() {
     settle(&app).await;
     assert_eq!(app.view(&counts).get("k").await.unwrap().value.map(|row| row.value), Some(5));
     app.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_emptied_counts_as_read_whichever_instance_has_it() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 4).await;
+    cluster.write("in", (0..40).map(|at| (at % 4, "k".to_owned(), "v".to_owned(), 0))).await;
+    let ends: Vec<_> = (0..4).map(|partition| (TopicPartition::new("in", partition), 10)).collect();
+    Admin::new(&cluster.client).delete_records(&ends).await.unwrap();
+    let topology = || {
+        let b = Builder::new("emptied");
+        b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+        b.build().unwrap()
+    };
+    let first = App::start(&topology(), cluster.config()).await.unwrap();
+    let second = App::start(&topology(), cluster.config()).await.unwrap();
+    let both = async {
+        while first.counters_now().await.unwrap().len() != 2
+            || second.counters_now().await.unwrap().len() != 2
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("each has half of the tasks");
+    for app in [&first, &second] {
+        let ends = app.end_offsets().await.unwrap();
+        assert_eq!(ends.total(), 40);
+        let caught_up = tokio::time::timeout(Duration::from_secs(5), app.caught_up(&ends)).await;
+        caught_up.expect("there is nothing to wait for").unwrap();
+    }
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_stops_for_a_topic_leaves_it_as_it_is() {
+    let cluster = Cluster::start().await;
+    let admin = Admin::new(&cluster.client);
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    let again = || {
+        let b = Builder::new("again");
+        b.stream("in", (Utf8, Utf8)).group_by("by-value", (Utf8, Utf8), |_, value| value.clone()).count("n");
+        b.build().unwrap()
+    };
+    let app = App::start(&again(), cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.delete_topics(&["again-by-value-repartition"]).await.unwrap();
+    cluster.topic("again-by-value-repartition", 1).await;
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"again-by-value-repartition\" was deleted and created again"), "{why}");
+    assert!(app.close().await.is_err());
+
+    let b = Builder::new("gone");
+    b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+    let app = App::start(&b.build().unwrap(), cluster.config()).await.unwrap();
+    settle(&app).await;
+    admin.delete_topics(&["in"]).await.unwrap();
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"in\" was deleted while"), "{why}");
+    assert!(app.close().await.is_err());
+    let described = admin.describe_topics(&["in"]).await.unwrap();
+    assert!(described["in"].is_err(), "nobody makes it again");
     cluster.stop().await;
 }
 

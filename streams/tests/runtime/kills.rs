@@ -1,17 +1,18 @@
-//! Instances killed by SIGKILL while they work: nothing that was written to the input may be missing from the view.
+//! Instances killed by SIGKILL, or stopped and continued, while they work: nothing that was written to the input may be
+//! missing from the views. `KAPPA_KILLS` says how often, in each test of its own.
 
 use crate::cluster::{Cluster, settle};
 use kappa_client::{Producer, ProducerConfig, ProducerRecord};
 use kappa_streams::{
-    App, Builder, Config, Table, Topology,
-    codec::{Json, Utf8, opt},
+    App, Builder, Config, Table, Topology, Windowed, Windows,
+    codec::{I64, Json, Utf8, opt},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Tells a child where the broker is.
@@ -21,26 +22,51 @@ const WORKING: &str = "records are processed";
 const PARTITIONS: i64 = 4;
 const KEYS: i64 = 10_000;
 const KILLS: u64 = 6;
+const STOPS: u64 = 4;
+/// Milliseconds of event time, of which there is one per record.
+const WINDOW: i64 = 1000;
+/// Keys of the windows.
+const SHARES: i64 = 8;
 /// Tells a child to stop itself.
 const STOPS_ITSELF: &str = "KAPPA_TEST_STOPS_ITSELF";
 /// After so many records that it has counted.
 const STOP_AFTER: i64 = 5000;
-/// Records written every 5 ms: so many that at any time some are between input, outputs, changelog and offsets.
+/// Records written every 10 ms: so many that at any time some are between input, outputs, changelog and offsets.
 const BURST: i64 = 200;
 const SESSION: Duration = Duration::from_secs(1);
 
-/// Which records there are by key: a set, so that what is processed twice does not hide what is not processed at all.
-fn topology() -> (Topology, Table<String, BTreeSet<i64>>) {
+/// Which records there are by key, and by key and window: sets, so that what is processed twice does not hide what is not
+/// processed at all; and how many, which is then too many.
+struct Views {
+    seen: Table<String, BTreeSet<i64>>,
+    windows: Table<Windowed<i64>, BTreeSet<i64>>,
+    counts: Table<Windowed<i64>, i64>,
+}
+
+fn topology() -> (Topology, Views) {
     let b = Builder::new("killed");
-    let seen = b
-        .stream("in", (opt(Utf8), Json::<i64>::new()))
+    let records = b.stream("in", (opt(Utf8), Json::<i64>::new()));
+    let seen = records
         .group_by("by-remainder", (Utf8, Json::new()), |_, id: &i64| (id % KEYS).to_string())
         .aggregate("seen", Json::new(), BTreeSet::new, |_, id, mut seen| {
             stand_still_if_told();
             seen.insert(id);
             seen
         });
-    (b.build().unwrap(), seen)
+    let day = Duration::from_secs(86_400);
+    let windows = Windows::tumbling(Duration::from_millis(WINDOW as u64)).grace(day).retention(day * 2);
+    let shares =
+        records.group_by("by-share", (I64, Json::new()), |_, id: &i64| id % SHARES).windowed_by(windows);
+    let counts = shares.count("counts");
+    let windows = shares.aggregate_mut("windows", Json::new(), BTreeSet::new, |_, id, seen| {
+        seen.insert(id);
+    });
+    (b.build().unwrap(), Views { seen, windows, counts })
+}
+
+/// How often instances are disturbed.
+fn times(otherwise: u64) -> u64 {
+    std::env::var("KAPPA_KILLS").ok().and_then(|times| times.parse().ok()).unwrap_or(otherwise)
 }
 
 /// In an instance that was told to: stops the process in the middle of its work, once.
@@ -85,9 +111,18 @@ impl Instance {
         }
     }
 
+    /// SIGSTOP.
+    fn stop(&self) {
+        self.signal("-STOP");
+    }
+
     /// SIGCONT.
     fn go_on(&self) {
-        let sent = Command::new("kill").args(["-CONT", &self.0.id().to_string()]).status();
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
         assert!(sent.unwrap().success());
     }
 
@@ -121,20 +156,56 @@ async fn instance() {
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
 }
 
-/// Looks for the records below `written` in a view that is restored for it.
+/// Looks for the records below `written` in views that are restored for it.
 async fn missing(cluster: &Cluster, written: i64) {
-    let (topology, seen) = topology();
-    let app = App::start(&topology, cluster.config()).await.unwrap();
-    settle(&app).await;
-    let rows = app.view(&seen).all().await.unwrap();
-    let seen: BTreeSet<i64> = rows.iter().flat_map(|(_, row)| &row.value).copied().collect();
-    let missing: Vec<i64> = (0..written).filter(|id| !seen.contains(id)).collect();
-    assert!(missing.is_empty(), "{} of {written} are missing, the first is {}", missing.len(), missing[0]);
+    let (topology, views) = topology();
+    let config = cluster.config().query_timeout(Duration::from_secs(60));
+    let app = App::start(&topology, config).await.unwrap();
+    caught_up(&app).await;
+    let rows = app.view(&views.seen).all().await.unwrap();
+    none_missing("rows", written, rows.iter().flat_map(|(_, row)| row.value.iter().copied()).collect());
+    let rows = app.view(&views.windows).all().await.unwrap();
+    none_missing("windows", written, rows.iter().flat_map(|(_, row)| row.value.iter().copied()).collect());
+    let held: BTreeMap<(i64, i64), i64> =
+        rows.iter().map(|(key, row)| ((key.key, key.window.start), row.value.len() as i64)).collect();
+    let rows = app.view(&views.counts).all().await.unwrap();
+    let counted: BTreeMap<(i64, i64), i64> =
+        rows.iter().map(|(key, row)| ((key.key, key.window.start), row.value)).collect();
+    for (window, held) in held {
+        assert!(counted.get(&window) >= Some(&held), "{window:?}: {:?} of {held}", counted.get(&window));
+    }
+    assert_eq!(app.counters().late, 0);
     app.close().await.unwrap();
+}
+
+/// Waits for what is left, as long as it becomes less.
+async fn caught_up(app: &App) {
+    let ends = app.end_offsets().await.unwrap();
+    let mut before = None;
+    while tokio::time::timeout(Duration::from_secs(30), app.caught_up(&ends))
+        .await
+        .map(Result::unwrap)
+        .is_err()
+    {
+        let now = Some((app.restoring(), app.counters_now().await.unwrap()));
+        assert_ne!(before, now, "nothing has been processed for 30 s");
+        before = now;
+    }
+}
+
+fn none_missing(what: &str, written: i64, seen: BTreeSet<i64>) {
+    let missing: Vec<i64> = (0..written).filter(|id| !seen.contains(id)).collect();
+    assert!(
+        missing.is_empty(),
+        "{what}: {} of {written} missing, the first is {}",
+        missing.len(),
+        missing[0]
+    );
 }
 
 /// Writes records without a pause while `disturb` runs, and looks for each of them in a view restored afterwards.
 async fn nothing_is_lost(disturb: impl FnOnce(String) + Send + 'static) {
+    let began = Instant::now();
     let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
     cluster.topic("in", PARTITIONS as i32).await;
     let address = cluster.address();
@@ -150,7 +221,7 @@ async fn nothing_is_lost(disturb: impl FnOnce(String) + Send + 'static) {
                 producer.send(record).await.unwrap();
             }
             written += BURST;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         producer.close().await.unwrap();
         written
@@ -160,8 +231,12 @@ async fn nothing_is_lost(disturb: impl FnOnce(String) + Send + 'static) {
         disturbed.store(true, Ordering::Relaxed);
     };
     let (written, ()) = tokio::join!(producing, disturbing);
-
+    let disturbed = began.elapsed();
     missing(&cluster, written).await;
+    println!(
+        "{written} records, disturbed for {disturbed:?}, looked for in {:?}",
+        began.elapsed() - disturbed
+    );
     cluster.stop().await;
 }
 
@@ -169,11 +244,33 @@ async fn nothing_is_lost(disturb: impl FnOnce(String) + Send + 'static) {
 async fn a_killed_instance_loses_nothing() {
     nothing_is_lost(|address| {
         let mut instances = vec![Instance::start(&address), Instance::start(&address)];
-        for kill in 0..KILLS {
+        for kill in 0..times(KILLS) {
             // Spread over the phases of a commit, of a restore and of a rebalance.
             std::thread::sleep(Duration::from_millis(kill * 137 % 500));
             instances.remove(0).kill();
             instances.push(Instance::start(&address));
+        }
+        instances.into_iter().for_each(Instance::kill);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_stopped_and_continued_loses_nothing() {
+    nothing_is_lost(|address| {
+        let instances = [(); 3].map(|()| Instance::start(&address));
+        for stop in 0..times(STOPS) {
+            // Spread over the phases of a commit and of the rebalances that the one before has brought.
+            std::thread::sleep(Duration::from_millis(stop * 211 % 700));
+            let stopped = &instances[stop as usize % instances.len()];
+            stopped.stop();
+            // Beyond its session; every third time within it, though not within the lease.
+            std::thread::sleep(if stop % 3 == 2 {
+                SESSION * 9 / 10
+            } else {
+                SESSION * (3 + stop as u32 % 4) / 2
+            });
+            stopped.go_on();
         }
         instances.into_iter().for_each(Instance::kill);
     })

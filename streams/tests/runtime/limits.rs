@@ -29,7 +29,8 @@ async fn slow_functions_hold_up_neither_queries_nor_commits_nor_the_end() {
         })
         .to_table("last", (Utf8, Utf8));
     let config = cluster.config().query_timeout(Duration::from_secs(1));
-    let app = App::start(&b.build().unwrap(), config).await.unwrap();
+    let app = App::start(&b.build().unwrap(), config.max_poll_interval(LIMIT)).await.unwrap();
+    let began = Instant::now();
     let first = async {
         while app.view(&last).get("k0").await.ok().and_then(|row| row.value.clone()).is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -53,6 +54,11 @@ async fn slow_functions_hold_up_neither_queries_nor_commits_nor_the_end() {
         app.view(&last).get("k0").await.unwrap();
         assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
     }
+    // All records together take longer than one may; the member stays the one it was.
+    let member = || async { members(&cluster, "slow").await };
+    let before = member().await;
+    tokio::time::sleep((LIMIT * 2).saturating_sub(began.elapsed())).await;
+    assert_eq!((before.len(), member().await), (1, before));
     let closing = Instant::now();
     app.close().await.unwrap();
     assert!(closing.elapsed() < Duration::from_secs(2), "{:?}", closing.elapsed());
@@ -60,9 +66,17 @@ async fn slow_functions_hold_up_neither_queries_nor_commits_nor_the_end() {
     cluster.stop().await;
 }
 
+/// How long one call may take.
+const LIMIT: Duration = Duration::from_secs(1);
+
+async fn members(cluster: &Cluster, group: &str) -> Vec<String> {
+    let mut groups = Admin::new(&cluster.client).describe_groups(&[group]).await.unwrap();
+    groups.remove(group).unwrap().unwrap().members.into_iter().map(|member| member.member_id).collect()
+}
+
 /// Numbers that take their time to be decoded.
 #[derive(Debug, Clone, Copy)]
-struct Slow;
+struct Slow(&'static AtomicU64);
 
 static DECODE_MICROS: AtomicU64 = AtomicU64::new(0);
 
@@ -74,7 +88,7 @@ impl Codec for Slow {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<i64, CodecError> {
-        std::thread::sleep(Duration::from_micros(DECODE_MICROS.load(Ordering::Relaxed)));
+        std::thread::sleep(Duration::from_micros(self.0.load(Ordering::Relaxed)));
         I64.decode(bytes)
     }
 
@@ -86,9 +100,49 @@ impl Codec for Slow {
 fn two_tables() -> (Topology, Table<String, i64>, Table<String, i64>) {
     let b = Builder::new("restoring");
     let length = |_: &String, value: String, _: i64| value.len() as i64;
-    let slow = b.stream("in", (Utf8, Utf8)).group_by_key().aggregate("slow", Slow, || 0, length);
+    let slow =
+        b.stream("in", (Utf8, Utf8)).group_by_key().aggregate("slow", Slow(&DECODE_MICROS), || 0, length);
     let other = b.stream("other", (Utf8, Utf8)).group_by_key().count("other");
     (b.build().unwrap(), slow, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_longer_than_a_call_may_take_ends_all_the_same() {
+    static DELAY: AtomicU64 = AtomicU64::new(0);
+    let topology = || {
+        let b = Builder::new("patient");
+        let stream = b.stream("in", (Utf8, Utf8));
+        let length = |_: &String, value: String, _: i64| value.len() as i64;
+        let lengths = stream.group_by_key().aggregate("lengths", Slow(&DELAY), || 0, length);
+        (b.build().unwrap(), lengths)
+    };
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 0..1000).await;
+    let app = App::start(&topology().0, cluster.config()).await.unwrap();
+    settle(&app).await;
+    app.close().await.unwrap();
+    // A restore of 4 s.
+    DELAY.store(4000, Ordering::Relaxed);
+    let (topology, lengths) = topology();
+    let config = cluster.config().max_poll_interval(LIMIT).query_timeout(Duration::from_secs(20));
+    let began = Instant::now();
+    let app = App::start(&topology, config).await.unwrap();
+    let restoring = async {
+        while app.restoring().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        members(&cluster, "patient").await
+    };
+    let before = tokio::time::timeout(Duration::from_secs(10), restoring).await.expect("it is restored");
+    let row = app.view(&lengths).get("k7").await.unwrap();
+    assert_eq!(row.value.as_ref().map(|row| row.value), Some(1));
+    assert!(began.elapsed() > LIMIT * 3, "{:?}", began.elapsed());
+    // Nobody was taken for stuck.
+    assert_eq!((before.len(), members(&cluster, "patient").await), (1, before));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    app.close().await.unwrap();
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

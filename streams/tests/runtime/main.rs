@@ -9,5 +9,7 @@ mod damage;
 mod kills;
 mod lifecycle;
 mod limits;
+mod markers;
 mod moves;
+mod owners;
 mod topics;

@@ -113,8 +113,7 @@ impl Worker {
         asks: mpsc::Receiver<Ask>,
     ) -> Result<Worker, AppError> {
         let setup = &shared.setup;
-        let fingerprint = setup.topology.fingerprint();
-        let assignor = Arc::new(TaskAssignor::new(fingerprint, &setup.plan, &shared.topics));
+        let assignor = Arc::new(TaskAssignor::new(number, shared));
         let session = shared.config.session_timeout;
         let config = ConsumerConfig::group(shared.names.group())
             .assignors(vec![Arc::clone(&assignor) as Arc<dyn Assignor>])
