@@ -1,15 +1,16 @@
 //! Rows by window start, for expiry by stream time.
 //!
-//! Invariant: it names every row that stands under a windowed key, once, and no row that has gone.
+//! Invariant: it names every row that stands under a windowed key once, until its window expires. It is not told of rows
+//! that go before: their names find nothing.
 
 use super::slab::RowId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// When rows expire.
 #[derive(Debug)]
 pub(super) struct Expiry {
     retention_ms: i64,
-    starts: BTreeMap<i64, BTreeSet<RowId>>,
+    starts: BTreeMap<i64, Vec<RowId>>,
 }
 
 impl Expiry {
@@ -19,31 +20,20 @@ impl Expiry {
     }
 
     pub(super) fn insert(&mut self, start: i64, id: RowId) {
-        let new = self.starts.entry(start).or_default().insert(id);
-        debug_assert!(new, "a row is named once");
+        self.starts.entry(start).or_default().push(id);
     }
 
-    pub(super) fn remove(&mut self, start: i64, id: RowId) {
-        if let Some(ids) = self.starts.get_mut(&start) {
-            let named = ids.remove(&id);
-            debug_assert!(named, "a row is named until it goes");
-            if ids.is_empty() {
-                self.starts.remove(&start);
-            }
-        }
-    }
-
-    /// The rows of the earliest window, if stream time has left it behind. They are named until they are removed.
-    pub(super) fn first_expired(&self, stream_time: i64) -> Option<Vec<RowId>> {
+    /// The rows of the earliest window, if stream time has left it behind. They are named no more.
+    pub(super) fn take_expired(&mut self, stream_time: i64) -> Option<Vec<RowId>> {
         let limit = stream_time.saturating_sub(self.retention_ms);
-        let (_, ids) = self.starts.first_key_value().filter(|(start, _)| **start <= limit)?;
-        Some(ids.iter().copied().collect())
+        let earliest = self.starts.first_entry().filter(|window| *window.key() <= limit)?;
+        Some(earliest.remove())
     }
 
-    /// Number of rows named.
+    /// How often a row is named.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.starts.values().map(BTreeSet::len).sum()
+    pub(super) fn names(&self, start: i64, id: RowId) -> usize {
+        self.starts.get(&start).into_iter().flatten().filter(|named| **named == id).count()
     }
 }
 
@@ -65,19 +55,17 @@ mod tests {
                     expiry.insert(start, id);
                     model.push((start, id));
                 } else {
-                    let (start, id) = model.swap_remove(which % model.len());
-                    expiry.remove(start, id);
+                    // The slot is used again, the name is not.
+                    let (_, id) = model.swap_remove(which % model.len());
                     rows.remove(id);
                 }
-                prop_assert_eq!(expiry.len(), model.len());
+                for (start, id) in &model {
+                    prop_assert_eq!(expiry.names(*start, *id), 1);
+                }
             }
             let mut expired = Vec::new();
-            while let Some(ids) = expiry.first_expired(stream_time) {
-                for id in ids {
-                    let (start, _) = model.iter().copied().find(|(_, of)| *of == id).unwrap();
-                    expiry.remove(start, id);
-                    expired.push(id);
-                }
+            while let Some(ids) = expiry.take_expired(stream_time) {
+                expired.extend(ids.into_iter().filter(|id| rows.get(*id).is_some()));
             }
             expired.sort();
             let mut expected: Vec<RowId> =

@@ -8,7 +8,7 @@
 //!
 //! Invariants, with a type for each part: every row is in the slab once, in the index under its key, in the order
 //! once that is made, and under its window in the expiry if there is one; a row without a value is in the dirty
-//! set, waiting for its tombstone to be written; nothing names a row that has gone.
+//! set, waiting for its tombstone to be written; what is named after a row has gone finds nothing.
 
 mod dirty;
 mod expiry;
@@ -220,15 +220,16 @@ impl<V: Data> Store<V> {
 
     /// Deletes windows that `stream_time` has left `retention` behind, with tombstones.
     pub(crate) fn expire(&mut self, stream_time: i64) {
-        while let Some(ids) = self.expiry.as_ref().and_then(|expiry| expiry.first_expired(stream_time)) {
+        while let Some(ids) = self.expiry.as_mut().and_then(|expiry| expiry.take_expired(stream_time)) {
             for id in ids {
-                self.unexpire(id);
-                match (&mut self.dirty, self.rows.get_mut(id)) {
-                    (Some(dirty), Some(row)) => {
+                let Some(row) = self.rows.get_mut(id) else { continue };
+                row.expired = true;
+                match &mut self.dirty {
+                    Some(dirty) => {
                         row.value = None;
                         dirty.insert(id);
                     }
-                    _ => self.release(id),
+                    None => self.release(id),
                 }
             }
         }
@@ -261,9 +262,8 @@ impl<V: Data> Store<V> {
         id
     }
 
-    /// Takes a row out of everything that names it.
+    /// Takes a row out of everything that names it but the expiry, where its name finds nothing.
     fn release(&mut self, id: RowId) {
-        self.unexpire(id);
         let Some(row) = self.rows.remove(id) else { return };
         self.index.remove(&row.key, id);
         self.order.remove(&row.key, id);
@@ -272,31 +272,25 @@ impl<V: Data> Store<V> {
         }
     }
 
-    /// Takes a row out of the expiry.
-    fn unexpire(&mut self, id: RowId) {
-        let Some(expiry) = &mut self.expiry else { return };
-        let Some(row) = self.rows.get_mut(id).filter(|row| !row.expired) else { return };
-        if let Some(start) = window_start_of(&row.key) {
-            row.expired = true;
-            expiry.remove(start, id);
-        }
-    }
-
     /// Asserts the invariants.
     #[cfg(test)]
     fn check(&self) {
         assert_eq!(self.rows.len(), self.index.len());
         assert!(self.order.len().is_none_or(|keys| keys == self.rows.len()));
-        let mut in_expiry = 0;
         for (id, row) in self.rows.iter() {
             assert_eq!(self.index.find(&row.key, &self.rows), Some(id), "two rows of one key");
             let dirty = self.dirty.as_ref().is_some_and(|dirty| dirty.contains(id));
             assert!(dirty || row.value.is_some(), "a tombstone that nobody writes");
             assert!(row.value.as_ref().is_none_or(|value| !self.codec.is_null(value)), "a null is a row");
             assert!(!row.expired || row.value.is_none(), "a row that never expires");
-            in_expiry += usize::from(!row.expired && window_start_of(&row.key).is_some());
+            if let (Some(expiry), Some(start)) = (&self.expiry, window_start_of(&row.key)) {
+                assert_eq!(
+                    expiry.names(start, id),
+                    usize::from(!row.expired),
+                    "a row is named until it expires"
+                );
+            }
         }
-        assert_eq!(self.expiry.as_ref().map_or(in_expiry, Expiry::len), in_expiry);
     }
 }
 
