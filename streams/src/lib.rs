@@ -46,6 +46,7 @@ mod processor;
 mod query;
 mod record;
 mod runtime;
+mod safeguard;
 #[cfg(test)]
 mod simulation;
 mod store;

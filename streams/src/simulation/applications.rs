@@ -1,17 +1,23 @@
 //! What the instances run, what is written to their inputs, and what may differ in their views.
 
-use super::Random;
+use super::{Random, composed::Composed};
 use crate::{
     Builder, Dump, Repartition, Windows,
     codec::{Codec, I64, Json, Utf8, opt},
     store::Entry,
+    test_driver::topics::Logged,
     topology::Topology,
 };
+use bytes::Bytes;
 use std::{collections::BTreeMap, time::Duration};
+
+/// Rows or records by where they are.
+pub(super) type Comparable = BTreeMap<String, Vec<String>>;
 
 /// A record of an input.
 #[derive(Debug, Clone)]
 pub(super) struct Input {
+    pub(super) topic: &'static str,
     pub(super) partition: i32,
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Option<Vec<u8>>,
@@ -19,15 +25,26 @@ pub(super) struct Input {
 }
 
 /// Windows that are closed for what is later than the bound, and whose rows are kept to the end.
-fn short_windows() -> Windows {
+pub(super) fn short_windows() -> Windows {
     Windows::tumbling(SHORT).grace(Duration::from_millis(BOUND_MS as u64))
 }
 
-const SHORT: Duration = Duration::from_millis(10);
+pub(super) const SHORT: Duration = Duration::from_millis(10);
 
-/// A kind of application. All of them read the topic `in`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Numbers without those of a row, each once.
+pub(super) fn without_all(mut ids: Vec<i64>, row: &[i64]) -> Vec<i64> {
+    for id in row {
+        let at = ids.iter().position(|other| other == id).expect("what is subtracted was added");
+        ids.remove(at);
+    }
+    ids
+}
+
+/// A kind of application.
+#[derive(Debug, Clone)]
 pub(super) enum Application {
+    /// One put together at random.
+    Composed(Composed),
     /// Which records there are by a key of their own, behind a repartition topic.
     Collected,
     /// Which records there are by key and short window, of which many expire.
@@ -55,9 +72,9 @@ const MATCHED_MS: i64 = 8;
 /// Records that belong together there; those that look up the row of the block before come at least so much later.
 const BLOCK: i64 = 16;
 
-type Ids = Json<Vec<i64>>;
+pub(super) type Ids = Json<Vec<i64>>;
 
-fn collected(id: i64, mut ids: Vec<i64>) -> Vec<i64> {
+pub(super) fn collected(id: i64, mut ids: Vec<i64>) -> Vec<i64> {
     // In an order that does not depend on which came first.
     let at = ids.partition_point(|other| *other <= id);
     ids.insert(at, id);
@@ -65,7 +82,7 @@ fn collected(id: i64, mut ids: Vec<i64>) -> Vec<i64> {
 }
 
 /// Both lists in one, each number once.
-fn united(mut ids: Vec<i64>, more: Vec<i64>) -> Vec<i64> {
+pub(super) fn united(mut ids: Vec<i64>, more: Vec<i64>) -> Vec<i64> {
     ids.extend(more);
     ids.sort_unstable();
     ids.dedup();
@@ -74,6 +91,9 @@ fn united(mut ids: Vec<i64>, more: Vec<i64>) -> Vec<i64> {
 
 impl Application {
     pub(super) fn chosen(random: &mut Random) -> Application {
+        if random.one_in(2) {
+            return Application::Composed(Composed::chosen(random));
+        }
         let all = [
             Application::Collected,
             Application::Windowed,
@@ -83,17 +103,32 @@ impl Application {
             Application::Chained,
             Application::Matched,
         ];
-        all[random.index(all.len())]
+        all[random.index(all.len())].clone()
     }
 
-    /// Whether anything is missing if a record comes later than the bound.
-    pub(super) fn is_timed(self) -> bool {
+    /// Whether it shows in the end what was processed twice.
+    pub(super) fn counts_repetitions(&self) -> bool {
+        matches!(self, Application::Composed(composed) if composed.counts_repetitions())
+    }
+
+    /// Whether what a writer may be ahead of its readers is looked at: a record makes one or two there.
+    pub(super) fn bounds_leads(&self) -> bool {
         matches!(self, Application::Gathered | Application::Chained | Application::Matched)
     }
 
-    pub(super) fn topology(self) -> Topology {
+    /// Whether anything is missing if a record comes later than the bound.
+    pub(super) fn is_timed(&self) -> bool {
+        match self {
+            Application::Composed(composed) => composed.is_timed(),
+            Application::Gathered | Application::Chained | Application::Matched => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn topology(&self) -> Topology {
         let b = Builder::new("simulated");
         match self {
+            Application::Composed(composed) => return composed.topology(),
             Application::Collected => {
                 b.stream("in", (Utf8, I64))
                     .group_by("by-remainder", (I64, I64), |_, id| id % KEYS as i64)
@@ -156,7 +191,7 @@ impl Application {
     }
 
     /// The record with this number.
-    pub(super) fn record(self, id: i64, partitions: i32, random: &mut Random) -> Input {
+    pub(super) fn record(&self, id: i64, partitions: i32, random: &mut Random) -> Input {
         let number = random.below(KEYS);
         let partition = (number % partitions as u64) as i32;
         let mut value = Vec::new();
@@ -164,6 +199,7 @@ impl Application {
         let (mut key, mut timestamp) = (format!("k{number}").into_bytes(), id);
         let mut value = Some(value);
         match self {
+            Application::Composed(composed) => return composed.record(id, partitions, random),
             Application::Collected => {}
             Application::Gathered | Application::Chained => timestamp = id * 4,
             Application::Matched => timestamp = id * MATCHED_MS,
@@ -182,21 +218,20 @@ impl Application {
                 }
             }
         }
-        Input { partition, key: Some(key), value, timestamp }
+        Input { topic: "in", partition, key: Some(key), value, timestamp }
     }
 
     /// Views as they can be compared: what was processed twice, if that may be, counts once.
-    pub(super) fn comparable(self, dump: Dump, exact: bool) -> BTreeMap<String, Vec<String>> {
-        let collects = !matches!(self, Application::Last | Application::Table);
+    pub(super) fn comparable(&self, dump: Dump, exact: bool) -> Comparable {
         let row = |Entry { key, value, timestamp }: Entry| {
-            let value = if collects {
-                let mut ids = Ids::new().decode(&value).unwrap();
-                if !exact {
-                    ids.dedup();
+            let value = match Ids::new().decode(&value) {
+                Ok(mut ids) => {
+                    if !exact {
+                        ids.dedup();
+                    }
+                    format!("{ids:?}")
                 }
-                format!("{ids:?}")
-            } else {
-                format!("{value:?}")
+                Err(_) => format!("{value:?}"),
             };
             format!("{} {timestamp}: {value}", key.escape_ascii())
         };
@@ -204,4 +239,21 @@ impl Application {
         rows.map(|((store, task), rows)| (format!("{store} {task}"), rows.into_iter().map(row).collect()))
             .collect()
     }
+}
+
+/// What was written to a topic, as it can be compared.
+pub(super) fn comparable_topic(written: Vec<(i32, Logged)>, exact: bool) -> Vec<String> {
+    let text = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| bytes.escape_ascii().to_string());
+    let mut records: Vec<String> = written
+        .iter()
+        .map(|(partition, record)| {
+            let (key, value) = (text(&record.key), text(&record.value));
+            format!("{partition} {key:?} {}: {value:?}", record.timestamp)
+        })
+        .collect();
+    records.sort_unstable();
+    if !exact {
+        records.dedup();
+    }
+    records
 }

@@ -4,6 +4,7 @@
 //! members have joined or been dropped, there is a new generation, of which a member knows when it has heard of it.
 //! Tasks that move are first taken from their owner, and given out by the rebalance that follows.
 
+use super::Random;
 use crate::{instance::Place, task::TaskId, test_driver::topics::Topics};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +40,8 @@ pub(super) struct Cluster {
     joined: Option<BTreeSet<u64>>,
     owners: BTreeMap<TaskId, Option<u64>>,
     target: BTreeMap<TaskId, u64>,
+    /// Gives the tasks out by chance in the next generation.
+    shuffle: Option<Random>,
 }
 
 impl Cluster {
@@ -83,6 +86,12 @@ impl Cluster {
         self.prepare();
     }
 
+    /// Gives the tasks out anew, to whomever chance says.
+    pub(super) fn shuffle(&mut self, random: Random) {
+        self.shuffle = Some(random);
+        self.prepare();
+    }
+
     fn prepare(&mut self) {
         self.joined.get_or_insert_default();
         self.complete_if_all_have_joined();
@@ -100,6 +109,12 @@ impl Cluster {
         let most = self.owners.len().div_ceil(self.members.len());
         let mut given: BTreeMap<u64, usize> = self.members.keys().map(|member| (*member, 0)).collect();
         self.target.clear();
+        if let Some(mut random) = self.shuffle.take() {
+            let members: Vec<u64> = given.into_keys().collect();
+            let chosen = self.owners.keys().map(|task| (*task, members[random.index(members.len())]));
+            self.target = chosen.collect();
+            return;
+        }
         for (task, owner) in &self.owners {
             if let Some((owner, count)) = owner.and_then(|owner| Some((owner, given.get_mut(&owner)?)))
                 && *count < most

@@ -8,9 +8,11 @@
 
 mod applications;
 mod cluster;
+mod composed;
 mod process;
 mod world;
 
+use crate::safeguard::{Safeguard, without};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -20,20 +22,6 @@ use world::World;
 /// Schedules of the ordinary test, and the time after which it is content with fewer.
 const SCHEDULES: u64 = 1500;
 const TIME_MAX: Duration = Duration::from_secs(15);
-
-/// What is left out, for a test to show that it is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ignored {
-    Nothing,
-    /// How long ago the group was heard of, and that it has refused something.
-    Fence,
-    /// That offsets are written behind everything that follows from the records before them.
-    Order,
-    /// That what is handed over and not out is forgotten with the tasks.
-    Discards,
-    /// How far writers say that they have come.
-    Frontier,
-}
 
 /// Chance, from a seed: SplitMix64.
 #[derive(Clone, Debug)]
@@ -63,21 +51,15 @@ impl Random {
     }
 }
 
-/// The trace of a schedule and how it ended.
-fn replay(seed: u64, ignored: Ignored, traced: bool) -> (Vec<String>, Result<(), String>) {
-    let mut world = World::new(seed, ignored, traced);
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+/// The trace of a schedule, without a safeguard if one is given, and how it ended.
+fn replay(seed: u64, left_out: Option<Safeguard>, traced: bool) -> (Vec<String>, Result<(), String>) {
+    let mut world = World::new(seed, traced);
+    let outcome = without(left_out, || catch_unwind(AssertUnwindSafe(|| world.run())));
     let outcome = outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         Err(format!("panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default()))
     });
     (world.trace, outcome)
-}
-
-fn check(seed: u64) {
-    if let (_, Err(wrong)) = replay(seed, Ignored::Nothing, false) {
-        panic!("seed {seed}: {wrong}");
-    }
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -87,7 +69,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn views_are_those_of_one_undisturbed_instance_whatever_happens() {
     if let Some(seed) = number("KAPPA_SIMULATION_SEED") {
-        let (trace, outcome) = replay(seed, Ignored::Nothing, true);
+        let (trace, outcome) = replay(seed, None, true);
         println!("{}", trace.join("\n"));
         return outcome.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
     }
@@ -97,52 +79,80 @@ fn views_are_those_of_one_undisturbed_instance_whatever_happens() {
         None => 0,
     };
     let begun = Instant::now();
-    let mut done = 0;
+    let (mut done, mut wrong) = (0, Vec::new());
     for seed in (first..).take(usize::try_from(asked.unwrap_or(SCHEDULES)).unwrap()) {
         if asked.is_none() && begun.elapsed() > TIME_MAX {
             break;
         }
-        check(seed);
+        if let (_, Err(how)) = replay(seed, None, false) {
+            println!("seed {seed}: {how}");
+            wrong.push(seed);
+        }
         done += 1;
     }
     println!("{done} schedules from seed {first} on, in {:?}", begun.elapsed());
+    assert!(wrong.is_empty(), "these seeds fail: {wrong:?}");
 }
 
 #[test]
 fn a_seed_repeats_exactly() {
     for seed in 0..20 {
-        let (first, second) = (replay(seed, Ignored::Nothing, true), replay(seed, Ignored::Nothing, true));
+        let (first, second) = (replay(seed, None, true), replay(seed, None, true));
         let differs = first.0.iter().zip(&second.0).find(|(first, second)| first != second);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(first.1, second.1, "seed {seed}");
     }
 }
 
-/// How many of a hundred schedules fail.
-fn failures_without(ignored: Ignored) -> usize {
-    (0..100).filter(|seed| replay(*seed, ignored, false).1.is_err()).count()
+/// Of a hundred schedules without it, or of a hundred such ones, at least two fail.
+fn is_missed_in(safeguard: Safeguard, such: impl Fn(&World) -> bool) {
+    let seeds = (0..).filter(|seed| such(&World::new(*seed, false))).take(100);
+    let failures: Vec<u64> =
+        seeds.filter(|seed| replay(*seed, Some(safeguard), false).1.is_err()).take(2).collect();
+    println!("without {safeguard:?}: {failures:?}");
+    assert_eq!(failures.len(), 2, "without {safeguard:?} only these fail: {failures:?}");
+}
+
+fn is_missed(safeguard: Safeguard) {
+    is_missed_in(safeguard, |_| true);
 }
 
 #[test]
 fn without_the_fence_it_fails() {
-    let failures = failures_without(Ignored::Fence);
-    assert!(failures >= 2, "{failures} of 100");
+    is_missed(Safeguard::Fence);
 }
 
 #[test]
 fn without_the_order_of_a_commit_it_fails() {
-    let failures = failures_without(Ignored::Order);
-    assert!(failures >= 2, "{failures} of 100");
+    is_missed(Safeguard::Order);
 }
 
 #[test]
 fn without_frontiers_it_fails() {
-    let failures = failures_without(Ignored::Frontier);
-    assert!(failures >= 2, "{failures} of 100");
+    is_missed(Safeguard::Frontier);
 }
 
 #[test]
 fn without_discards_it_fails() {
-    let failures = failures_without(Ignored::Discards);
-    assert!(failures >= 2, "{failures} of 100");
+    is_missed(Safeguard::Discards);
+}
+
+#[test]
+fn without_restoring_as_it_was_processed_it_fails() {
+    is_missed(Safeguard::Fold);
+}
+
+#[test]
+fn without_generational_ids_it_fails() {
+    is_missed(Safeguard::GenerationalIds);
+}
+
+#[test]
+fn without_lives_it_fails() {
+    is_missed(Safeguard::Lives);
+}
+
+#[test]
+fn without_bounds_on_leads_it_fails() {
+    is_missed_in(Safeguard::Leads, World::is_abundant);
 }

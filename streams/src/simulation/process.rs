@@ -1,12 +1,13 @@
 //! One process: an instance, and its side of everything that takes time.
 
 use super::{
-    Ignored, Random,
+    Random,
     cluster::{Cluster, SESSION_MS},
 };
 use crate::{
     instance::{Action, Consumed, Event, Fence, Instance, Moment, Outcome, Place, Setup, Sight, Standing},
     processor::{Frontier, Output},
+    safeguard::Safeguard,
     task::{CommittedOffset, Life, Position, RestoreUpTo, RestoreWish, Start, TaskId},
     topology::{Changelog, SubTopology},
 };
@@ -25,7 +26,7 @@ enum Job {
 /// What goes through the network from a process to the cluster.
 #[derive(Debug)]
 pub(super) enum Content {
-    Record(TaskId, Output),
+    Record(Life, Output),
     Offsets { commit: u64, generation: Option<i32>, offsets: Vec<CommittedOffset> },
 }
 
@@ -42,9 +43,10 @@ struct Reading {
 /// One member of the group.
 pub(super) struct Process {
     pub(super) member: u64,
-    ignored: Ignored,
     /// It has so many times less to do than others.
     pub(super) slowness: u64,
+    /// It reads so many times less of changelogs than others.
+    reading_slowness: u64,
     setup: Arc<Setup>,
     fence: Arc<Fence>,
     pub(super) instance: Instance,
@@ -78,12 +80,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(member: u64, setup: Setup, ignored: Ignored, slowness: u64) -> Process {
+    pub(super) fn new(member: u64, setup: Setup, slowness: u64, reading_slowness: u64) -> Process {
         let (setup, fence) = (Arc::new(setup), Arc::new(Fence::new(SESSION_MS)));
         Process {
             member,
-            ignored,
             slowness,
+            reading_slowness,
             instance: Instance::new(Arc::clone(&setup), Arc::clone(&fence)),
             setup,
             fence,
@@ -108,9 +110,9 @@ impl Process {
 
     fn sight(&self, now: i64) -> Option<Sight> {
         let (at, generation) = self.heard?;
-        Some(match self.ignored {
-            Ignored::Fence => Sight { age_ms: 0, generation: None },
-            _ => Sight { age_ms: now - at, generation },
+        Some(match Safeguard::Fence.is_out() {
+            true => Sight { age_ms: 0, generation: None },
+            false => Sight { age_ms: now - at, generation },
         })
     }
 
@@ -135,7 +137,7 @@ impl Process {
             Action::Append { life, outputs } => {
                 let bytes = outputs.size();
                 let mut records: Vec<Output> = outputs.into_records().collect();
-                if self.ignored == Ignored::Frontier {
+                if Safeguard::Frontier.is_out() {
                     let stamps = records.iter_mut().filter_map(|record| record.stamp.as_mut());
                     stamps.for_each(|stamp| stamp.frontier = Frontier::Idle);
                 }
@@ -148,7 +150,7 @@ impl Process {
                 let records = records.map(|record| (self.task_of_changelog(&record), record)).collect();
                 self.jobs.push_back(Job::Commit { commit, records, bytes, offsets });
             }
-            Action::Discard if self.ignored == Ignored::Discards => {}
+            Action::Discard if Safeguard::Discards.is_out() => {}
             Action::Discard => {
                 self.jobs.clear();
                 self.in_flight = 0;
@@ -200,7 +202,6 @@ impl Process {
         self.heard = None;
         self.released.clear();
         self.fetching.clear();
-        self.lookups.clear();
         self.next_change = None;
         self.change = Some(Vec::new());
         self.tell(now, Event::Lost);
@@ -213,9 +214,13 @@ impl Process {
             match random.below(9) {
                 0 => self.tell(now, Event::Tick),
                 1 if random.one_in(2) => self.ask_readers(now, cluster),
-                1 => self.look_up(now, cluster),
-                2 => self.read_changelog(now, cluster, random),
-                3 => self.fetch(now, cluster, random),
+                1 => self.look_up(cluster),
+                2 if random.one_in(self.reading_slowness) => self.read_changelog(now, cluster, random),
+                2 => {}
+                3 => {
+                    let most = 1 + random.below(8) as i64;
+                    self.fetch(now, cluster, (random.index(usize::MAX), most));
+                }
                 4 => {
                     for _ in 0..random.below(6) {
                         self.tell(now, Event::Work);
@@ -235,17 +240,17 @@ impl Process {
 
     /// Does all that can be done.
     pub(super) fn step_to_rest(&mut self, now: i64, cluster: &Cluster, random: &mut Random) -> Vec<Content> {
+        self.look_up(cluster);
         while let Some(event) = self.mail.pop_front() {
             self.tell(now, event);
         }
         self.tell(now, Event::Tick);
-        self.look_up(now, cluster);
         self.ask_readers(now, cluster);
         while !self.readings.is_empty() {
             self.read_changelog(now, cluster, random);
         }
-        for _ in 0..self.fetching.len() * 2 {
-            self.fetch(now, cluster, random);
+        for input in 0..self.fetching.len() * 2 {
+            self.fetch(now, cluster, (input, 100));
         }
         while self.instance.has_work() {
             self.tell(now, Event::Work);
@@ -261,7 +266,8 @@ impl Process {
         }
     }
 
-    fn look_up(&mut self, now: i64, cluster: &Cluster) {
+    /// Looks up where inputs begin; it is told of that some time later.
+    fn look_up(&mut self, cluster: &Cluster) {
         let Some((lookup, places)) = self.lookups.pop() else { return };
         let start = |place: Place| {
             let committed = cluster.committed.get(&place);
@@ -274,7 +280,7 @@ impl Process {
             }
         };
         let starts = places.into_iter().map(start).collect();
-        self.tell(now, Event::Found { lookup, starts });
+        self.mail.push_back(Event::Found { lookup, starts });
     }
 
     fn ask_readers(&mut self, now: i64, cluster: &Cluster) {
@@ -314,16 +320,16 @@ impl Process {
         self.tell(now, event);
     }
 
-    fn fetch(&mut self, now: i64, cluster: &Cluster, random: &mut Random) {
+    /// Fetches so many records at most of an input.
+    fn fetch(&mut self, now: i64, cluster: &Cluster, (input, most): (usize, i64)) {
         if self.fetching.is_empty() {
             return;
         }
-        let index = random.index(self.fetching.len());
+        let index = input % self.fetching.len();
         let (place, at) = self.fetching.iter().nth(index).map(|(place, at)| (*place, *at)).unwrap();
         let end = cluster.topics.end(place.0, place.1);
         if !self.instance.is_paused(place)
-            && let Some(batch) =
-                cluster.topics.fetch(place.0, place.1, at, end.min(at + 1 + random.below(8) as i64))
+            && let Some(batch) = cluster.topics.fetch(place.0, place.1, at, end.min(at + most))
         {
             self.fetching.insert(place, batch.next_offset);
             self.tell(now, Event::Fetched { place, batch });
@@ -340,7 +346,7 @@ impl Process {
         if let Some(Job::Commit { records, .. }) = self.jobs.front()
             && records.is_empty()
             && self.in_flight > 0
-            && self.ignored != Ignored::Order
+            && !Safeguard::Order.is_out()
         {
             return Vec::new();
         }
@@ -349,15 +355,17 @@ impl Process {
             Some(Job::Append { life, records, bytes }) => {
                 self.in_flight += records.len();
                 self.mail.push_back(Event::Sent { bytes });
-                records.into_iter().map(|record| Content::Record(life.task, record)).collect()
+                records.into_iter().map(|record| Content::Record(life, record)).collect()
             }
             Some(Job::Commit { commit, records, bytes, offsets }) if !records.is_empty() => {
                 self.in_flight += records.len();
                 self.mail.push_back(Event::Sent { bytes });
                 self.jobs.push_front(Job::Commit { commit, records: Vec::new(), bytes: 0, offsets });
-                let mut sent: Vec<Content> =
-                    records.into_iter().map(|(task, record)| Content::Record(task, record)).collect();
-                if self.ignored == Ignored::Order {
+                let mut sent: Vec<Content> = records
+                    .into_iter()
+                    .map(|(task, record)| Content::Record(Life { task, number: 0 }, record))
+                    .collect();
+                if Safeguard::Order.is_out() {
                     let Some(Job::Commit { offsets, .. }) = self.jobs.pop_front() else { return sent };
                     sent.insert(0, Content::Offsets { commit, generation, offsets });
                 }

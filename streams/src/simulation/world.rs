@@ -1,8 +1,8 @@
 //! What happens in a schedule, and what must be true in the end.
 
 use super::{
-    Ignored, Random,
-    applications::{Application, BOUND_MS, Input},
+    Random,
+    applications::{Application, BOUND_MS, Comparable, Input, comparable_topic},
     cluster::{Cluster, Heartbeat, SESSION_MS},
     process::{Content, Process},
 };
@@ -10,7 +10,8 @@ use crate::{
     Dump, TestDriver,
     instance::{Event, InstanceConfig, Pacing, Place, Setup},
     record::Headers,
-    task::{ProgressTable, StampConfig, Task, TaskConfig, TaskId},
+    safeguard::without,
+    task::{Life, ProgressTable, StampConfig, Task, TaskConfig, TaskId},
     test_driver::topics::Logged,
     topology::{Globals, Plan, TopicId, Topology},
 };
@@ -27,11 +28,15 @@ const NETWORK_MS: i64 = 1500;
 const HEARTBEAT_MS: i64 = 500;
 const STEPS: u64 = 2000;
 /// What a record or two may add to what a writer is ahead.
-const SLACK_BYTES: usize = 1000;
+const SLACK_BYTES: usize = 500;
+/// More than a record takes.
+const RECORD_BYTES_MAX: usize = 200;
 /// Longer than what happens takes.
 const IDLE_MS: i64 = 100_000;
 /// Time that passes at once while everything comes to rest.
 const REST_MS: i64 = 500;
+/// The same once everything is processed; less than the lease.
+const WAIT_MS: i64 = 5000;
 
 /// Something on its way from a process to the cluster.
 struct Message {
@@ -58,7 +63,6 @@ fn tasks_of(plan: &Plan) -> impl Iterator<Item = TaskId> + '_ {
 
 pub(super) struct World {
     random: Random,
-    ignored: Ignored,
     application: Application,
     topology: Topology,
     plan: Plan,
@@ -74,39 +78,50 @@ pub(super) struct World {
     written: Vec<Input>,
     /// Whether anything may be processed twice.
     rough: bool,
+    /// Whether tasks move often.
+    restless: bool,
+    /// So many times as many records come, in the same time.
+    abundance: i64,
     /// What has been seen that must not be.
     wrong: Option<String>,
-    /// Who has had each task, and how often.
-    lives: BTreeSet<(TaskId, u64, u64)>,
+    /// Bytes at most that each life of a task, of a member, has handed over to a partition.
+    handed_over: BTreeMap<(Place, TaskId, u64, u64), usize>,
     traced: bool,
     pub(super) trace: Vec<String>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, ignored: Ignored, traced: bool) -> World {
+    pub(super) fn new(seed: u64, traced: bool) -> World {
         let mut random = Random(seed);
         let application = Application::chosen(&mut random);
         let topology = application.topology();
         let plan = topology.plan(|_| Some(PARTITIONS)).unwrap();
         let tasks = tasks_of(&plan).collect::<Vec<_>>().into_iter();
-        let rough = random.one_in(2);
-        let records = 50 + random.below(200) as i64;
+        let is_timed = application.is_timed();
+        let rough = random.one_in(2) && !application.counts_repetitions();
+        let abundance = match application.bounds_leads() {
+            true if random.one_in(8) => 6,
+            _ => 1,
+        };
+        let restless = random.one_in(2);
+        let records = (50 + random.below(200) as i64) * abundance;
         let mut to_write: Vec<Input> =
             (0..records).map(|id| application.record(id, PARTITIONS, &mut random)).collect();
         to_write.reverse();
-        let is_timed = application.is_timed();
         let task = TaskConfig {
             skew_bound_ms: (random.one_in(2) || is_timed).then_some(BOUND_MS),
             // A partition that nobody looks at for longer counts as idle, and what it then brings as late.
             idle_timeout_ms: if is_timed { IDLE_MS } else { 100 },
             skip_undecodable: true,
-            stamps: StampConfig { interval_ms: 5, ahead_bytes: 300 + random.below(3000) },
+            stamps: StampConfig {
+                interval_ms: 5,
+                ahead_bytes: 300 + random.below(if abundance > 1 { 500 } else { 3000 }),
+            },
             buffer_records: 1 + random.index(20),
             buffer_bytes: 1 + random.index(2000),
         };
         let pacing = Pacing::Interval { ms: 20 + random.below(2000) as i64 };
         World {
-            ignored,
             application,
             cluster: Cluster::new(tasks),
             topology,
@@ -120,8 +135,10 @@ impl World {
             to_write,
             written: Vec::new(),
             rough,
+            restless,
+            abundance,
             wrong: None,
-            lives: BTreeSet::new(),
+            handed_over: BTreeMap::new(),
             random,
             traced,
             trace: Vec::new(),
@@ -144,12 +161,18 @@ impl World {
             progress: Arc::new(ProgressTable::new(&self.topology)),
             config: self.config,
         };
-        let slowness = if self.rough && self.random.one_in(3) { 10 } else { 1 };
-        let mut process = Process::new(member, setup, self.ignored, slowness);
+        let slowness = if self.rough { [1, 1, 10, 60][self.random.index(4)] } else { 1 };
+        let reading_slowness = [1, 20, 60][self.random.index(3)];
+        let mut process = Process::new(member, setup, slowness, reading_slowness);
         process.heard = Some((self.now, None));
         self.cluster.join(member, self.now);
         self.processes.push(process);
         self.tell(|_| format!("{member} starts"));
+    }
+
+    /// Whether so much comes that it shows how far writers are ahead.
+    pub(super) fn is_abundant(&self) -> bool {
+        self.abundance > 1
     }
 
     pub(super) fn run(&mut self) -> Result<(), String> {
@@ -162,7 +185,7 @@ impl World {
         }
         self.settle()?;
         let exact = !self.rough;
-        let expected = self.application.comparable(self.undisturbed(), exact);
+        let expected = without(None, || self.undisturbed(exact));
         self.compare("the running instances", &expected, exact)?;
         self.end_all()?;
         self.start();
@@ -170,23 +193,19 @@ impl World {
         self.compare("who restores it all", &expected, exact)
     }
 
-    fn compare(
-        &self,
-        who: &str,
-        expected: &BTreeMap<String, Vec<String>>,
-        exact: bool,
-    ) -> Result<(), String> {
+    fn compare(&self, who: &str, expected: &Comparable, exact: bool) -> Result<(), String> {
         let mut dump = Dump::new();
         for process in &self.processes {
             for (id, task) in process.instance.tasks() {
                 dump.extend(task.dump().unwrap().into_iter().map(|(store, rows)| ((store, *id), rows)));
             }
         }
-        let found = self.application.comparable(dump, exact);
+        let mut found = self.application.comparable(dump, exact);
+        found.extend(self.outputs(exact, |topic| self.cluster.topics.all(topic)));
         if found == *expected {
             return Ok(());
         }
-        let rows = |of: &BTreeMap<String, Vec<String>>| {
+        let rows = |of: &Comparable| {
             let rows = of.iter().flat_map(|(at, rows)| rows.iter().map(move |row| format!("{at} {row}")));
             rows.collect::<BTreeSet<String>>()
         };
@@ -200,20 +219,34 @@ impl World {
         ))
     }
 
-    /// The views of one instance to which nothing happens.
-    fn undisturbed(&self) -> Dump {
-        let mut driver = TestDriver::new(&self.topology).partitions(PARTITIONS).skip_undecodable();
+    /// What is in the topics that the application writes for others.
+    fn outputs(&self, exact: bool, all: impl Fn(TopicId) -> Vec<(i32, Logged)>) -> Comparable {
+        let topics = ["out", "dead"].into_iter().filter_map(|name| Some((name, self.topic(name)?)));
+        topics.map(|(name, topic)| (name.to_owned(), comparable_topic(all(topic), exact))).collect()
+    }
+
+    fn topic(&self, name: &str) -> Option<TopicId> {
+        let at = self.topology.0.topics.iter().position(|topic| &*topic.name == name)?;
+        Some(TopicId(at as u32))
+    }
+
+    /// What comes of one instance to which nothing happens.
+    fn undisturbed(&self, exact: bool) -> Comparable {
+        let driver = TestDriver::new(&self.topology).partitions(PARTITIONS).commit_every(1000);
+        let mut driver = driver.skip_undecodable();
         if self.application.is_timed() {
             driver = driver.skew_bound(Duration::from_millis(BOUND_MS as u64));
         }
         let mut driver = driver.start().unwrap();
-        for Input { partition, key, value, timestamp } in &self.written {
+        for Input { topic, partition, key, value, timestamp } in &self.written {
             let bytes = (key.as_deref(), value.as_deref());
-            driver.append("in", Some(*partition), bytes, *timestamp, Headers::NONE).unwrap();
+            driver.append(topic, Some(*partition), bytes, *timestamp, Headers::NONE).unwrap();
         }
         driver.run().unwrap();
         assert!(!self.application.is_timed() || driver.counters().late == 0);
-        driver.dump().unwrap()
+        let mut expected = self.application.comparable(driver.dump().unwrap(), exact);
+        expected.extend(self.outputs(exact, |topic| driver.written(topic)));
+        expected
     }
 
     fn step(&mut self) {
@@ -249,7 +282,12 @@ impl World {
                 self.processes[at].cut_until = until;
                 self.tell(|world| format!("{} is cut off until {until}", world.processes[at].member));
             }
-            130..700 => self.write_input(),
+            130..190 if self.restless => {
+                let random = Random(self.random.next());
+                self.cluster.shuffle(random);
+                self.tell(|_| "the group gives tasks out anew".into());
+            }
+            190..700 => self.write_input(),
             700..2500 => {
                 let by = self.random.below(if self.rough { 300 } else { 50 }) as i64;
                 self.pass(by);
@@ -260,13 +298,13 @@ impl World {
     }
 
     fn write_input(&mut self) {
-        for _ in 0..self.random.below(4) {
+        for _ in 0..self.random.below(4) as i64 * self.abundance * self.abundance.min(2) {
             let Some(input) = self.to_write.pop() else { return };
-            let Input { partition, key, value, timestamp } = input.clone();
+            let Input { topic, partition, key, value, timestamp } = input.clone();
             let (key, value) = (key.map(Bytes::from), value.map(Bytes::from));
-            let input_topic = TopicId(0);
+            let topic = self.topic(topic).unwrap();
             let record = Logged::new(timestamp, key, value, Headers::NONE);
-            self.cluster.topics.append(input_topic, partition, record);
+            self.cluster.topics.append(topic, partition, record);
             self.written.push(input);
         }
     }
@@ -382,7 +420,7 @@ impl World {
     fn arrive(&mut self, message: Message) {
         let process = self.processes.iter_mut().find(|process| process.member == message.from);
         match message.content {
-            Content::Record(task, output) => {
+            Content::Record(Life { task, .. }, output) => {
                 if !self.cluster.owns(message.from, task) {
                     self.wrong
                         .get_or_insert(format!("{} writes for {task} and does not have it", message.from));
@@ -416,29 +454,38 @@ impl World {
 
     /// What readers keep of a writer is bounded by what each that has had its task may be ahead.
     fn measure(&mut self, at: usize) {
-        let process = &self.processes[at];
-        let tasks = || process.instance.tasks().iter();
-        let life = |(id, task): (&TaskId, &Task)| (*id, process.member, task.life().number);
-        self.lives.extend(tasks().map(life));
-        let lives = |id: &TaskId| self.lives.iter().filter(|(of, ..)| of == id).count();
-        let most = self.plan_tasks().map(|id| lives(&id)).max().unwrap_or(0);
-        let bound = (self.config.task.stamps.ahead_bytes as usize + SLACK_BYTES) * most;
-        for (id, task) in tasks().filter(|_| self.application.is_timed()) {
-            if task.most_bytes() > bound {
-                let bytes = task.most_bytes();
-                self.wrong.get_or_insert(format!("{id} keeps {bytes} bytes of a writer, more than {bound}"));
+        if !self.application.bounds_leads() {
+            return;
+        }
+        let most = self.config.task.stamps.ahead_bytes as usize + SLACK_BYTES;
+        for (id, task) in self.processes[at].instance.tasks() {
+            for (topic, bytes) in task.most_bytes() {
+                let first = ((topic, id.partition), TaskId::FIRST, 0, 0);
+                let of_place = self.handed_over.range(first..).take_while(|(key, _)| key.0 == first.0);
+                let mut by_writer = BTreeMap::new();
+                for ((_, writer, ..), handed_over) in of_place {
+                    *by_writer.entry(writer).or_default() += most.min(*handed_over);
+                }
+                let bound = by_writer.into_values().max().unwrap_or(0);
+                if bytes > bound {
+                    self.wrong
+                        .get_or_insert(format!("{id} keeps {bytes} bytes of a writer, more than {bound}"));
+                }
             }
         }
-    }
-
-    fn plan_tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
-        tasks_of(&self.plan)
     }
 
     fn send(&mut self, at: usize, sent: Vec<Content>) {
         let from = self.processes[at].member;
         for content in sent {
             let due = self.now + self.random.below(NETWORK_MS as u64) as i64;
+            if let Content::Record(life, output) = &content
+                && self.application.bounds_leads()
+            {
+                let place = (output.topic, output.partition);
+                *self.handed_over.entry((place, life.task, from, life.number)).or_default() +=
+                    RECORD_BYTES_MAX;
+            }
             self.network.push(Message { from, due, content });
         }
     }
@@ -468,8 +515,9 @@ impl World {
         for process in &mut self.processes {
             (process.stopped_until, process.cut_until) = (0, 0);
         }
-        for _ in 0..1000 {
-            self.pass(REST_MS);
+        let mut waits = false;
+        for _ in 0..3000 {
+            self.pass(if waits { WAIT_MS } else { REST_MS });
             for at in 0..self.processes.len() {
                 let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
                 self.send(at, sent);
@@ -478,6 +526,8 @@ impl World {
                 self.deliver(0);
             }
             self.end_closed();
+            // Only for partitions to be idle.
+            waits = self.processes.iter().all(|process| process.instance.tasks().values().all(Task::drained));
             let rests = self.processes.iter().all(Process::rests);
             let living = self.cluster.consists_of(self.processes.iter().map(|process| process.member));
             if rests && living && self.network.is_empty() && self.cluster.is_stable() {
@@ -505,6 +555,9 @@ impl World {
             }
             while !self.network.is_empty() {
                 self.deliver(0);
+            }
+            if self.processes.iter().all(|process| process.closed.is_some()) {
+                break;
             }
         }
         for member in members {

@@ -4,6 +4,8 @@
 //! somebody who was not told finds nothing rather than the row that has the slot by then. Slots come in chunks, so that
 //! growing moves no row. Knows nothing of keys.
 
+use crate::safeguard::Safeguard;
+
 /// Slots of a chunk.
 const CHUNK_SLOTS: usize = 1024;
 
@@ -98,7 +100,7 @@ impl<T> Slab<T> {
     pub(super) fn remove(&mut self, id: RowId) -> Option<T> {
         let slot = self.slot_mut(id.slot).filter(|slot| slot.generation == id.generation)?;
         let row = slot.row.take()?;
-        slot.generation += 1;
+        slot.generation += u32::from(!Safeguard::GenerationalIds.is_out());
         if slot.generation < u32::MAX {
             self.free.push(id.slot);
         }

@@ -464,10 +464,10 @@ impl Task {
         self.stamps.commit_done();
     }
 
-    /// Bytes that are kept of an input, by the writer that has most of them.
+    /// Bytes that are kept of each input that others write, of the writer that has most of them.
     #[cfg(test)]
-    pub(crate) fn most_bytes(&self) -> usize {
-        self.queues.iter().map(Queue::most_bytes).max().unwrap_or(0)
+    pub(crate) fn most_bytes(&self) -> impl Iterator<Item = (TopicId, usize)> + '_ {
+        self.queues.iter().map(|queue| (queue.topic, queue.most_bytes()))
     }
 
     /// Why it may not go on, as text.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     processor::{ProcessError, Source},
+    safeguard::Safeguard,
     store::StoreHandle,
     topology::{Changelog, TopicId},
 };
@@ -34,18 +35,18 @@ impl StoreSlot {
     ) -> Result<(), ProcessError> {
         let records = batch.records.get(records).unwrap_or_default();
         match self.changelog {
-            Changelog::Own(_) => {
+            Changelog::Source(topic) if !Safeguard::Fold.is_out() => {
+                for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
+                    records.iter().for_each(|record| source.restore(batch.view(record)));
+                }
+            }
+            _ => {
                 let mut store = self.store.borrow_mut();
                 for record in records {
                     let Some(key) = batch.key(record) else { continue };
                     let restored = store.restore(key, batch.value(record), record.timestamp);
                     restored
                         .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
-                }
-            }
-            Changelog::Source(topic) => {
-                for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
-                    records.iter().for_each(|record| source.restore(batch.view(record)));
                 }
             }
         }

@@ -7,6 +7,7 @@
 use super::{Reading, input::lane_of};
 use crate::{
     processor::{Frontier, Outputs, Stamp},
+    safeguard::Safeguard,
     topology::TopicId,
 };
 use std::collections::VecDeque;
@@ -128,7 +129,7 @@ impl Stamps {
 
     /// Whether so much has been handed over to some partition that its reader has to come on first.
     pub(crate) fn is_ahead(&self) -> bool {
-        self.ahead > self.ahead_max
+        self.ahead > self.ahead_max && !Safeguard::Leads.is_out()
     }
 
     /// Records that may be processed before it is looked at again how far ahead their readers are left.

@@ -491,6 +491,12 @@ impl TestDriver {
         Ok(dump)
     }
 
+    /// All records of a topic, by partition.
+    #[cfg(test)]
+    pub(crate) fn written(&self, topic: TopicId) -> Vec<(i32, Logged)> {
+        self.topics.all(topic)
+    }
+
     /// What all tasks have counted.
     pub fn counters(&self) -> Counters {
         let mut sum = self.lost;

@@ -85,6 +85,13 @@ impl Topics {
         records
     }
 
+    /// All records of a topic, by partition.
+    #[cfg(test)]
+    pub(crate) fn all(&self, topic: TopicId) -> Vec<(i32, Logged)> {
+        let logs = self.0.range((topic, i32::MIN)..=(topic, i32::MAX));
+        logs.flat_map(|((_, at), log)| log.records.iter().map(|record| (*at, record.clone()))).collect()
+    }
+
     pub(crate) fn clear(&mut self, topic: TopicId) {
         self.0.retain(|(of, _), _| *of != topic);
     }
