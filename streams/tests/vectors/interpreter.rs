@@ -2,7 +2,7 @@
 
 use crate::{
     datum::{Data, Datum},
-    functions::{Args, Function},
+    functions::{Args, Function, chosen_topic, topics_of_pattern, topics_to_choose_from},
 };
 use kappa_streams::{
     Builder, GlobalTable, Grouped, GroupedTable, Stream, Table, Windowed, WindowedGroup, Windows, otherwise,
@@ -120,8 +120,12 @@ impl Interpreter {
     }
 
     fn source(&mut self, op: &Value) -> Step {
+        if let Some(topics) = topics_of_pattern(&self.id, text(op, "ret")?) {
+            let stream = self.builder.stream(topics, CODECS);
+            return self.set(op, Node::Stream(stream));
+        }
         let argument = arg(op, 0).ok_or("source without topic")?;
-        let topic = argument.as_str().ok_or("topics by pattern are not built")?;
+        let topic = argument.as_str().ok_or("the recording does not tell which topics a pattern matches")?;
         let materialized = op.get("args").map(Value::to_string).unwrap_or_default();
         if materialized.contains("versioned") {
             return Err("versioned tables are not built".to_owned());
@@ -389,7 +393,13 @@ impl Interpreter {
             Some(sink) => sink.as_str(),
             None => arg(op, 0).and_then(Value::as_str),
         };
-        stream.to(topic.ok_or("topics chosen per record are not built")?, CODECS);
+        match (topic, topics_to_choose_from(&self.id)) {
+            (Some(topic), _) => stream.to(topic, CODECS),
+            (None, Some(topics)) => {
+                stream.to_with(topics, CODECS, |meta, key, value| chosen_topic(meta.topic(), key, value));
+            }
+            (None, None) => return Err("the recording does not tell which topics are chosen".to_owned()),
+        }
         match op.get("ret") {
             Some(_) => self.set(op, Node::Stream(stream)),
             None => Ok(()),
