@@ -136,7 +136,7 @@ struct Played {
 impl Played {
     /// Every output that there is, or that must be, once.
     fn distinct(&self, of: impl Fn(&(Outputs, Outputs)) -> &Outputs) -> BTreeSet<String> {
-        let records = self.steps.iter().flat_map(|step| of(step));
+        let records = self.steps.iter().flat_map(of);
         records
             .flat_map(|(sink, records)| records.iter().map(move |record| format!("{sink} {record:?}")))
             .collect()
