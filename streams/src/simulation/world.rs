@@ -526,8 +526,11 @@ impl World {
                 self.deliver(0);
             }
             self.end_closed();
-            // Only for partitions to be idle.
-            waits = self.processes.iter().all(|process| process.instance.tasks().values().all(Task::drained));
+            // Nothing that has a limit in time is under way, only partitions that are not idle yet.
+            let drained = |process: &Process| {
+                process.change.is_none() && process.instance.tasks().values().all(Task::drained)
+            };
+            waits = self.cluster.is_stable() && self.processes.iter().all(drained);
             let rests = self.processes.iter().all(Process::rests);
             let living = self.cluster.consists_of(self.processes.iter().map(|process| process.member));
             if rests && living && self.network.is_empty() && self.cluster.is_stable() {
