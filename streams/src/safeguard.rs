@@ -19,8 +19,6 @@ pub(crate) enum Safeguard {
     Fold,
     /// That a slot's id is not given again.
     GenerationalIds,
-    /// That answers to an earlier life of a task, or to an earlier question, are not taken.
-    Lives,
     /// That a writer waits for readers whom it has left behind.
     Leads,
 }

@@ -1,10 +1,7 @@
 //! Tasks that come and go with the partitions of the group, and the end of them all.
 
 use super::{Action, Instance, Place, Standing};
-use crate::{
-    safeguard::Safeguard,
-    task::{Life, Start, Task, TaskId},
-};
+use crate::task::{Life, Start, Task, TaskId};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The change of the assignment that is being dealt with. There is one at a time.
@@ -75,9 +72,7 @@ impl Instance {
     /// Makes the tasks; they hold others from now on and run once they are restored.
     pub(super) fn found(&mut self, found: u64, starts: &[Start], out: &mut Vec<Action>) {
         let (tasks, uncommitted) = match &mut self.moves.change {
-            Change::Adopting { lookup, tasks, uncommitted }
-                if *lookup == found || Safeguard::Lives.is_out() =>
-            {
+            Change::Adopting { lookup, tasks, uncommitted } if *lookup == found => {
                 (std::mem::take(tasks), *uncommitted)
             }
             _ => return,

@@ -148,11 +148,6 @@ fn without_generational_ids_it_fails() {
 }
 
 #[test]
-fn without_lives_it_fails() {
-    is_missed(Safeguard::Lives);
-}
-
-#[test]
 fn without_bounds_on_leads_it_fails() {
     is_missed_in(Safeguard::Leads, World::is_abundant);
 }

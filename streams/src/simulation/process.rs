@@ -73,6 +73,8 @@ pub(super) struct Process {
     pub(super) in_flight: usize,
     /// Partitions whose readers' progress is asked for.
     questions: Vec<Vec<Place>>,
+    /// Whether it has been told to close.
+    pub(super) is_closing: bool,
     /// How many tasks could not commit at the end.
     pub(super) closed: Option<usize>,
     /// Tasks given up uncommitted.
@@ -103,6 +105,7 @@ impl Process {
             jobs: VecDeque::new(),
             in_flight: 0,
             questions: Vec::new(),
+            is_closing: false,
             closed: None,
             uncommitted: 0,
         }
@@ -118,6 +121,7 @@ impl Process {
 
     /// Tells the instance something and notes what it wants.
     pub(super) fn tell(&mut self, now: i64, event: Event) {
+        self.is_closing |= matches!(event, Event::Close);
         let mut actions = Vec::new();
         let moment = Moment { ms: now, group: self.sight(now) };
         self.instance.on(moment, event, &mut actions).unwrap();

@@ -527,10 +527,11 @@ impl World {
             }
             self.end_closed();
             // Nothing that has a limit in time is under way, only partitions that are not idle yet.
-            let drained = |process: &Process| {
-                process.change.is_none() && process.instance.tasks().values().all(Task::drained)
+            let only_waits = |process: &Process| {
+                let is_still = process.change.is_none() && !process.is_closing;
+                is_still && process.instance.tasks().values().all(Task::drained)
             };
-            waits = self.cluster.is_stable() && self.processes.iter().all(drained);
+            waits = self.cluster.is_stable() && self.processes.iter().all(only_waits);
             let rests = self.processes.iter().all(Process::rests);
             let living = self.cluster.consists_of(self.processes.iter().map(|process| process.member));
             if rests && living && self.network.is_empty() && self.cluster.is_stable() {
