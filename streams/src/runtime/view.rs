@@ -238,7 +238,7 @@ impl<K: Data, V: Data> GlobalView<K, V> {
     pub fn all(&self) -> Result<Vec<(K, Row<V>)>, QueryError> {
         let store = self.shared.setup.globals.store::<V>(self.table.index);
         let (mut rows, mut failure) = (Vec::new(), None);
-        store.lock().range(Bound::Unbounded, Bound::Unbounded, &mut |key, value, timestamp| {
+        store.lock().range((Bound::Unbounded, Bound::Unbounded), &mut |key, value, timestamp| {
             match self.table.key.decode(key) {
                 Ok(key) => rows.push((key, Row { value: value.clone(), timestamp })),
                 Err(error) => failure = Some(error),

@@ -7,7 +7,7 @@
 //! header, `kappa-frontier`: a [`Stamp`]; a record that has it and no origin is nothing else.
 
 use crate::{
-    processor::{Context, RecordView, Source, Stamp},
+    processor::{ContextState, RecordView, Source, Stamp},
     record::{Header, Headers},
     topology::TopicId,
 };
@@ -190,7 +190,7 @@ impl InputBatch {
     /// Gives records of a topic the event times that its source takes from them, if it does.
     pub(crate) fn take_times(
         &mut self,
-        cx: &Context,
+        cx: &ContextState,
         topic: TopicId,
         sources: &[(TopicId, Box<dyn Source>)],
     ) {

@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     processor::{ProcessError, Source},
-    store::StoreHandle,
+    store::Stores,
     topology::{Changelog, TopicId},
 };
-use std::{cell::RefCell, ops::Range, rc::Rc, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 /// Part of a changelog on its way into a store.
 pub(super) enum Restoring {
@@ -19,45 +19,37 @@ pub(super) enum Restoring {
     End { store: usize },
 }
 
-pub(super) struct StoreSlot {
-    pub(super) changelog: Changelog,
-    pub(super) store: Rc<RefCell<dyn StoreHandle>>,
-}
-
-impl StoreSlot {
-    /// Applies changelog records.
-    fn apply(
-        &self,
-        sources: &mut [(TopicId, Box<dyn Source>)],
-        batch: &InputBatch,
-        records: Range<usize>,
-    ) -> Result<(), ProcessError> {
-        let records = batch.records.get(records).unwrap_or_default();
-        match self.changelog {
-            Changelog::Own(_) => {
-                let mut store = self.store.borrow_mut();
-                for record in records {
-                    let Some(key) = batch.key(record) else { continue };
-                    let restored = store.restore(key, batch.value(record), record.timestamp);
-                    restored
-                        .map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
-                }
-            }
-            Changelog::Source(topic) => {
-                for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
-                    records.iter().for_each(|record| source.restore(batch.view(record)));
-                }
+/// Applies records of the changelog of a store.
+fn fold(
+    (changelog, store): (Changelog, usize),
+    stores: &mut Stores,
+    sources: &mut [(TopicId, Box<dyn Source>)],
+    (batch, records): (&InputBatch, Range<usize>),
+) -> Result<(), ProcessError> {
+    let records = batch.records.get(records).unwrap_or_default();
+    match changelog {
+        Changelog::Own(_) => {
+            let Some(store) = stores.any_mut(store) else { return Ok(()) };
+            for record in records {
+                let Some(key) = batch.key(record) else { continue };
+                let restored = store.restore(key, batch.value(record), record.timestamp);
+                restored.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
             }
         }
-        Ok(())
+        Changelog::Source(topic) => {
+            for (_, source) in sources.iter_mut().filter(|(of, _)| *of == topic) {
+                records.iter().for_each(|record| source.restore(stores, batch.view(record)));
+            }
+        }
     }
+    Ok(())
 }
 
 impl Task {
     /// The changelogs to read, each until [`Task::restored`].
     pub(crate) fn restore_wishes(&self) -> Vec<RestoreWish> {
-        let wish = |(store, slot): (usize, &StoreSlot)| {
-            let (topic, up_to) = match slot.changelog {
+        let wish = |(store, changelog): (usize, &Changelog)| {
+            let (topic, up_to) = match *changelog {
                 Changelog::Own(topic) => (topic, RestoreUpTo::End),
                 Changelog::Source(topic) => {
                     let queue = self.queues.iter().find(|queue| queue.topic == topic)?;
@@ -66,12 +58,12 @@ impl Task {
             };
             Some(RestoreWish { store, topic, partition: self.id.partition, up_to })
         };
-        self.stores.iter().enumerate().filter_map(wish).collect()
+        self.changelogs.iter().enumerate().filter_map(wish).collect()
     }
 
     /// Takes records of a store's changelog; [`Task::run`] applies them.
     pub(crate) fn restore(&mut self, store: usize, mut batch: InputBatch) {
-        if let Some(Changelog::Source(topic)) = self.stores.get(store).map(|slot| slot.changelog) {
+        if let Some(Changelog::Source(topic)) = self.changelogs.get(store).copied() {
             batch.take_times(&self.cx, topic, &self.sources);
         }
         self.to_restore.push_back(Restoring::Batch { store, batch, at: 0 });
@@ -98,8 +90,9 @@ impl Task {
             match part {
                 Restoring::Batch { store, batch, at } => {
                     let (records, whole) = (at.saturating_add(limit - done).min(batch.len()), batch.len());
-                    if let Some(slot) = self.stores.get(*store) {
-                        slot.apply(&mut self.sources, batch, *at..records)?;
+                    if let Some(changelog) = self.changelogs.get(*store) {
+                        let part = (&*batch, *at..records);
+                        fold((*changelog, *store), &mut self.stores, &mut self.sources, part)?;
                     }
                     done += records - *at;
                     *at = records;

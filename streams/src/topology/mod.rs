@@ -14,7 +14,7 @@ mod plan;
 use crate::processor::FailurePolicy;
 pub use crate::processor::TopicId;
 pub(crate) use assembly::{
-    AnyStore, Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
+    Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId, Views,
 };
 pub use error::{PlanError, WiringError, WiringErrors};
 pub(crate) use graph::{Changelog, Graph, NodeId};
@@ -60,6 +60,11 @@ pub(crate) struct SubTopology {
 }
 
 impl Topology {
+    /// The store of this number.
+    fn store(&self, number: usize) -> &StoreDef {
+        self.0.stores.get(number).expect("store numbers come from this topology")
+    }
+
     /// The application's name, the first part of its internal names.
     pub fn application(&self) -> &str {
         &self.0.application
