@@ -146,7 +146,6 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// Number of records.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }

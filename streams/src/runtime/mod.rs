@@ -17,11 +17,13 @@ mod offsets;
 mod outbox;
 mod prometheus;
 mod shared;
+mod shelf;
 mod state;
 mod topics;
 mod view;
 mod watch;
 mod worker;
+mod workers;
 
 pub use app::App;
 pub use config::{Config, StartAt};

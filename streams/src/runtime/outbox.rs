@@ -8,11 +8,14 @@ use super::{AppError, shared::Shared, worker::sight};
 use crate::{
     instance::{Event, Fence, Outcome, Standing},
     processor::{Origin, Output, Outputs},
-    task::{CommittedOffset, FRONTIER_HEADER, ORIGIN_HEADER, origin_header},
+    task::{CommittedOffset, FRONTIER_HEADER, ORIGIN_HEADER, Position, origin_header},
+    topology::TopicId,
 };
 use kappa_client::{
-    Consumer, Producer, ProducerRecord, RequestError, TopicPartition, admin::OffsetAndMetadata,
-    consumer::ConsumerError, producer::SendError,
+    Consumer, Producer, ProducerRecord, RequestError, TopicPartition,
+    admin::OffsetAndMetadata,
+    consumer::ConsumerError,
+    producer::{Delivery, SendError},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -153,8 +156,9 @@ impl Writer {
             Some(Job { discards: before, .. }) if before < discards => {}
             Some(Job { work: Work::Append(outputs), .. }) => self.append(outputs).await?,
             Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
-                let outcome = self.commit(records, &offsets).await?;
-                self.tell(Event::CommitEnded { commit, outcome }).await;
+                let logged = self.log(records).await?;
+                let outcome = self.commit(&offsets).await?;
+                self.tell(Event::CommitEnded { commit, outcome, logged }).await;
             }
             None => return Ok(false),
         }
@@ -187,17 +191,37 @@ impl Writer {
         Ok(())
     }
 
-    /// The order is what at least once means: an offset is written only when all that follows from the records before
-    /// it is acknowledged. Where it may be somebody else's work, nothing is written.
-    async fn commit(
-        &mut self,
-        records: Vec<Outputs>,
-        offsets: &[CommittedOffset],
-    ) -> Result<Outcome, AppError> {
+    /// Appends rows, waits until all that was appended before is acknowledged too, and tells where the rows end in each
+    /// changelog.
+    async fn log(&mut self, records: Vec<Outputs>) -> Result<Vec<Position>, AppError> {
+        let mut last: Vec<(TopicId, Delivery)> = Vec::new();
         for outputs in records {
-            self.append(outputs).await?;
+            let bytes = outputs.size();
+            for output in outputs.into_records() {
+                let topic = output.topic;
+                let delivery = self.send(output).await?;
+                let is_next = |(of, last): &&mut (TopicId, Delivery)| {
+                    *of == topic && last.partition() == delivery.partition()
+                };
+                match last.last_mut().filter(is_next) {
+                    Some((_, last)) => *last = delivery,
+                    None => last.push((topic, delivery)),
+                }
+            }
+            self.tell(Event::Sent { bytes }).await;
         }
         self.producer.flush().await?;
+        let end = |(topic, delivery): (TopicId, Delivery)| {
+            let offset = delivery.try_result()?.ok()?.offset;
+            let partition = delivery.partition();
+            (offset >= 0).then_some(Position { topic, partition, offset: offset + 1 })
+        };
+        Ok(last.into_iter().filter_map(end).collect())
+    }
+
+    /// The order is what at least once means: an offset is written only when all that follows from the records before
+    /// it is acknowledged. Where it may be somebody else's work, nothing is written.
+    async fn commit(&mut self, offsets: &[CommittedOffset]) -> Result<Outcome, AppError> {
         if self.fence.standing(sight(&self.consumer)) != Standing::Owner {
             return Ok(Outcome::Again);
         }
@@ -230,7 +254,7 @@ impl Writer {
     }
 
     /// Hands a record to the producer, waiting while its buffer is full.
-    async fn send(&self, output: Output) -> Result<(), AppError> {
+    async fn send(&self, output: Output) -> Result<Delivery, AppError> {
         let origin = output.origin.map(|origin| self.origin(&origin));
         let stamp = output.stamp.map(|stamp| stamp.encode());
         let own = output.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
@@ -257,8 +281,8 @@ impl Writer {
             headers,
         };
         loop {
-            match self.producer.send_nowait(record) {
-                Ok(_) => return Ok(()),
+            match self.producer.try_send(record) {
+                Ok(delivery) => return Ok(delivery),
                 Err(SendError::Full { .. }) => self.producer.room().await,
                 Err(SendError::TopicUnknown { topic }) => {
                     self.producer.partitions_for(&topic).await?;

@@ -167,7 +167,7 @@ impl<K: Data, V: Data> View<K, V> {
     ) -> Result<Vec<Part<T>>, QueryError> {
         let view = self.table.view;
         let mut answers = Vec::new();
-        for worker in &self.shared.asks {
+        for worker in self.shared.workers.asks() {
             let (answer, answered) = oneshot::channel();
             let (question, shared) = (question.clone(), Arc::clone(&self.shared));
             let ask = Box::new(move |tasks: &Tasks| {
@@ -185,12 +185,18 @@ impl<K: Data, V: Data> View<K, V> {
                 // Whoever asked may have given up.
                 let _ = answer.send(part);
             });
-            worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
-            answers.push(answered);
+            // One that has left has no tasks any more.
+            match worker.send(ask).await {
+                Ok(()) => answers.push(answered),
+                Err(_) => self.shared.may_be_asked()?,
+            }
         }
         let mut parts = Vec::new();
         for answered in answers {
-            parts.push(answered.await.map_err(|_| QueryError::Stopped)??);
+            match answered.await {
+                Ok(part) => parts.push(part?),
+                Err(_) => self.shared.may_be_asked()?,
+            }
         }
         Ok(parts)
     }

@@ -33,6 +33,8 @@ enum Ignored {
     Discards,
     /// How far writers say that they have come.
     Frontier,
+    /// What has been written to a changelog since its store was left to others of the process.
+    Tail,
 }
 
 /// Chance, from a seed: SplitMix64.
@@ -138,6 +140,12 @@ fn without_the_order_of_a_commit_it_fails() {
 #[test]
 fn without_frontiers_it_fails() {
     let failures = failures_without(Ignored::Frontier);
+    assert!(failures >= 2, "{failures} of 100");
+}
+
+#[test]
+fn without_the_tail_of_changelogs_it_fails() {
+    let failures = failures_without(Ignored::Tail);
     assert!(failures >= 2, "{failures} of 100");
 }
 

@@ -8,13 +8,14 @@ use super::{
 };
 use crate::{
     Dump, TestDriver,
-    instance::{Event, InstanceConfig, Pacing, Place, Setup},
+    instance::{Event, InstanceConfig, Pacing, Place, Setup, Shelf},
     record::Headers,
     task::{ProgressTable, StampConfig, Task, TaskConfig, TaskId},
     test_driver::topics::Logged,
     topology::{Globals, Plan, TopicId, Topology},
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -65,6 +66,8 @@ pub(super) struct World {
     config: InstanceConfig,
     cluster: Cluster,
     processes: Vec<Process>,
+    /// What processes leave to others on the same of two machines.
+    shelves: [Arc<Mutex<Shelf>>; 2],
     members: u64,
     network: Vec<Message>,
     now: i64,
@@ -113,6 +116,7 @@ impl World {
             plan,
             config: InstanceConfig { task, pacing, purge_ms: None },
             processes: Vec::new(),
+            shelves: Default::default(),
             members: 0,
             network: Vec::new(),
             now: 1000,
@@ -145,7 +149,8 @@ impl World {
             config: self.config,
         };
         let slowness = if self.rough && self.random.one_in(3) { 10 } else { 1 };
-        let mut process = Process::new(member, setup, self.ignored, slowness);
+        let shelf = Arc::clone(&self.shelves[member as usize % 2]);
+        let mut process = Process::new(member, setup, shelf, (self.ignored, slowness));
         process.heard = Some((self.now, None));
         self.cluster.join(member, self.now);
         self.processes.push(process);
@@ -387,8 +392,10 @@ impl World {
                     self.wrong
                         .get_or_insert(format!("{} writes for {task} and does not have it", message.from));
                 }
+                let place = (output.topic, output.partition);
                 self.cluster.topics.write(output);
-                process.into_iter().for_each(Process::acknowledged);
+                let end = self.cluster.topics.end(place.0, place.1);
+                process.into_iter().for_each(|process| process.acknowledged(place, end));
             }
             Content::Offsets { commit, generation, offsets } => {
                 let taken = self.cluster.takes(message.from, generation);

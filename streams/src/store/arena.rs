@@ -72,6 +72,17 @@ impl Stores {
         Some(&mut **self.0.get_mut(at)?.get_mut())
     }
 
+    /// Puts the store of the same number of another arena in the place of this one, if it is one of the same name and rows.
+    pub(crate) fn replace(&mut self, at: usize, other: &mut Stores) -> bool {
+        let (Some(ours), Some(theirs)) = (self.0.get_mut(at), other.0.get_mut(at)) else { return false };
+        let (ours, theirs) = (ours.get_mut(), theirs.get_mut());
+        let is_same = ours.name() == theirs.name() && (**ours).type_id() == (**theirs).type_id();
+        if is_same {
+            std::mem::swap(ours, theirs);
+        }
+        is_same
+    }
+
     /// Number of stores.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

@@ -4,7 +4,8 @@
 //! every iteration is in key-byte order, so hash order never reaches an output. Keys written since the last
 //! [`AnyStore::flush`] are remembered once each, in the order first written. Processing and restoring end in
 //! the same [`Store::set`], so a null deletes and stream time expires in both. A store knows nothing of topics
-//! and offsets; where its bytes come from and go to is the task's business.
+//! and offsets; where its bytes come from and go to is the task's business. The stores of a task stand in an arena of it
+//! ([`Stores`]), and whoever works with one has a [`Handle`].
 //!
 //! Invariants, with a type for each part: every row is in the slab once, in the index under its key, in the order
 //! once that is made, and under its window in the expiry if there is one; a row without a value is in the dirty

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Name of the header by which repartition records tell where they came from.
 pub const ORIGIN_HEADER: &str = "kappa-origin";
@@ -229,8 +229,8 @@ impl InputBatch {
     }
 
     /// Only the records below an offset.
-    pub(crate) fn below(mut self, offset: i64) -> InputBatch {
-        self.records.retain(|record| record.offset < offset);
+    pub(crate) fn within(mut self, offsets: Range<i64>) -> InputBatch {
+        self.records.retain(|record| offsets.contains(&record.offset));
         self
     }
 

@@ -9,7 +9,7 @@ use super::{
     commit::{METADATA_MAX, Metadata, encode_metadata},
     decode_metadata,
     queue::Queue,
-    restore::Restoring,
+    restore::{ChangelogRange, Restoring, StoreLog, TaskState},
 };
 use crate::{
     processor::{Context, ContextState, Counters, Frontier, Outputs, ProcessError, SharedNodes, Source},
@@ -52,24 +52,6 @@ pub(crate) struct Start {
     pub(crate) pinned_end: Option<i64>,
 }
 
-/// How far a store's changelog has to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RestoreUpTo {
-    /// To its end as it is now.
-    End,
-    /// To this offset of the source topic.
-    Offset(i64),
-}
-
-/// A changelog that has to be read before the task can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RestoreWish {
-    pub(crate) store: usize,
-    pub(crate) topic: TopicId,
-    pub(crate) partition: i32,
-    pub(crate) up_to: RestoreUpTo,
-}
-
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Run {
@@ -106,8 +88,8 @@ pub(crate) struct Task {
     /// Nodes with several parents.
     shared: SharedNodes,
     pub(super) stores: Stores,
-    /// Where the stores are logged, by their numbers.
-    pub(super) changelogs: Vec<Changelog>,
+    /// Where the stores are logged and how far they are applied, by their numbers.
+    pub(super) logs: Vec<StoreLog>,
     /// Stores in which the keys of a topic are looked up as its records come.
     looked_up: Vec<(TopicId, usize)>,
     clock_names: Vec<Arc<str>>,
@@ -131,14 +113,15 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// A task whose stores are still to be restored; `starts` names every input partition it reads.
+    /// A task whose stores are still to be restored; `starts` names every input partition it reads, `changelogs` what there
+    /// is of each changelog, `kept` the stores that it has left here before, if any are.
     pub(crate) fn new(
         topology: &Topology,
         plan: &Plan,
         life: Life,
         config: TaskConfig,
         (globals, progress): (&Globals, Arc<ProgressTable>),
-        starts: &[Start],
+        (starts, changelogs, kept): (&[Start], &[ChangelogRange], Option<TaskState>),
     ) -> Task {
         let id = life.task;
         let bound = config.skew_bound_ms.filter(|_| topology.is_timed(id.sub_topology));
@@ -184,7 +167,7 @@ impl Task {
             sources: parts.sources,
             shared: parts.shared,
             stores: parts.stores,
-            changelogs: parts.changelogs,
+            logs: parts.changelogs.into_iter().map(StoreLog::new).collect(),
             looked_up: parts.looked_up,
             clock_names: parts.clocks,
             views: parts.views,
@@ -199,7 +182,7 @@ impl Task {
             now: 0,
             others: Vec::new(),
         };
-        task.restoring = task.restore_wishes().iter().map(|wish| wish.store).collect();
+        task.take_over(changelogs, kept);
         task.publish();
         task
     }
@@ -441,11 +424,15 @@ impl Task {
         self.queues.iter_mut().for_each(|queue| queue.note_time(self.bound));
         let Some(offsets) = self.offsets() else { return Ok(None) };
         let mut changelog = Outputs::default();
-        for (at, log) in self.changelogs.iter().enumerate() {
-            let (Changelog::Own(topic), Some(store)) = (*log, self.stores.any_mut(at)) else { continue };
+        for (at, log) in self.logs.iter_mut().enumerate() {
+            let (Changelog::Own(topic), Some(store)) = (log.changelog, self.stores.any_mut(at)) else {
+                continue;
+            };
+            let before = changelog.len();
             let mut out = ChangelogOutputs { outputs: &mut changelog, to: (topic, self.id.partition) };
             let flushed = store.flush(&mut out);
             flushed.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+            log.rows_under_way = changelog.len() - before;
         }
         self.committed_bytes = self.queues.iter().map(Queue::taken_bytes).sum();
         self.stamps.commit_begins();

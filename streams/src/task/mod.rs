@@ -18,9 +18,10 @@ mod writers;
 
 pub(crate) use commit::{Commit, CommittedOffset, Position, decode_metadata};
 pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, ORIGIN_HEADER, origin_header};
-pub(crate) use machine::{RestoreUpTo, RestoreWish, Run, Start, Task, TaskConfig};
+pub(crate) use machine::{Run, Start, Task, TaskConfig};
 pub(crate) use progress::ProgressTable;
 pub(crate) use reading::Reading;
+pub(crate) use restore::{ChangelogRange, RestoreWish, TaskState};
 pub(crate) use stamps::{Consumption, StampConfig, Stamps};
 
 use std::fmt;

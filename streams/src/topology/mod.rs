@@ -65,6 +65,11 @@ impl Topology {
         self.0.stores.get(number).expect("store numbers come from this topology")
     }
 
+    /// Where the stores of a sub-topology are logged.
+    pub(crate) fn changelogs(&self, sub_topology: usize) -> impl Iterator<Item = Changelog> + '_ {
+        self.sub_topology(sub_topology).stores.iter().map(|number| self.store(*number).changelog)
+    }
+
     /// The application's name, the first part of its internal names.
     pub fn application(&self) -> &str {
         &self.0.application

@@ -11,3 +11,4 @@ mod lifecycle;
 mod limits;
 mod moves;
 mod topics;
+mod workers;
