@@ -157,10 +157,8 @@ impl Instance {
     /// may have been away for longer is not kept: changelogs keep tombstones for a time only.
     fn part_with(&mut self, ids: &BTreeSet<TaskId>, out: &mut Vec<Action>) {
         let is_owner = self.standing == Standing::Owner;
-        for id in ids.iter().filter(|_| is_owner) {
-            if let Some(state) = self.tasks.get_mut(id).and_then(Task::leave_state) {
-                out.push(Action::Shelve { task: *id, state });
-            }
+        for (id, task) in self.tasks.iter_mut().filter(|(id, _)| is_owner && ids.contains(id)) {
+            out.push(Action::Shelve { task: *id, state: task.leave_state() });
         }
         self.give_up(ids);
     }

@@ -112,6 +112,24 @@ mod tests {
     }
 
     #[test]
+    fn a_store_takes_the_place_of_one_of_its_name_and_type_only() {
+        let of = |name: &str| {
+            let mut stores = Stores::default();
+            let handle = stores.add(Store::new(name.into(), Arc::new(I64), true));
+            stores.get_mut(handle).put(b"k", Some(7), 10);
+            stores
+        };
+        let mut texts = Stores::default();
+        texts.add(Store::new("numbers".into(), Arc::new(Utf8), true));
+        let mut stores = Stores::default();
+        let numbers = stores.add(Store::new("numbers".into(), Arc::new(I64), true));
+        assert!(!stores.replace(0, &mut of("others")) && !stores.replace(0, &mut texts));
+        assert!(!stores.replace(1, &mut of("numbers")) && stores.get(numbers).get(b"k").is_none());
+        assert!(stores.replace(0, &mut of("numbers")));
+        assert_eq!(stores.get(numbers).get(b"k"), Some((&7, 10)));
+    }
+
+    #[test]
     fn a_row_that_is_shown_stays_while_its_store_is_read_and_another_changed() {
         let mut stores = Stores::default();
         let shown = stores.add(Store::new("shown".into(), Arc::new(I64), true));

@@ -139,13 +139,11 @@ impl Task {
         }
     }
 
-    /// The stores, with where their changelogs are applied up to; the task has none then, and must go. `None` while
-    /// something is processed and not committed.
-    pub(crate) fn leave_state(&mut self) -> Option<TaskState> {
+    /// The stores, with where their changelogs are applied up to. The task has none then, and must go; everything that it has
+    /// processed must be committed.
+    pub(crate) fn leave_state(&mut self) -> TaskState {
         let is_restoring = self.is_restoring();
-        if !is_restoring && self.has_uncommitted() {
-            return None;
-        }
+        debug_assert!(is_restoring || !self.has_uncommitted(), "{} is not committed", self.id);
         let position = |log: &StoreLog| match log.changelog {
             Changelog::Source(topic) if !is_restoring => {
                 let queue = self.queues.iter().find(|queue| queue.topic == topic);
@@ -154,7 +152,7 @@ impl Task {
             Changelog::Own(topic) | Changelog::Source(topic) => (topic, log.position),
         };
         let positions = self.logs.iter().map(position).collect();
-        Some(TaskState { stores: std::mem::take(&mut self.stores), positions })
+        TaskState { stores: std::mem::take(&mut self.stores), positions }
     }
 
     /// The rows of the commit that has ended are in the changelogs, which end there for this task. A store is applied up to

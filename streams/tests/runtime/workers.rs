@@ -55,10 +55,12 @@ async fn spread(cluster: &Cluster, app: &App, group: &str, members: usize) {
     let is_spread = async {
         loop {
             let groups = admin.describe_groups(&[group]).await.unwrap();
-            let group = groups[group].as_ref().unwrap();
-            let with_some = group.members.iter().filter(|member| !member.assignment.is_empty());
-            if group.state == "Stable" && group.members.len() == members && with_some.count() == members {
-                return;
+            // Until the first worker has joined there is none.
+            if let Ok(group) = &groups[group] {
+                let with_some = group.members.iter().filter(|member| !member.assignment.is_empty());
+                if group.state == "Stable" && group.members.len() == members && with_some.count() == members {
+                    return;
+                }
             }
             sleep(Duration::from_millis(20)).await;
         }
