@@ -167,7 +167,7 @@ async fn numbers_that_cannot_be_are_refused_and_calls_take_their_turns() {
     }
     assert_eq!(app.workers(), 1);
     let (first, second, third) = tokio::join!(app.set_workers(3), app.set_workers(1), app.set_workers(2));
-    (first.unwrap(), second.unwrap(), third.unwrap());
+    [first, second, third].into_iter().for_each(Result::unwrap);
     assert_eq!(app.workers(), 2);
     spread(&cluster, &app, "turns", 2).await;
     app.close().await.unwrap();
