@@ -1,12 +1,11 @@
 //! One member of an application's group: a state machine without I/O.
 //!
 //! Everything that happens to it goes in by [`Instance::on`], with the time; everything it wants comes out as
-//! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`) and what they leave behind
-//! (`shelf`), when they are
-//! committed and what follows from the answer (`commits`), whether they may be written for at all (`fence`), how far they
-//! may be ahead of their readers (`leads`). It waits
-//! for nothing: whatever takes time is asked for, and its answer is an event. The runtime moves bytes between this
-//! and a cluster, the test driver and the simulation between this and a log in memory; none of them decides anything.
+//! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`) and what they leave to their
+//! process (`shelf`), when they are committed and what follows from the answer (`commits`), whether they may be written for at
+//! all (`fence`), how far they may be ahead of their readers (`leads`). It waits for nothing: whatever takes time is asked
+//! for, and its answer is an event. The runtime moves bytes between this and a cluster, the test driver and the simulation
+//! between this and a log in memory; none of them decides anything.
 
 mod commits;
 mod event;

@@ -195,7 +195,7 @@ impl App {
         let waited = self.shared.config.query_timeout;
         let asked = async {
             let mut answers = Vec::new();
-            for worker in self.shared.workers.asks() {
+            for worker in self.shared.workers.asks()? {
                 let (answer, answered) = oneshot::channel();
                 let question = question.clone();
                 // Whoever asked may have given up.

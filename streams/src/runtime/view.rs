@@ -167,7 +167,7 @@ impl<K: Data, V: Data> View<K, V> {
     ) -> Result<Vec<Part<T>>, QueryError> {
         let view = self.table.view;
         let mut answers = Vec::new();
-        for worker in self.shared.workers.asks() {
+        for worker in self.shared.workers.asks()? {
             let (answer, answered) = oneshot::channel();
             let (question, shared) = (question.clone(), Arc::clone(&self.shared));
             let ask = Box::new(move |tasks: &Tasks| {

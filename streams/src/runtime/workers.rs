@@ -3,7 +3,7 @@
 //! Each is a member of the group by itself. One that is to go commits, leaves its stores to the others and leaves the group;
 //! until then it has its tasks and answers questions about them.
 
-use super::{AppError, shared::Shared, worker::Worker};
+use super::{AppError, QueryError, shared::Shared, worker::Worker};
 use crate::instance::Ask;
 use parking_lot::Mutex;
 use std::{
@@ -56,9 +56,10 @@ impl Workers {
         Workers { set: Mutex::default(), ended: watch::channel(()).0, change: tokio::sync::Mutex::default() }
     }
 
-    /// Where each can be asked.
-    pub(super) fn asks(&self) -> Vec<mpsc::Sender<Ask>> {
-        self.set.lock().running.values().map(|running| running.asks.clone()).collect()
+    /// Where each can be asked; an error if there are none any more.
+    pub(super) fn asks(&self) -> Result<Vec<mpsc::Sender<Ask>>, QueryError> {
+        let asks: Vec<_> = self.set.lock().running.values().map(|running| running.asks.clone()).collect();
+        if asks.is_empty() { Err(QueryError::Stopped) } else { Ok(asks) }
     }
 
     /// The numbers of those that are to stay.
