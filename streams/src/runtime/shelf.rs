@@ -60,3 +60,24 @@ impl SharedShelf {
         drop(all);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_for_longer_than_it_should_or_beyond_the_end() {
+        let task = TaskId { sub_topology: 0, partition: 3 };
+        let shelf = SharedShelf::new(Duration::from_secs(3600));
+        shelf.leave(task, TaskState::default());
+        shelf.forget_expired();
+        assert!(shelf.take(task).is_some() && shelf.take(task).is_none());
+        shelf.leave(task, TaskState::default());
+        shelf.close();
+        shelf.leave(task, TaskState::default());
+        assert!(shelf.take(task).is_none());
+        let shelf = SharedShelf::new(Duration::ZERO);
+        shelf.leave(task, TaskState::default());
+        assert!(shelf.take(task).is_none(), "its time is over");
+    }
+}

@@ -27,8 +27,9 @@ type Left = oneshot::Receiver<Result<(), AppError>>;
 #[derive(Debug)]
 struct Running {
     asks: mpsc::Sender<Ask>,
+    /// Whether it is told to go.
     leave: watch::Sender<bool>,
-    /// Whom to tell how it has ended, once it is told to go.
+    /// Whom to tell how it has ended, if it is.
     left: Option<oneshot::Sender<Result<(), AppError>>>,
 }
 
@@ -65,7 +66,7 @@ impl Workers {
     /// The numbers of those that are to stay.
     pub(super) fn staying(&self) -> Vec<usize> {
         let set = self.set.lock();
-        let staying = set.running.iter().filter(|(_, running)| running.left.is_none());
+        let staying = set.running.iter().filter(|(_, running)| !*running.leave.borrow());
         staying.map(|(number, _)| *number).collect()
     }
 
@@ -86,7 +87,7 @@ impl Workers {
     /// Tells the youngest to go, so many of those that are to stay.
     pub(super) fn part_with(&self, workers: usize) -> Vec<Left> {
         let mut set = self.set.lock();
-        let staying = set.running.values_mut().rev().filter(|running| running.left.is_none());
+        let staying = set.running.values_mut().rev().filter(|running| !*running.leave.borrow());
         let tell = |running: &mut Running| {
             let (left, told) = oneshot::channel();
             running.left = Some(left);
