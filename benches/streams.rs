@@ -90,19 +90,23 @@ fn workers() {
     for (name, builder) in [("windows of a replay", windowed), ("count", counted)] {
         let topology = builder.build().expect("it is wired");
         let mut speed = Comparison::new(format!("{name}, through a topic"), "source records/s");
+        let mut busy = Comparison::new("the same, CPU of everything in the process", "cores");
         for _ in 0..rounds() {
-            let [one, two] = runtime.block_on(shared(&topology, each));
-            speed.add("one worker", one);
-            speed.add("two workers", two);
+            let measured = runtime.block_on(shared(&topology, each));
+            for (name, (rate, cores)) in ["one worker", "two workers"].into_iter().zip(measured) {
+                speed.add(name, rate);
+                busy.add(name, cores);
+            }
         }
         speed.print();
+        busy.print();
         let ratios = speed.ratios("two workers", "one worker");
         println!("  two over one, round by round: {:.2} {:.2?}", ratios.median(), ratios.range());
     }
 }
 
-/// Source records per second with one worker and with two, over the same log.
-async fn shared(topology: &Topology, each: i64) -> [f64; 2] {
+/// Source records per second with one worker and with two, over the same log, and how many cores that keeps busy.
+async fn shared(topology: &Topology, each: i64) -> [(f64, f64); 2] {
     let parent = std::env::var_os("KAPPA_BENCH_DIR").unwrap_or_else(|| "/tmp".into());
     let directory = tempfile::tempdir_in(parent).expect("a directory for the data");
     let partitions = SHARED_PARTITIONS.to_string();
@@ -120,13 +124,15 @@ async fn shared(topology: &Topology, each: i64) -> [f64; 2] {
     producer.flush().await.expect("all is acknowledged");
     producer.close().await.expect("a clean end");
     let ends = || (0..SHARED_PARTITIONS).map(|partition| (("shared".to_owned(), partition), each)).collect();
-    let mut speeds = [0.0; 2];
+    let mut speeds = [(0.0, 0.0); 2];
     for (workers, speed) in speeds.iter_mut().enumerate() {
         let config = Config::client(&client).workers(workers + 1).generation(workers as u32 + 1);
-        let began = Instant::now();
+        let (cpu, began) = (own_usage().0, Instant::now());
         let app = App::start(topology, config.replay_until(ends())).await.expect("it starts");
         app.caught_up(&ends()).await.expect("it catches up");
-        *speed = (each * i64::from(SHARED_PARTITIONS)) as f64 / began.elapsed().as_secs_f64();
+        let seconds = began.elapsed().as_secs_f64();
+        let cores = (own_usage().0 - cpu) as f64 / 1e6 / seconds;
+        *speed = ((each * i64::from(SHARED_PARTITIONS)) as f64 / seconds, cores);
         let counters = app.counters();
         assert_eq!(
             (counters.late, counters.records_in),

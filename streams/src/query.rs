@@ -7,7 +7,7 @@ use crate::{
     codec::{Codec, CodecError, Data, SharedCodec, WINDOW_SUFFIX},
     dsl::Table,
     record::Windowed,
-    store::{Entry, SharedLookup},
+    store::{Entry, Lookup, Stores},
     task::{Task, TaskId},
 };
 use std::{
@@ -84,7 +84,8 @@ pub(crate) fn get<K: Data, V: Data>(
     encoded: &[u8],
 ) -> Option<Row<V>> {
     let mut found = None;
-    task.lookup::<K, V>(table.view)?.with(key, encoded, &mut |row| {
+    let (lookup, stores) = task.lookup::<K, V>(table.view)?;
+    lookup.with(stores, (key, encoded), &mut |row| {
         found = row.map(|(value, timestamp)| Row { value: value.clone(), timestamp });
     });
     found
@@ -97,12 +98,12 @@ pub(crate) fn scan<K: Data, V: Data>(
     span: &Span,
     limit: usize,
 ) -> Result<Scanned<K, V>, CodecError> {
-    let Some(lookup) = task.lookup::<K, V>(table.view) else { return Ok(Vec::new()) };
-    scan_lookup(lookup, &table.codecs.0, span, limit)
+    let Some((lookup, stores)) = task.lookup::<K, V>(table.view) else { return Ok(Vec::new()) };
+    scan_lookup((lookup, stores), &table.codecs.0, span, limit)
 }
 
 fn scan_lookup<K: Data, V: Data>(
-    lookup: &SharedLookup<K, V>,
+    (lookup, stores): (&dyn Lookup<K, V>, &Stores),
     keys: &Arc<dyn Codec<Item = K>>,
     span: &Span,
     limit: usize,
@@ -110,7 +111,7 @@ fn scan_lookup<K: Data, V: Data>(
     let mut rows = Vec::new();
     let mut failure = None;
     let (from, to) = (span.from.as_ref().map(Vec::as_slice), span.to.as_ref().map(Vec::as_slice));
-    lookup.range(from, to, &mut |encoded, value, timestamp| {
+    lookup.range(stores, (from, to), &mut |encoded, value, timestamp| {
         if rows.len() >= limit {
             return false;
         }

@@ -17,6 +17,8 @@ pub(crate) enum Safeguard {
     Frontier,
     /// That a table is restored from its topic by the fold that it was processed with.
     Fold,
+    /// That what has been written to a changelog since its store was left to others of the process is read.
+    Tail,
     /// That a slot's id is not given again.
     GenerationalIds,
     /// That a writer waits for readers whom it has left behind.

@@ -1,6 +1,6 @@
 //! JSON through serde.
 
-use super::{Codec, CodecError};
+use super::{Codec, CodecError, Data};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, marker::PhantomData};
 
@@ -36,7 +36,7 @@ impl<T> fmt::Debug for Json<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + Clone + Send + 'static> Codec for Json<T> {
+impl<T: Serialize + DeserializeOwned + Data> Codec for Json<T> {
     type Item = T;
 
     fn encode(&self, item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {

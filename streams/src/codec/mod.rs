@@ -95,15 +95,15 @@ pub enum CodecError {
     },
 }
 
-/// What a key or a value must be: copied to several children, moved between threads, borrowing nothing.
+/// What a key or a value must be: copied to several children, moved between threads and read from several, borrowing nothing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key or a value of a stream or table",
-    label = "keys and values are copied, sent to other threads and borrow nothing",
-    note = "derive `Clone`, and own what it holds: `String` for `&str`, `Arc` for `Rc`"
+    label = "keys and values are copied, sent to and shared by threads, and borrow nothing",
+    note = "derive `Clone`, and own what it holds: `String` for `&str`, `Arc` for `Rc`, a lock for a `Cell`"
 )]
-pub trait Data: Clone + Send + 'static {}
+pub trait Data: Clone + Send + Sync + 'static {}
 
-impl<T: Clone + Send + 'static> Data for T {}
+impl<T: Clone + Send + Sync + 'static> Data for T {}
 
 /// Encodes and decodes one type of key or value.
 ///

@@ -1,6 +1,6 @@
 //! Postcard through serde: few bytes and no field names.
 
-use super::{Codec, CodecError};
+use super::{Codec, CodecError, Data};
 use ::postcard::{Error, ser_flavors::Flavor, serialize_with_flavor, take_from_bytes};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, marker::PhantomData};
@@ -71,7 +71,7 @@ impl Flavor for Append<'_> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned + Clone + Send + 'static> Codec for Postcard<T> {
+impl<T: Serialize + DeserializeOwned + Data> Codec for Postcard<T> {
     type Item = T;
 
     fn encode(&self, item: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {

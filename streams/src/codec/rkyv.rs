@@ -4,7 +4,7 @@
 //! So every archive stands behind a 4-byte schema id (big endian) that the type's owner chooses and changes
 //! with the type, and a foreign id is refused before the archive is looked at.
 
-use super::{Codec, CodecError};
+use super::{Codec, CodecError, Data};
 use ::rkyv::{
     Archive, Archived, Deserialize, Serialize,
     api::high::{HighDeserializer, HighSerializer, HighValidator},
@@ -64,11 +64,7 @@ impl<T> fmt::Debug for Rkyv<T> {
 
 impl<T> Codec for Rkyv<T>
 where
-    T: Clone
-        + Send
-        + 'static
-        + Archive
-        + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
+    T: Data + Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<T, HighDeserializer<Error>>,
 {
     type Item = T;

@@ -4,7 +4,7 @@
 //! it is `key ‖ window start (8) ‖ sequence number (4, always 0)`. A change in a repartition topic is `new ‖ 1`,
 //! `old ‖ 0`, or `varint(length of new) ‖ new ‖ old ‖ 2`.
 
-use super::{Codec, CodecError, SharedCodec};
+use super::{Codec, CodecError, Data, SharedCodec};
 use crate::record::{Change, Window, Windowed};
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ const OLD_ONLY: u8 = 0;
 const NEW_ONLY: u8 = 1;
 const BOTH: u8 = 2;
 
-impl<V: Clone + Send + 'static> Codec for ChangeCodec<V> {
+impl<V: Data> Codec for ChangeCodec<V> {
     type Item = Change<V>;
 
     fn encode(&self, item: &Change<V>, out: &mut Vec<u8>) -> Result<(), CodecError> {

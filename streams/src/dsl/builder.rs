@@ -4,7 +4,7 @@ use super::{Source, Stream, Table, Topics};
 use crate::{
     codec::{Codec, Data, SharedCodec},
     processor::OnFailure,
-    store::{Store, StoreLookup},
+    store::{Handle, StoreLookup},
     topology::{Graph, Topology, WiringErrors},
 };
 use std::{fmt, sync::Arc};
@@ -126,11 +126,8 @@ pub(crate) fn contents_of<K: Data, V: Data>((keys, values): &(SharedCodec<K>, Sh
 /// The lookup of a table that is kept in a store.
 impl<K: Data, V: Data> Table<K, V> {
     pub(crate) fn stored(
-        store: impl Fn(&mut crate::topology::Assembly<'_>) -> std::rc::Rc<std::cell::RefCell<Store<V>>>
-        + Send
-        + Sync
-        + 'static,
+        store: impl Fn(&mut crate::topology::Assembly<'_>) -> Handle<V> + Send + Sync + 'static,
     ) -> super::table::LookupFactory<K, V> {
-        Arc::new(move |assembly| std::rc::Rc::new(StoreLookup(store(assembly))))
+        Arc::new(move |assembly| Box::new(StoreLookup(store(assembly))))
     }
 }

@@ -4,8 +4,9 @@ use super::{Grouped, Table, Topics, builder::contents_of, source::Reading};
 use crate::{
     codec::{Codec, Data, SharedCodec, opt},
     processor::{
-        ChoosingSink, Context, Downstream, FailurePolicy, Fallible, Filter, FlatMap, FlatMapValues, KeyBytes,
-        Map, MapValues, NullKeys, OnFailure, Peek, Process, RecordSink, Rekey, Rows, Step, StreamToTable,
+        AnyProcess, ChoosingSink, Context, Downstream, FailurePolicy, Fallible, Filter, FlatMap,
+        FlatMapValues, KeyBytes, Map, MapValues, NullKeys, OnFailure, Peek, RecordSink, Rekey, Rows, Step,
+        StreamToTable,
     },
     record::{Meta, Record},
     store::Store,
@@ -115,7 +116,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         &self,
         node: NodeId,
         codecs: KnownCodecs<K2, V2>,
-        make: impl Fn(&mut Assembly<'_>, Downstream<K2, V2>) -> Box<dyn Process<K, V>> + Send + Sync + 'static,
+        make: impl Fn(&mut Assembly<'_>, Downstream<K2, V2>) -> Box<AnyProcess<K, V>> + Send + Sync + 'static,
     ) -> Stream<K2, V2> {
         let outlet = Outlet::new();
         let children: Arc<StreamOutlet<K2, V2>> = Arc::clone(&outlet);
@@ -140,7 +141,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         &self,
         node: NodeId,
         codecs: KnownCodecs<K, V2>,
-        make: impl Fn(&mut Assembly<'_>, Downstream<K, V2>) -> Box<dyn Process<K, V>> + Send + Sync + 'static,
+        make: impl Fn(&mut Assembly<'_>, Downstream<K, V2>) -> Box<AnyProcess<K, V>> + Send + Sync + 'static,
     ) -> Stream<K, V2> {
         Stream { kept_key: self.kept_key.clone(), ..self.child(node, codecs, make) }
     }
@@ -150,7 +151,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         &self,
         operator: &'static str,
         values: Option<SharedCodec<V2>>,
-        step: impl Fn(&mut Context, &Fallible, K, V, &mut Downstream<K2, V2>) + Send + Sync + 'static,
+        step: impl Fn(&mut Context<'_>, &Fallible, K, V, &mut Downstream<K2, V2>) + Send + Sync + 'static,
     ) -> Stream<K2, V2> {
         let (node, step, policy) = (self.node_named(operator), Arc::new(step), self.on_failure);
         let name = self.graph.name(node);
@@ -166,7 +167,7 @@ impl<K: Data, V: Data> Stream<K, V> {
         &self,
         operator: &'static str,
         values: Option<SharedCodec<V2>>,
-        step: impl Fn(&mut Context, &Fallible, K, V, &mut Downstream<K, V2>) + Send + Sync + 'static,
+        step: impl Fn(&mut Context<'_>, &Fallible, K, V, &mut Downstream<K, V2>) + Send + Sync + 'static,
     ) -> Stream<K, V2> {
         let stream = self.step(operator, values, step);
         let (codecs, kept_key) = ((self.codecs.0.clone(), stream.codecs.1.clone()), self.kept_key.clone());

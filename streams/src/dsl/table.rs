@@ -3,22 +3,20 @@
 use super::{GroupedTable, Repartition, Stream, builder::contents_of};
 use crate::{
     codec::{Codec, Data, Nulls, SharedCodec},
-    processor::{FilterTable, Follow, Followers, KeyBytes, Keyed, MapTable, RegroupTable, TableToStream},
-    store::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, Store},
+    processor::{AnyFollow, FilterTable, Followers, KeyBytes, Keyed, MapTable, RegroupTable, TableToStream},
+    store::{Bounds, FilteredLookup, Lookup, MappedLookup, RowRef, Store, Stores, TableLookup},
     topology::{Assembly, Changelog, Graph, NodeId, Outlet, StreamOutlet, TableOutlet, TopicKind, ViewId},
 };
 use std::{
     fmt,
     marker::PhantomData,
-    ops::Bound,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-pub(crate) type LookupFactory<K, V> = Arc<dyn Fn(&mut Assembly<'_>) -> SharedLookup<K, V> + Send + Sync>;
+pub(crate) type LookupFactory<K, V> = Arc<dyn Fn(&mut Assembly<'_>) -> TableLookup<K, V> + Send + Sync>;
 
 /// Whether an operator behind a table needs the row before a change. Known when wiring is complete.
 #[derive(Debug, Clone, Default)]
@@ -151,7 +149,7 @@ impl<K: Data, V: Data> Table<K, V> {
     /// Stands in for a table whose wiring failed; `build()` reports why, so it is never assembled.
     pub(crate) fn unusable(graph: &Graph, node: NodeId) -> Table<K, V> {
         let codecs = (Arc::new(NoCodec(PhantomData)) as SharedCodec<K>, None);
-        Table::derived(graph, node, Outlet::new(), codecs, Arc::new(|_| Rc::new(NoRows)), SendOld::default())
+        Table::derived(graph, node, Outlet::new(), codecs, Arc::new(|_| Box::new(NoRows)), SendOld::default())
     }
 
     pub(crate) fn send_old(&self) -> SendOld {
@@ -168,7 +166,7 @@ impl<K: Data, V: Data> Table<K, V> {
         node: NodeId,
         value: Option<SharedCodec<V2>>,
         lookup: LookupFactory<K, V2>,
-        make: impl Fn(bool, Followers<K, V2>) -> Box<dyn Follow<K, V>> + Send + Sync + 'static,
+        make: impl Fn(bool, Followers<K, V2>) -> Box<AnyFollow<K, V>> + Send + Sync + 'static,
     ) -> Table<K, V2> {
         let send_old = self.send_old.child();
         let outlet: Arc<TableOutlet<K, V2>> = Outlet::new();
@@ -191,7 +189,7 @@ impl<K: Data, V: Data> Table<K, V> {
             (Arc::clone(&self.lookup), Arc::clone(&self.codecs.0), Arc::clone(&predicate));
         let lookup: LookupFactory<K, V> = Arc::new(move |assembly| {
             let (key, predicate) = (Arc::clone(&key), Arc::clone(&of_lookup));
-            Rc::new(FilteredLookup { inner: inner(assembly), key, predicate })
+            Box::new(FilteredLookup { inner: inner(assembly), key, predicate })
         });
         self.child(node, self.codecs.1.clone(), lookup, move |send_old, down| {
             let (predicate, old_known) = (Arc::clone(&predicate), behind.get());
@@ -215,7 +213,7 @@ impl<K: Data, V: Data> Table<K, V> {
             (Arc::clone(&self.lookup), Arc::clone(&self.codecs.0), Arc::clone(&mapper));
         let lookup: LookupFactory<K, V2> = Arc::new(move |assembly| {
             let (key, mapper) = (Arc::clone(&key), Arc::clone(&of_lookup));
-            Rc::new(MappedLookup { inner: inner(assembly), key, mapper, mapped: PhantomData })
+            Box::new(MappedLookup { inner: inner(assembly), key, mapper, mapped: PhantomData })
         });
         self.child(node, None, lookup, move |send_old, down| {
             Box::new(MapTable { mapper: Arc::clone(&mapper), send_old, down })
@@ -278,9 +276,9 @@ impl<T: Data> Codec for NoCodec<T> {
 struct NoRows;
 
 impl<K, V> Lookup<K, V> for NoRows {
-    fn with(&self, _: &K, _: &[u8], read: &mut dyn FnMut(RowRef<'_, V>)) {
+    fn with(&self, _: &Stores, _: (&K, &[u8]), read: &mut dyn FnMut(RowRef<'_, V>)) {
         read(None);
     }
 
-    fn range(&self, _: Bound<&[u8]>, _: Bound<&[u8]>, _: &mut dyn FnMut(&[u8], &V, i64) -> bool) {}
+    fn range(&self, _: &Stores, _: Bounds<'_>, _: &mut dyn FnMut(&[u8], &V, i64) -> bool) {}
 }

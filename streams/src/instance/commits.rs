@@ -191,7 +191,13 @@ impl Instance {
         Ok(())
     }
 
-    pub(super) fn commit_ended(&mut self, number: u64, outcome: Outcome, out: &mut Vec<Action>) {
+    pub(super) fn commit_ended(
+        &mut self,
+        number: u64,
+        outcome: Outcome,
+        logged: &[Position],
+        out: &mut Vec<Action>,
+    ) {
         let Some(commit) = self.commits.under_way.take_if(|commit| commit.number == number) else { return };
         match outcome {
             Outcome::Done => {}
@@ -204,6 +210,8 @@ impl Instance {
         let mut consumed = Vec::new();
         for (life, offsets) in commit.tasks {
             let Some(task) = self.alive(life) else { continue };
+            // Rows that were appended are in the changelog whatever became of the offsets.
+            task.logged(logged);
             if outcome == Outcome::Done {
                 task.committed(&offsets);
                 consumed.extend(offsets.into_iter().map(|offset| offset.position));

@@ -3,7 +3,9 @@
 use super::{Sight, Tasks};
 use crate::{
     processor::{Outputs, ProcessError},
-    task::{CommittedOffset, InputBatch, Life, Position, RestoreWish, Start, TaskId},
+    task::{
+        ChangelogRange, CommittedOffset, InputBatch, Life, Position, RestoreWish, Start, TaskId, TaskState,
+    },
     topology::TopicId,
 };
 
@@ -27,6 +29,17 @@ pub(crate) struct Consumed {
     pub(crate) end: i64,
     /// Committed offset and its metadata, if there is one.
     pub(crate) committed: Option<(i64, String)>,
+}
+
+/// What there is of tasks that are to be taken over.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Where each of their inputs begins.
+    pub(crate) starts: Vec<Start>,
+    /// Each of their changelogs.
+    pub(crate) changelogs: Vec<ChangelogRange>,
+    /// Their stores, where somebody of this process has left them by [`Action::Shelve`].
+    pub(crate) kept: Vec<(TaskId, TaskState)>,
 }
 
 /// A question about tasks; it brings its answer where it is wanted.
@@ -58,8 +71,8 @@ pub(crate) enum Event {
     Revoked(Vec<Place>),
     /// All partitions have gone: this is no member of the group any more.
     Lost,
-    /// Where inputs begin, as [`Action::LookUp`] asked.
-    Found { lookup: u64, starts: Vec<Start> },
+    /// What there is of tasks, as [`Action::LookUp`] asked.
+    Found { lookup: u64, found: Found },
     /// Records of an input.
     Fetched { place: Place, batch: InputBatch },
     /// Below `position` there is nothing of an input but what was fetched; it ends at `end` for now, if that is known.
@@ -72,8 +85,8 @@ pub(crate) enum Event {
     Sent { bytes: usize },
     /// What the readers of partitions have processed, as [`Action::AskReaders`] asked.
     Consumed(Vec<Consumed>),
-    /// The commit of this number has ended.
-    CommitEnded { commit: u64, outcome: Outcome },
+    /// The commit of this number has ended. `logged` says where its rows end in each changelog, as far as that is known.
+    CommitEnded { commit: u64, outcome: Outcome, logged: Vec<Position> },
     /// Somebody asks; the answer comes between records.
     Asked(Ask),
     /// Everything processed is to be committed now.
@@ -85,15 +98,15 @@ pub(crate) enum Event {
 /// What an instance wants.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Tell where these inputs begin, by [`Event::Found`].
-    LookUp { lookup: u64, places: Vec<Place> },
+    /// Tell what there is of the inputs, changelogs and stores of these tasks, by [`Event::Found`].
+    LookUp { lookup: u64, tasks: Vec<TaskId> },
     /// Fetch an input from here on.
     Fetch(Position),
     /// Fetch no more of an input for now.
     Pause(Place),
     /// Go on fetching it.
     Resume(Place),
-    /// Read changelogs from their beginnings.
+    /// Read changelogs.
     Restore { life: Life, wishes: Vec<RestoreWish> },
     /// Append outputs, in the order of these actions, as long as the fence is open.
     Append {
@@ -111,6 +124,8 @@ pub(crate) enum Action {
     Discard,
     /// Delete repartition records below these positions.
     Purge(Vec<Position>),
+    /// Keep the stores of a task that goes, for as long as a session, for whoever of this process takes it over.
+    Shelve { task: TaskId, state: TaskState },
     /// The change of the assignment has been dealt with; so many tasks could not commit before they went.
     Settled { uncommitted: usize },
     /// Everything is over; so many tasks could not commit.

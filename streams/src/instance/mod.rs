@@ -1,25 +1,27 @@
 //! One member of an application's group: a state machine without I/O.
 //!
 //! Everything that happens to it goes in by [`Instance::on`], with the time; everything it wants comes out as
-//! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`), when they are
-//! committed and what follows from the answer (`commits`), whether they may be written for at all (`fence`), how far they
-//! may be ahead of their readers (`leads`). It waits
-//! for nothing: whatever takes time is asked for, and its answer is an event. The runtime moves bytes between this
-//! and a cluster, the test driver and the simulation between this and a log in memory; none of them decides anything.
+//! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`) and what they leave to their
+//! process (`shelf`), when they are committed and what follows from the answer (`commits`), whether they may be written for at
+//! all (`fence`), how far they may be ahead of their readers (`leads`). It waits for nothing: whatever takes time is asked
+//! for, and its answer is an event. The runtime moves bytes between this and a cluster, the test driver and the simulation
+//! between this and a log in memory; none of them decides anything.
 
 mod commits;
 mod event;
 mod fence;
 mod leads;
 mod moves;
+mod shelf;
 
-pub(crate) use event::{Action, Ask, Consumed, Event, Failure, Moment, Outcome, Place};
+pub(crate) use event::{Action, Ask, Consumed, Event, Failure, Found, Moment, Outcome, Place};
 pub(crate) use fence::{Fence, Sight, Standing};
+pub(crate) use shelf::Shelf;
 
 use crate::{
     processor::{Counters, Frontier},
     task::{InputBatch, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
-    topology::{Globals, Plan, TopicId, Topology},
+    topology::{Changelog, Globals, Plan, TopicId, Topology},
 };
 use commits::Commits;
 use leads::Leads;
@@ -81,6 +83,12 @@ impl Setup {
             .filter(|topic| self.partitions(*topic) > id.partition)
             .map(|topic| (topic, id.partition))
             .collect()
+    }
+
+    /// The partitions that the stores of a task are restored from.
+    pub(crate) fn changelogs(&self, id: TaskId) -> Vec<Place> {
+        let topics = self.topology.changelogs(id.sub_topology);
+        topics.map(|(Changelog::Own(topic) | Changelog::Source(topic))| (topic, id.partition)).collect()
     }
 
     /// The task that reads a partition.
@@ -179,14 +187,16 @@ impl Instance {
             Event::Assigned(places) => self.assigned(places, out),
             Event::Revoked(places) => self.revoked(places),
             Event::Lost => self.lost(out),
-            Event::Found { lookup, starts } => self.found(lookup, &starts, out),
+            Event::Found { lookup, found } => self.found(lookup, found, out),
             Event::Fetched { place, batch } => self.fetched(place, batch, out),
             Event::Passed { place, position, end } => self.passed(place, position, end),
             Event::Restored { life, store, batch } => self.restored(life, store, batch),
             Event::RestoreEnded { life, store } => self.restore_ended(life, store),
             Event::Sent { bytes } => self.unsent = self.unsent.saturating_sub(bytes),
             Event::Consumed(told) => self.consumed(&told),
-            Event::CommitEnded { commit, outcome } => self.commit_ended(commit, outcome, out),
+            Event::CommitEnded { commit, outcome, logged } => {
+                self.commit_ended(commit, outcome, &logged, out);
+            }
             Event::Asked(ask) => ask(&self.tasks),
             Event::Commit => self.commits.demand(),
             Event::Close => {

@@ -1,8 +1,11 @@
 //! Tasks that come and go with the partitions of the group, and the end of them all.
 
-use super::{Action, Instance, Place, Standing};
+use super::{Action, Found, Instance, Place, Standing};
 use crate::task::{Life, Start, Task, TaskId};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The change of the assignment that is being dealt with. There is one at a time.
 #[derive(Debug, Default)]
@@ -64,21 +67,23 @@ impl Instance {
         }
         self.moves.lookups += 1;
         let lookup = self.moves.lookups;
-        let places = tasks.iter().flat_map(|id| setup.inputs(*id)).collect();
+        let wanted = tasks.iter().copied().collect();
         self.moves.change = Change::Adopting { lookup, tasks, uncommitted };
-        out.push(Action::LookUp { lookup, places });
+        out.push(Action::LookUp { lookup, tasks: wanted });
     }
 
     /// Makes the tasks; they hold others from now on and run once they are restored.
-    pub(super) fn found(&mut self, found: u64, starts: &[Start], out: &mut Vec<Action>) {
+    pub(super) fn found(&mut self, of: u64, found: Found, out: &mut Vec<Action>) {
         let (tasks, uncommitted) = match &mut self.moves.change {
-            Change::Adopting { lookup, tasks, uncommitted } if *lookup == found => {
+            Change::Adopting { lookup, tasks, uncommitted } if *lookup == of => {
                 (std::mem::take(tasks), *uncommitted)
             }
             _ => return,
         };
         self.moves.change = Change::None;
         let tasks = if self.moves.is_closing() { BTreeSet::new() } else { tasks };
+        let Found { starts, changelogs, kept } = found;
+        let mut kept: BTreeMap<TaskId, _> = kept.into_iter().collect();
         for id in tasks {
             let inputs = self.setup.inputs(id);
             let of_task = |start: &&Start| inputs.contains(&(start.position.topic, start.position.partition));
@@ -92,7 +97,7 @@ impl Instance {
                 life,
                 self.setup.config.task,
                 shared,
-                &starts,
+                (&starts, &changelogs, kept.remove(&id)),
             );
             out.extend(starts.iter().map(|start| Action::Fetch(start.position)));
             let wishes = task.restore_wishes();
@@ -148,6 +153,16 @@ impl Instance {
         }
     }
 
+    /// Lets tasks go that are committed; whoever takes them over in this process finds their stores. What was left by who
+    /// may have been away for longer is not kept: changelogs keep tombstones for a time only.
+    fn part_with(&mut self, ids: &BTreeSet<TaskId>, out: &mut Vec<Action>) {
+        let is_owner = self.standing == Standing::Owner;
+        for (id, task) in self.tasks.iter_mut().filter(|(id, _)| is_owner && ids.contains(id)) {
+            out.push(Action::Shelve { task: *id, state: task.leave_state() });
+        }
+        self.give_up(ids);
+    }
+
     /// Ends a revocation or a close whose time has come.
     pub(super) fn end_moves(&mut self, out: &mut Vec<Action>) {
         if let Change::Leaving { tasks, until, .. } = &self.moves.change {
@@ -167,6 +182,9 @@ impl Instance {
             let open = self.commits.open(self.tasks.keys().copied());
             if open == 0 || self.moment.ms >= until {
                 self.moves.closed = true;
+                if open == 0 {
+                    self.part_with(&self.tasks.keys().copied().collect(), out);
+                }
                 out.push(Action::Closed { uncommitted: open });
             }
         }
@@ -180,7 +198,7 @@ impl Instance {
             self.paused.remove(place);
         }
         if open == 0 {
-            self.give_up(&tasks);
+            self.part_with(&tasks, out);
             out.push(Action::Settled { uncommitted: 0 });
         } else {
             // What was handed over for them must not be written once the group is heard of again, and cannot be told

@@ -6,11 +6,14 @@ use crate::{
     codec::{I64, Utf8},
     processor::Outputs,
     record::Headers,
-    task::{CommittedOffset, InputBatchBuilder, Position, StampConfig, Start},
+    task::{ChangelogRange, CommittedOffset, InputBatchBuilder, Position, StampConfig, Start},
 };
+
+mod handover;
 
 const SESSION_MS: i64 = 8000;
 const INPUT: TopicId = TopicId(0);
+const CHANGELOG: TopicId = TopicId(1);
 
 /// Counts records by key; a commit each 100 ms.
 struct World {
@@ -89,11 +92,13 @@ impl World {
         self.tell(Event::Assigned(vec![(INPUT, partition)]));
         let lookup = self.lookup();
         self.tell(found(lookup, partition));
-        let life = self.instance.tasks.values().map(Task::life).find(|life| life.task.partition == partition);
-        self.tell(Event::RestoreEnded { life: life.unwrap(), store: 0 });
-        self.tell(Event::Work);
         self.take();
-        life.unwrap()
+        self.life(partition)
+    }
+
+    fn life(&self, partition: i32) -> Life {
+        let mut lives = self.instance.tasks.values().map(Task::life);
+        lives.find(|life| life.task.partition == partition).expect("it has the task")
     }
 
     fn lookup(&mut self) -> u64 {
@@ -133,14 +138,21 @@ impl World {
     }
 
     fn ended(&mut self, commit: u64, outcome: Outcome) {
-        self.tell(Event::CommitEnded { commit, outcome });
+        self.tell(Event::CommitEnded { commit, outcome, logged: Vec::new() });
     }
 }
 
 fn found(lookup: u64, partition: i32) -> Event {
     let position = Position { topic: INPUT, partition, offset: 0 };
     let start = Start { position, metadata: None, committed: false, pinned_end: None };
-    Event::Found { lookup, starts: vec![start] }
+    Event::Found { lookup, found: Found { starts: vec![start], ..Found::default() } }
+}
+
+/// The same of a task whose changelog has something to read.
+fn found_with_changelog(lookup: u64, partition: i32, end: i64) -> Event {
+    let Event::Found { found, .. } = found(lookup, partition) else { unreachable!() };
+    let changelogs = vec![ChangelogRange { place: (CHANGELOG, partition), begin: 0, end }];
+    Event::Found { lookup, found: Found { changelogs, ..found } }
 }
 
 fn settled(actions: &[Action]) -> Option<usize> {
@@ -163,7 +175,7 @@ fn a_task_runs_once_its_changelog_is_read_and_nothing_else_waits_for_that() {
     world.assign(0);
     world.tell(Event::Assigned(vec![(INPUT, 1)]));
     let lookup = world.lookup();
-    world.tell(found(lookup, 1));
+    world.tell(found_with_changelog(lookup, 1, 7));
     let actions = world.take();
     let restored = actions.iter().find_map(|action| match action {
         Action::Restore { life, wishes } => Some((*life, wishes.len())),

@@ -7,15 +7,15 @@ use super::{Context, Followers, KeyBytes, Process, ProcessError};
 use crate::{
     codec::{Data, Nulls, SharedCodec},
     record::Change,
-    store::Store,
+    store::Handle,
 };
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 /// What every aggregate has.
 pub(crate) struct Keyed<K, A> {
     pub(crate) name: Arc<str>,
     pub(crate) keys: KeyBytes<K>,
-    pub(crate) store: Rc<RefCell<Store<A>>>,
+    pub(crate) store: Handle<A>,
     pub(crate) nulls: Nulls<A>,
     pub(crate) send_old: bool,
     pub(crate) down: Followers<K, A>,
@@ -25,7 +25,7 @@ impl<K: Data, A: Data> Keyed<K, A> {
     /// Lets `change` work on the aggregate of the record's key where it stands, and shows it to who is behind.
     fn update<V>(
         &mut self,
-        cx: &mut Context,
+        cx: &mut Context<'_>,
         (key, value): (K, V),
         change: impl FnOnce(&K, V, &mut Option<A>, &Nulls<A>),
     ) {
@@ -36,7 +36,7 @@ impl<K: Data, A: Data> Keyed<K, A> {
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
             }
         };
-        let (row, timestamp) = self.store.borrow_mut().modify(encoded, |aggregate, time| {
+        let (row, timestamp) = cx.stores.get_mut(self.store).modify(encoded, |aggregate, time| {
             if self.send_old {
                 self.down.before(&key, aggregate.as_ref());
             }
@@ -44,7 +44,7 @@ impl<K: Data, A: Data> Keyed<K, A> {
             cx.timestamp.max(time)
         });
         if !self.down.is_empty() {
-            let store = self.store.borrow();
+            let store = cx.stores.get(self.store);
             cx.at(timestamp, |cx| self.down.after(cx, key, store.value(row)));
         }
     }
@@ -63,7 +63,7 @@ impl<F, K: Data, V: Data, A: Data> Process<K, V> for StreamAggregate<F, K, V, A>
 where
     F: Fn(&K, V, &mut Option<A>),
 {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
@@ -87,7 +87,7 @@ where
     P: Fn(&K, V, &mut Option<A>),
     M: Fn(&K, V, &mut Option<A>),
 {
-    fn process(&mut self, cx: &mut Context, key: K, change: Change<V>) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, change: Change<V>) {
         let (add, subtract) = (&self.add, &self.subtract);
         self.keyed.update(cx, (key, change), |key, change, aggregate, nulls| {
             if let Some(old) = change.old

@@ -3,16 +3,21 @@
 //! A failure does not unwind the processors; the task looks for it after each record and commits nothing behind it.
 
 use super::{
+    Counters, SharedNodes,
     failure::{DeadLetter, FailurePolicy, Fallible},
     outputs::{OutputTo, Outputs},
 };
 use crate::{
     codec::CodecError,
     record::{Headers, Meta},
-    store::Dropped,
+    store::{Dropped, Stores},
 };
 use kappa_protocol::record::partition_for_key;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 /// A topic within one topology: where processors read from and write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,85 +93,6 @@ pub enum ProcessError {
     },
 }
 
-/// What has been counted since the task began. Counters only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Records taken from source topics.
-    pub records_in: u64,
-    /// Records written to sinks and repartition topics.
-    pub records_out: u64,
-    /// Records dropped because an operator needs a key and there was none.
-    pub null_keys: u64,
-    /// Records dropped because an operator needs a value and there was none.
-    pub null_values: u64,
-    /// Windows that a record came too late for; one record can count once per window.
-    pub late: u64,
-    /// Records skipped because they could not be decoded.
-    pub undecodable: u64,
-    /// Records skipped because their timestamp is negative, or because none could be taken from them.
-    pub negative_timestamps: u64,
-    /// Failures of fallible operators for which something was left out.
-    pub failed: u64,
-    /// Records written to dead-letter topics; their failures are counted as such too.
-    pub dead_letters: u64,
-    /// Milliseconds for which progress control held back records that were there.
-    pub held_ms: u64,
-}
-
-impl Counters {
-    /// Adds another task's counters.
-    pub fn add(&mut self, other: &Counters) {
-        self.records_in += other.records_in;
-        self.records_out += other.records_out;
-        self.null_keys += other.null_keys;
-        self.null_values += other.null_values;
-        self.late += other.late;
-        self.undecodable += other.undecodable;
-        self.negative_timestamps += other.negative_timestamps;
-        self.failed += other.failed;
-        self.dead_letters += other.dead_letters;
-        self.held_ms += other.held_ms;
-    }
-
-    /// Counts a record that did not become part of a table; an error, if it could not be decoded.
-    pub(crate) fn count(&mut self, dropped: Dropped) -> Result<(), CodecError> {
-        match dropped {
-            Dropped::NegativeTimestamp => self.negative_timestamps += 1,
-            Dropped::NullKey => self.null_keys += 1,
-            Dropped::Undecodable(error) => {
-                self.undecodable += 1;
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Kinds of records that have been dropped since `before` and never until then, each with what lets them pass.
-    pub(crate) fn first_drops(&self, before: &Counters) -> impl Iterator<Item = &'static str> {
-        let kinds = [
-            (
-                before.null_keys,
-                self.null_keys,
-                "records without a key, where one is needed (opt() around a codec admits them)",
-            ),
-            (
-                before.null_values,
-                self.null_values,
-                "records without a value, where one is needed (opt() around a codec admits them)",
-            ),
-            (before.late, self.late, "records later than their window's grace (a longer grace admits them)"),
-            (before.undecodable, self.undecodable, "records that cannot be decoded"),
-            (
-                before.negative_timestamps,
-                self.negative_timestamps,
-                "records with a negative timestamp or none",
-            ),
-            (before.failed, self.failed, "records that an operator fails for"),
-        ];
-        kinds.into_iter().filter(|(before, now, _)| *before == 0 && *now > 0).map(|(_, _, kind)| kind)
-    }
-}
-
 /// What a sink writes besides key and value.
 pub(crate) struct OutputHead<'a> {
     pub(crate) topic: TopicId,
@@ -175,8 +101,51 @@ pub(crate) struct OutputHead<'a> {
     pub(crate) with_writer: bool,
 }
 
+/// What processors are given with each record: what their task keeps for all of them, and the arenas of its stores and of
+/// its nodes with several parents.
+pub(crate) struct Context<'a> {
+    pub(crate) stores: &'a Stores,
+    pub(super) shared: &'a SharedNodes,
+    state: &'a mut ContextState,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        state: &'a mut ContextState,
+        stores: &'a Stores,
+        shared: &'a SharedNodes,
+    ) -> Context<'a> {
+        Context { stores, shared, state }
+    }
+
+    /// Does what follows from a row, whose event time may be later than that of the record behind it.
+    #[inline]
+    pub(crate) fn at<R>(&mut self, timestamp: i64, follow: impl FnOnce(&mut Context<'a>) -> R) -> R {
+        let before = std::mem::replace(&mut self.timestamp, timestamp);
+        let followed = follow(self);
+        self.timestamp = before;
+        followed
+    }
+}
+
+impl Deref for Context<'_> {
+    type Target = ContextState;
+
+    #[inline]
+    fn deref(&self) -> &ContextState {
+        self.state
+    }
+}
+
+impl DerefMut for Context<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut ContextState {
+        self.state
+    }
+}
+
 /// State of one task that its processors share.
-pub(crate) struct Context {
+pub(crate) struct ContextState {
     pub(crate) counters: Counters,
     pub(crate) outputs: Outputs,
     /// Observed stream time per operator, by the operator's number in this task.
@@ -198,14 +167,14 @@ pub(crate) struct Context {
     dead_letters: Vec<DeadLetter>,
 }
 
-impl Context {
+impl ContextState {
     /// For tasks of `partition`; topics have counts of partitions and full names, by topic id.
     pub(crate) fn new(
         partition: i32,
         (partition_counts, topic_names): (Arc<[i32]>, Arc<[Arc<str>]>),
         skip_undecodable: bool,
-    ) -> Context {
-        Context {
+    ) -> ContextState {
+        ContextState {
             counters: Counters::default(),
             outputs: Outputs::default(),
             clocks: Vec::new(),
@@ -276,15 +245,6 @@ impl Context {
     #[inline]
     pub(crate) fn kept_key(&self) -> Option<&[u8]> {
         self.has_key.then_some(&self.key[..])
-    }
-
-    /// Does what follows from a row, whose event time may be later than that of the record behind it.
-    #[inline]
-    pub(crate) fn at<R>(&mut self, timestamp: i64, follow: impl FnOnce(&mut Context) -> R) -> R {
-        let before = std::mem::replace(&mut self.timestamp, timestamp);
-        let followed = follow(self);
-        self.timestamp = before;
-        followed
     }
 
     /// Keeps the first failure; the task stops behind the record being processed.
@@ -401,19 +361,4 @@ impl Context {
 fn partition_of((counts, own): (&[i32], i32), topic: TopicId, key: Option<&[u8]>) -> i32 {
     let count = counts.get(topic.0 as usize).copied().unwrap_or(1).max(1);
     key.map_or(own % count, |key| partition_for_key(key, count))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_kind_of_drop_is_told_once() {
-        let none = Counters::default();
-        let some = Counters { null_keys: 2, late: 1, ..none };
-        let more = Counters { null_keys: 5, late: 1, undecodable: 1, ..none };
-        assert_eq!(none.first_drops(&none).count(), 0);
-        assert_eq!(some.first_drops(&none).count(), 2);
-        assert_eq!(more.first_drops(&some).collect::<Vec<_>>(), ["records that cannot be decoded"]);
-    }
 }

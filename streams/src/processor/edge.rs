@@ -10,12 +10,10 @@ use super::{
 use crate::{
     codec::{CodecError, Data, SharedCodec},
     record::Meta,
-    store::{Fold, RowId, Store},
+    store::{Fold, Handle, RowId, Stores},
 };
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,12 +21,12 @@ use std::{
 };
 
 /// A source whose types are forgotten.
-pub(crate) trait Source {
-    fn process(&mut self, cx: &mut Context, record: RecordView<'_>);
+pub(crate) trait Source: Send {
+    fn process(&mut self, cx: &mut Context<'_>, record: RecordView<'_>);
 
     /// Takes a record that has been processed before into the table that is kept of the topic, if one is, and does
     /// nothing else.
-    fn restore(&mut self, _record: RecordView<'_>) {}
+    fn restore(&mut self, _stores: &Stores, _record: RecordView<'_>) {}
 
     /// What takes the event times of its records, if they are not the records' own timestamps.
     fn event_times(&self) -> Option<&dyn EventTimes> {
@@ -55,7 +53,7 @@ pub(super) fn decode<T: Data>(codec: &SharedCodec<T>, bytes: Option<&[u8]>) -> R
 }
 
 impl<K: Data, V: Data> Source for RecordSource<K, V> {
-    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
+    fn process(&mut self, cx: &mut Context<'_>, record: RecordView<'_>) {
         let key = match decode(&self.codecs.0, record.key) {
             Ok(Some(key)) => key,
             Ok(None) => return cx.counters.null_keys += 1,
@@ -80,15 +78,15 @@ impl<K: Data, V: Data> Source for RecordSource<K, V> {
 
 /// Keeps the rows of a table and tells who is behind it what has changed.
 pub(crate) struct Rows<K, V> {
-    pub(crate) store: Rc<RefCell<Store<V>>>,
+    pub(crate) store: Handle<V>,
     pub(crate) send_old: bool,
     pub(crate) down: Followers<K, V>,
 }
 
 impl<K: Data, V: Data> Rows<K, V> {
     /// Sets a row, or with `None` deletes it.
-    fn set(&mut self, key: (&K, &[u8]), new: Option<V>, timestamp: i64) -> Option<RowId> {
-        let (row, _) = self.store.borrow_mut().update(key.1, |old, _| {
+    fn set(&mut self, stores: &Stores, key: (&K, &[u8]), new: Option<V>, timestamp: i64) -> Option<RowId> {
+        let (row, _) = stores.get_mut(self.store).update(key.1, |old, _| {
             if self.send_old {
                 self.down.before(key.0, old.as_ref());
             }
@@ -98,9 +96,9 @@ impl<K: Data, V: Data> Rows<K, V> {
     }
 
     /// Shows the row that was set.
-    fn show(&mut self, cx: &mut Context, key: K, row: Option<RowId>) {
+    fn show(&mut self, cx: &mut Context<'_>, key: K, row: Option<RowId>) {
         if !self.down.is_empty() {
-            let store = self.store.borrow();
+            let store = cx.stores.get(self.store);
             self.down.after(cx, key, store.value(row));
         }
     }
@@ -115,21 +113,21 @@ pub(crate) struct TableSource<K, V> {
 }
 
 impl<K: Data, V: Data> Source for TableSource<K, V> {
-    fn process(&mut self, cx: &mut Context, record: RecordView<'_>) {
+    fn process(&mut self, cx: &mut Context<'_>, record: RecordView<'_>) {
         match self.fold.row(record.key, record.value, record.timestamp) {
             Ok((key, encoded, value)) => {
                 cx.enter(record);
-                let row = self.rows.set((&key, encoded), value, record.timestamp);
+                let row = self.rows.set(cx.stores, (&key, encoded), value, record.timestamp);
                 self.rows.show(cx, key, row);
             }
             Err(dropped) => cx.dropped(&self.at, dropped),
         }
     }
 
-    fn restore(&mut self, record: RecordView<'_>) {
+    fn restore(&mut self, stores: &Stores, record: RecordView<'_>) {
         // What is dropped was dropped and counted when it was processed.
         if let Ok((_, encoded, value)) = self.fold.row(record.key, record.value, record.timestamp) {
-            self.rows.store.borrow_mut().put(encoded, value, record.timestamp);
+            stores.get_mut(self.rows.store).put(encoded, value, record.timestamp);
         }
     }
 
@@ -146,9 +144,9 @@ pub(crate) struct StreamToTable<K, V> {
 }
 
 impl<K: Data, V: Data, V1: Into<Option<V>>> Process<K, V1> for StreamToTable<K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V1) {
         let row = match self.keys.of(cx, &key) {
-            Ok(Some(encoded)) => self.rows.set((&key, encoded), value.into(), cx.timestamp),
+            Ok(Some(encoded)) => self.rows.set(cx.stores, (&key, encoded), value.into(), cx.timestamp),
             Ok(None) => return cx.counters.null_keys += 1,
             Err(source) => {
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
@@ -169,7 +167,7 @@ pub(crate) enum NullKeys {
 
 /// Encodes and writes a record; without a key or value, a null.
 fn write<K: Data, V: Data>(
-    cx: &mut Context,
+    cx: &mut Context<'_>,
     head: OutputHead<'_>,
     (keys, values): &(SharedCodec<K>, SharedCodec<V>),
     (key, value): (Option<K>, Option<V>),
@@ -196,7 +194,7 @@ where
     K1: Into<Option<K>>,
     V1: Into<Option<V>>,
 {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V1) {
         let (keys, values) = &self.codecs;
         let key = key.into().filter(|key| !keys.is_null(key));
         let value = value.into().filter(|value| !values.is_null(value));
@@ -236,7 +234,7 @@ where
     K1: Into<Option<K>>,
     V1: Into<Option<V>>,
 {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V1) {
         let chosen = (self.choose)(&cx.meta(), &key, &value);
         let Some(topic) = self.topics.get(chosen.as_ref()).copied() else {
             let known = self.topics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -3,7 +3,7 @@
 use super::{Context, Downstream, KeyBytes, Process, ProcessError};
 use crate::{
     codec::{Data, SharedCodec, encode_into},
-    store::{GlobalStore, SharedLookup},
+    store::{GlobalStore, TableLookup},
 };
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct TableJoin<F, K, V, T, R> {
     pub(crate) keys: KeyBytes<K>,
     /// Tells which values are nulls; `None` when the type has none.
     pub(crate) values: Option<SharedCodec<V>>,
-    pub(crate) table: SharedLookup<K, T>,
+    pub(crate) table: TableLookup<K, T>,
     pub(crate) joiner: Arc<F>,
     pub(crate) down: Downstream<K, R>,
 }
@@ -30,7 +30,7 @@ impl<F, K: Data, V: Data, T: Data, R: Data> Process<K, V> for TableJoin<F, K, V,
 where
     F: Fn(&K, V, Option<&T>) -> Option<R>,
 {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }
@@ -44,7 +44,9 @@ where
             }
         };
         match self.keys.of(cx, &key) {
-            Ok(Some(encoded)) => self.table.with(&key, encoded, &mut |row| join(row.map(|(row, _)| row))),
+            Ok(Some(encoded)) => {
+                self.table.with(cx.stores, (&key, encoded), &mut |row| join(row.map(|(row, _)| row)))
+            }
             Ok(None) if self.kind == JoinKind::Left => join(None),
             Ok(None) => return cx.counters.null_keys += 1,
             Err(source) => {
@@ -78,7 +80,7 @@ where
     M: Fn(&K, &V) -> Option<G>,
     F: Fn(&K, V, Option<&T>) -> Option<R>,
 {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         if self.values.as_ref().is_some_and(|codec| codec.is_null(&value)) {
             return cx.counters.null_values += 1;
         }

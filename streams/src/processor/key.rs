@@ -24,7 +24,7 @@ impl<K: Data> KeyBytes<K> {
 
     /// The bytes of the key of the record that is being processed; `None` for a null.
     #[inline]
-    pub(crate) fn of<'a>(&'a mut self, cx: &'a Context, key: &K) -> Result<Option<&'a [u8]>, CodecError> {
+    pub(crate) fn of<'a>(&'a mut self, cx: &'a Context<'_>, key: &K) -> Result<Option<&'a [u8]>, CodecError> {
         match self.is_kept {
             true => Ok(cx.kept_key()),
             false => encode_into(&*self.codec, key, &mut self.scratch),

@@ -67,7 +67,6 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// Number of records.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }

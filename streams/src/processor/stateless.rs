@@ -1,8 +1,11 @@
 //! Operators that keep nothing between records.
 
 use super::{Context, Downstream, Fallible, Process};
-use crate::{codec::Data, record::Record};
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use crate::{
+    codec::Data,
+    record::{Headers, Record},
+};
+use std::sync::Arc;
 
 /// Maps key and value.
 pub(crate) struct Map<F, K, V> {
@@ -11,7 +14,7 @@ pub(crate) struct Map<F, K, V> {
 }
 
 impl<K1, V1, K: Data, V: Data, F: Fn(K1, V1) -> (K, V)> Process<K1, V1> for Map<F, K, V> {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V1) {
         let (key, value) = (self.mapper)(key, value);
         self.down.forward(cx, key, value);
     }
@@ -24,7 +27,7 @@ pub(crate) struct MapValues<F, K, V> {
 }
 
 impl<V1, K: Data, V: Data, F: Fn(&K, V1) -> V> Process<K, V1> for MapValues<F, K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V1) {
         let value = (self.mapper)(&key, value);
         self.down.forward(cx, key, value);
     }
@@ -37,7 +40,7 @@ pub(crate) struct Rekey<F, K, V> {
 }
 
 impl<K1, K: Data, V: Data, F: Fn(&K1, &V) -> K> Process<K1, V> for Rekey<F, K, V> {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V) {
         let key = (self.key)(&key, &value);
         self.down.forward(cx, key, value);
     }
@@ -50,7 +53,7 @@ pub(crate) struct Filter<F, K, V> {
 }
 
 impl<K: Data, V: Data, F: Fn(&K, &V) -> bool> Process<K, V> for Filter<F, K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         if (self.predicate)(&key, &value) {
             self.down.forward(cx, key, value);
         }
@@ -68,7 +71,7 @@ where
     I: IntoIterator<Item = (K, V)>,
     F: Fn(K1, V1) -> I,
 {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V1) {
         for (key, value) in (self.mapper)(key, value) {
             self.down.forward(cx, key, value);
         }
@@ -86,7 +89,7 @@ where
     I: IntoIterator<Item = V>,
     F: Fn(&K, V1) -> I,
 {
-    fn process(&mut self, cx: &mut Context, key: K, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V1) {
         let values = (self.mapper)(&key, value);
         spread(cx, key, values, &mut self.down);
     }
@@ -94,7 +97,7 @@ where
 
 /// Passes any number of values on under one key.
 pub(crate) fn spread<K: Data, V: Data>(
-    cx: &mut Context,
+    cx: &mut Context<'_>,
     key: K,
     values: impl IntoIterator<Item = V>,
     down: &mut Downstream<K, V>,
@@ -115,12 +118,16 @@ pub(crate) struct Peek<F, K, V> {
 }
 
 impl<K: Data, V: Data, F: Fn(&Record<K, V>)> Process<K, V> for Peek<F, K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
-        let headers = std::mem::take(&mut cx.headers);
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
+        // Most records have no headers, and then nothing is to be given back.
+        let headers = if cx.headers.is_empty() { Headers::NONE } else { std::mem::take(&mut cx.headers) };
         let record = Record { key, value, timestamp: cx.timestamp, headers };
         (self.look)(&record);
-        cx.headers = record.headers;
-        self.down.forward(cx, record.key, record.value);
+        let Record { key, value, headers, .. } = record;
+        if !headers.is_empty() {
+            cx.headers = headers;
+        }
+        self.down.forward(cx, key, value);
     }
 }
 
@@ -133,9 +140,9 @@ pub(crate) struct Step<F, K, V> {
 
 impl<K1, V1, K: Data, V: Data, F> Process<K1, V1> for Step<F, K, V>
 where
-    F: Fn(&mut Context, &Fallible, K1, V1, &mut Downstream<K, V>),
+    F: Fn(&mut Context<'_>, &Fallible, K1, V1, &mut Downstream<K, V>),
 {
-    fn process(&mut self, cx: &mut Context, key: K1, value: V1) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K1, value: V1) {
         (self.step)(cx, &self.at, key, value, &mut self.down);
     }
 }
@@ -149,19 +156,10 @@ pub(crate) struct Branch<K, V> {
 }
 
 impl<K: Data, V: Data> Process<K, V> for Branch<K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         let branch = self.branches.iter_mut().find(|(predicate, _)| predicate(&key, &value));
         if let Some((_, down)) = branch {
             down.forward(cx, key, value);
         }
-    }
-}
-
-/// A node with several parents.
-pub(crate) struct Shared<K, V>(pub(crate) Rc<RefCell<Downstream<K, V>>>);
-
-impl<K: Data, V: Data> Process<K, V> for Shared<K, V> {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
-        self.0.borrow_mut().forward(cx, key, value);
     }
 }

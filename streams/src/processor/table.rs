@@ -31,7 +31,7 @@ impl<K: Data, V: Data, P: Fn(&K, &V) -> bool> Follow<K, V> for FilterTable<P, K,
         }
     }
 
-    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
+    fn after(&mut self, cx: &mut Context<'_>, key: K, new: Option<&V>) {
         let new = new.filter(|value| (self.predicate)(&key, value));
         if self.old_known && !self.passed && new.is_none() {
             return;
@@ -55,7 +55,7 @@ impl<K: Data, V1: Data, V: Data, F: Fn(&K, &V1) -> V> Follow<K, V1> for MapTable
         }
     }
 
-    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V1>) {
+    fn after(&mut self, cx: &mut Context<'_>, key: K, new: Option<&V1>) {
         let new = new.map(|value| (self.mapper)(&key, value));
         self.down.after(cx, key, new.as_ref());
     }
@@ -67,7 +67,7 @@ pub(crate) struct TableToStream<K, V>(pub(crate) Downstream<K, Option<V>>);
 impl<K: Data, V: Data> Follow<K, V> for TableToStream<K, V> {
     fn before(&mut self, _: &K, _: Option<&V>) {}
 
-    fn after(&mut self, cx: &mut Context, key: K, new: Option<&V>) {
+    fn after(&mut self, cx: &mut Context<'_>, key: K, new: Option<&V>) {
         if !self.0.is_empty() {
             self.0.forward(cx, key, new.cloned());
         }
@@ -101,7 +101,7 @@ impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
         RegroupTable { name, topic, mapper, keys, values, changes, old: None, scratch: Default::default() }
     }
 
-    fn emit(&self, cx: &mut Context, key: &[u8], change: &Change<V>) {
+    fn emit(&self, cx: &mut Context<'_>, key: &[u8], change: &Change<V>) {
         let head = OutputHead { topic: self.topic, operator: &self.name, with_writer: true };
         cx.emit(
             head,
@@ -115,7 +115,7 @@ impl<F, K: Data, V: Data> RegroupTable<F, K, V> {
 
     fn send(
         &self,
-        cx: &mut Context,
+        cx: &mut Context<'_>,
         scratch: &mut (Vec<u8>, Vec<u8>),
         (old, new): (Pair<K, V>, Pair<K, V>),
     ) -> Result<(), CodecError> {
@@ -153,7 +153,7 @@ where
         self.old = old.map(|value| (self.mapper)(key, value));
     }
 
-    fn after(&mut self, cx: &mut Context, key: K1, new: Option<&V1>) {
+    fn after(&mut self, cx: &mut Context<'_>, key: K1, new: Option<&V1>) {
         let old = self.old.take();
         let new = new.map(|value| (self.mapper)(&key, value));
         let mut scratch = std::mem::take(&mut self.scratch);

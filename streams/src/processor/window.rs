@@ -8,9 +8,9 @@ use super::{Context, Followers, KeyBytes, Process, ProcessError, Windows};
 use crate::{
     codec::Data,
     record::{Window, Windowed},
-    store::Store,
+    store::Handle,
 };
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 /// Aggregates the records of a stream by key and window.
 pub(crate) struct WindowAggregate<F, K, A> {
@@ -18,7 +18,7 @@ pub(crate) struct WindowAggregate<F, K, A> {
     pub(crate) windows: Windows,
     pub(crate) clock: usize,
     pub(crate) keys: KeyBytes<K>,
-    pub(crate) store: Rc<RefCell<Store<A>>>,
+    pub(crate) store: Handle<A>,
     pub(crate) send_old: bool,
     pub(crate) next: Arc<F>,
     pub(crate) scratch: Vec<u8>,
@@ -26,7 +26,7 @@ pub(crate) struct WindowAggregate<F, K, A> {
 }
 
 impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
-    fn update<V>(&mut self, cx: &mut Context, (key, value): (K, V), window: Window)
+    fn update<V>(&mut self, cx: &mut Context<'_>, (key, value): (K, V), window: Window)
     where
         F: Fn(&K, V, &mut Option<A>),
     {
@@ -34,7 +34,7 @@ impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
         let length = self.scratch.len();
         self.scratch.extend_from_slice(&window.start.to_be_bytes());
         self.scratch.extend_from_slice(&[0; 4]);
-        let (row, timestamp) = self.store.borrow_mut().modify(&self.scratch, |aggregate, time| {
+        let (row, timestamp) = cx.stores.get_mut(self.store).modify(&self.scratch, |aggregate, time| {
             if self.send_old {
                 self.down.before(&key, aggregate.as_ref());
             }
@@ -43,7 +43,7 @@ impl<F, K: Data, A: Data> WindowAggregate<F, K, A> {
         });
         self.scratch.truncate(length);
         if !self.down.is_empty() {
-            let store = self.store.borrow();
+            let store = cx.stores.get(self.store);
             cx.at(timestamp, |cx| self.down.after(cx, key, store.value(row)));
         }
     }
@@ -53,7 +53,7 @@ impl<F, K: Data, V: Data, A: Data> Process<K, V> for WindowAggregate<F, K, A>
 where
     F: Fn(&K, V, &mut Option<A>),
 {
-    fn process(&mut self, cx: &mut Context, key: K, value: V) {
+    fn process(&mut self, cx: &mut Context<'_>, key: K, value: V) {
         match self.keys.of(cx, &key) {
             Ok(Some(encoded)) => {
                 self.scratch.clear();
@@ -64,8 +64,9 @@ where
                 return cx.fail(ProcessError::Encode { operator: Arc::clone(&self.name), source });
             }
         }
-        let stream_time = cx.observe(self.clock, cx.timestamp);
-        self.store.borrow_mut().expire(stream_time);
+        let timestamp = cx.timestamp;
+        let stream_time = cx.observe(self.clock, timestamp);
+        cx.stores.get_mut(self.store).expire(stream_time);
         let closed = stream_time.saturating_sub(self.windows.grace_ms());
         let mut windows = self.windows.containing(cx.timestamp).peekable();
         let mut record = Some((key, value));

@@ -5,13 +5,13 @@ use super::{
     config::Cluster,
     generation::{self, GenerationRecord},
     globals::GlobalReader,
-    owners::Owners,
     prometheus::Snapshot,
     shared::{Shared, Status, TopicNames},
+    shelf::SharedShelf,
     state::{self, Restores},
     topics,
     watch::{Watch, source_ids},
-    worker::Worker,
+    workers::{self, WORKERS_MAX, Workers},
 };
 use crate::{
     codec::Data,
@@ -24,19 +24,8 @@ use crate::{
 };
 use kappa_client::{Admin, Client, ClientConfig, Consumer, ConsumerConfig, TopicPartition};
 use parking_lot::Mutex;
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
-use tokio::sync::{mpsc, oneshot, watch};
-
-/// Questions that wait for a worker; who asks more waits for a place.
-const QUESTIONS_MAX: usize = 64;
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use tokio::sync::{oneshot, watch};
 
 /// A topology running against a cluster, until [`App::close`] or a failure.
 ///
@@ -61,7 +50,6 @@ const QUESTIONS_MAX: usize = 64;
 pub struct App {
     shared: Arc<Shared>,
     generation: u32,
-    threads: Mutex<Vec<JoinHandle<()>>>,
     /// What runs beside the workers until the application closes.
     beside: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Whether all of these have ended.
@@ -113,8 +101,6 @@ impl App {
                 .await?;
         let globals_dropped = reader.as_ref().map(GlobalReader::dropped).unwrap_or_default();
         let status = Status { globals: globals_dropped, ..Status::default() };
-        let (asks, asked): (Vec<_>, Vec<_>) =
-            (0..config.workers).map(|_| mpsc::channel(QUESTIONS_MAX)).unzip();
         let (progressed, _) = watch::channel(());
         let ticks = progressed.clone();
         let progress = ProgressTable::new(topology).on_change(move || {
@@ -137,8 +123,9 @@ impl App {
             reported: watch::channel(()).0,
             state: watch::channel(State::Created).0,
             restores: Restores::default(),
-            owners: Arc::new(Owners::new(config.workers)),
-            asks,
+            owners: Arc::default(),
+            shelf: SharedShelf::new(config.session_timeout),
+            workers: Workers::new(),
             closing: watch::channel(false).0,
             failure: Mutex::new(None),
             config,
@@ -146,24 +133,12 @@ impl App {
         let mut beside = vec![tokio::spawn(watch.follow(Arc::clone(&shared)))];
         beside.push(tokio::spawn(state::follow(Arc::clone(&shared))));
         beside.extend(reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared)))));
-        let mut threads = Vec::new();
-        for (number, asked) in asked.into_iter().enumerate() {
-            let worker = Arc::clone(&shared);
-            let name = format!("{application}-{number}");
-            let run = move || {
-                let ran = catch_unwind(AssertUnwindSafe(|| Worker::run(number, &worker, asked)));
-                match ran {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => worker.fail(error),
-                    Err(panic) => {
-                        worker.fail(AppError::Panic { worker: number, message: message_of(&*panic) })
-                    }
-                }
-            };
-            threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+        for _ in 0..shared.config.workers {
+            workers::start(&shared).inspect_err(|_| {
+                shared.closing.send_replace(true);
+            })?;
         }
-        let (threads, beside) = (Mutex::new(threads), Mutex::new(beside));
-        Ok(App { shared, generation, threads, beside, ended: watch::channel(false).0 })
+        Ok(App { shared, generation, beside: Mutex::new(beside), ended: watch::channel(false).0 })
     }
 
     /// The generation that runs.
@@ -185,6 +160,7 @@ impl App {
     pub fn counters(&self) -> Counters {
         let status = self.shared.status.lock();
         let mut sum = status.globals;
+        sum.add(&status.gone);
         status.counters.values().for_each(|counters| sum.add(counters));
         sum
     }
@@ -221,17 +197,23 @@ impl App {
         let waited = self.shared.config.query_timeout;
         let asked = async {
             let mut answers = Vec::new();
-            for worker in &self.shared.asks {
+            for worker in self.shared.workers.asks()? {
                 let (answer, answered) = oneshot::channel();
                 let question = question.clone();
                 // Whoever asked may have given up.
                 let ask = Box::new(move |tasks: &Tasks| drop(answer.send(question(tasks))));
-                worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
-                answers.push(answered);
+                // One that has left has no tasks any more.
+                match worker.send(ask).await {
+                    Ok(()) => answers.push(answered),
+                    Err(_) => self.shared.may_be_asked()?,
+                }
             }
             let mut parts = Vec::new();
             for answered in answers {
-                parts.push(answered.await.map_err(|_| QueryError::Stopped)?);
+                match answered.await {
+                    Ok(part) => parts.push(part),
+                    Err(_) => self.shared.may_be_asked()?,
+                }
             }
             Ok(parts)
         };
@@ -419,6 +401,39 @@ impl App {
         snapshot.text()
     }
 
+    /// Sets how many workers this instance has, from 1 to 256, while it runs: starts more, or has the youngest commit and leave
+    /// the group. The others go on meanwhile, and take over the tasks of those that leave with their stores as they are; a task
+    /// that moves within the process restores nothing. Returns once new workers have started and those that leave have
+    /// left; [`App::running`] waits until the group has given out the tasks again. Calls at the same time take their turns, and
+    /// the last one holds. One that is dropped is carried out all the same.
+    ///
+    /// # Errors
+    /// [`AppError::Workers`] for a number that cannot be; [`AppError::Uncommitted`] if a worker could not commit before it
+    /// left (its last records are processed again, by the others); [`AppError::Closed`] or the failure if the application
+    /// is closed or has failed, before or meanwhile.
+    pub async fn set_workers(&self, workers: usize) -> Result<(), AppError> {
+        if !(1..=WORKERS_MAX).contains(&workers) {
+            return Err(AppError::Workers { asked: workers, most: WORKERS_MAX });
+        }
+        let all = &self.shared.workers;
+        let _turn = all.change.lock().await;
+        self.check()?;
+        let now = all.staying().len();
+        for _ in now..workers {
+            workers::start(&self.shared).map_err(|error| AppError::Begin(Arc::new(error.into())))?;
+        }
+        let mut result = Ok(());
+        for left in all.part_with(now.saturating_sub(workers)) {
+            result = result.and(left.await.unwrap_or(Err(AppError::Closed)));
+        }
+        self.check().and(result)
+    }
+
+    /// How many workers this instance has that are not about to leave.
+    pub fn workers(&self) -> usize {
+        self.shared.workers.staying().len()
+    }
+
     /// Commits, leaves the group and ends all workers. Returns the failure that stopped the application before, if
     /// there was one. It takes as long as a function of the topology that is running, and while the group does not settle up
     /// to [`Config::session_timeout`]; see [`App::close_within`].
@@ -438,22 +453,15 @@ impl App {
     /// Has everything end, and notes when it has.
     fn end(&self) {
         self.shared.closing.send_replace(true);
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let beside = std::mem::take(&mut *self.beside.lock());
+        self.shared.shelf.close();
         // Whoever came first has begun the end already.
-        if threads.is_empty() {
+        if !self.shared.workers.close() {
             return;
         }
+        let beside = std::mem::take(&mut *self.beside.lock());
         let (shared, ended) = (Arc::clone(&self.shared), self.ended.clone());
         tokio::spawn(async move {
-            let join = move || {
-                for thread in threads {
-                    // A panic has been caught and noted by the thread itself.
-                    let _ = thread.join();
-                }
-            };
-            let joined = tokio::task::spawn_blocking(join).await;
-            debug_assert!(joined.is_ok(), "joining threads does not panic");
+            shared.workers.all_ended().await;
             for task in beside {
                 let _ = task.await;
             }
@@ -462,9 +470,4 @@ impl App {
             ended.send_replace(true);
         });
     }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -271,7 +271,7 @@ mod tests {
             tasks,
             address: None,
             worker: 0,
-            owners: Arc::new(Owners::new(1)),
+            owners: Arc::default(),
             refused: Mutex::new(None),
             given: Mutex::new(None),
         }

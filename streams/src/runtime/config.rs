@@ -1,6 +1,6 @@
 //! Settings of an application.
 
-use super::{EndOffsets, owners::Address};
+use super::{EndOffsets, owners::Address, workers::WORKERS_MAX};
 use crate::{
     instance::{InstanceConfig, Pacing},
     record::millis,
@@ -106,10 +106,11 @@ impl Config {
         }
     }
 
-    /// Worker threads of this instance, each a member of the group. Default 1.
+    /// Worker threads of this instance, each a member of the group: 1 to 256, default 1. See also
+    /// [`App::set_workers`](super::App::set_workers).
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Config {
-        self.workers = workers.max(1);
+        self.workers = workers.clamp(1, WORKERS_MAX);
         self
     }
 

@@ -143,6 +143,14 @@ pub enum AppError {
         /// Fingerprint of the group's.
         theirs: u32,
     },
+    /// An application cannot have so many workers.
+    #[error("an application has 1 to {most} workers, not {asked}; close() ends it")]
+    Workers {
+        /// How many were asked for.
+        asked: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The application was closed and could not commit: the group did not settle in time. Nothing is lost, but what was
     /// processed since the last commit is processed again by whoever has the tasks next.
     #[error(

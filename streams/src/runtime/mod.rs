@@ -18,11 +18,13 @@ mod outbox;
 mod owners;
 mod prometheus;
 mod shared;
+mod shelf;
 mod state;
 mod topics;
 mod view;
 mod watch;
 mod worker;
+mod workers;
 
 pub use app::App;
 pub use config::{Config, StartAt};

@@ -8,11 +8,14 @@ use super::{AppError, shared::Shared, worker::sight};
 use crate::{
     instance::{Event, Fence, Outcome, Standing},
     processor::{OutputView, Outputs, Stamp},
-    task::{CommittedOffset, FRONTIER_HEADER, WRITER_HEADER, writer_header},
+    task::{CommittedOffset, FRONTIER_HEADER, Position, WRITER_HEADER, writer_header},
+    topology::TopicId,
 };
 use kappa_client::{
-    Consumer, Producer, ProducerRecord, RequestError, TopicPartition, admin::OffsetAndMetadata,
-    consumer::ConsumerError, producer::SendError,
+    Consumer, Producer, ProducerRecord, RequestError, TopicPartition,
+    admin::OffsetAndMetadata,
+    consumer::ConsumerError,
+    producer::{Delivery, SendError},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -151,10 +154,11 @@ impl Writer {
     ) -> Result<bool, AppError> {
         match jobs.recv().await {
             Some(Job { discards: before, .. }) if before < discards => {}
-            Some(Job { work: Work::Append(outputs), .. }) => self.append(outputs).await?,
+            Some(Job { work: Work::Append(outputs), .. }) => drop(self.append(outputs).await?),
             Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
-                let outcome = self.commit(records, &offsets).await?;
-                self.tell(Event::CommitEnded { commit, outcome }).await;
+                let logged = self.log(records).await?;
+                let outcome = self.commit(&offsets).await?;
+                self.tell(Event::CommitEnded { commit, outcome, logged }).await;
             }
             None => return Ok(false),
         }
@@ -178,8 +182,8 @@ impl Writer {
         }
     }
 
-    /// Hands records to the producer, those of a partition in their order and in one go.
-    async fn append(&mut self, outputs: Outputs) -> Result<(), AppError> {
+    /// Hands records to the producer, those of a partition in their order and in one go; returns the last of each.
+    async fn append(&mut self, outputs: Outputs) -> Result<Vec<(TopicId, Delivery)>, AppError> {
         let mut views: Vec<OutputView<'_>> = outputs.iter().collect();
         views.sort_by_key(|view| (view.topic, view.partition));
         let ours: Vec<OurHeaders> = views.iter().map(OurHeaders::of).collect();
@@ -195,26 +199,38 @@ impl Writer {
             records.push(self.record(view, headers.get(begin..end).unwrap_or_default()));
             begin = end;
         }
-        let mut rest = &records[..];
-        while !rest.is_empty() {
-            let taken = self.send(rest).await?;
-            rest = rest.get(taken..).unwrap_or_default();
+        let mut last: Vec<(TopicId, Delivery)> = Vec::new();
+        let (mut views, mut records) = (&views[..], &records[..]);
+        while let Some(OutputView { topic, .. }) = views.first() {
+            let (count, delivery) = self.send(records).await?;
+            last.pop_if(|(of, before)| of == topic && before.partition() == delivery.partition());
+            last.push((*topic, delivery));
+            views = views.get(count..).unwrap_or_default();
+            records = records.get(count..).unwrap_or_default();
         }
         self.tell(Event::Sent { bytes: outputs.size() }).await;
-        Ok(())
+        Ok(last)
+    }
+
+    /// Appends rows, waits until all that was appended before is acknowledged too, and tells where the rows end in each
+    /// changelog.
+    async fn log(&mut self, records: Vec<Outputs>) -> Result<Vec<Position>, AppError> {
+        let mut last = Vec::new();
+        for outputs in records {
+            last.extend(self.append(outputs).await?);
+        }
+        self.producer.flush().await?;
+        let end = |(topic, delivery): (TopicId, Delivery)| {
+            let offset = delivery.try_result()?.ok()?.offset;
+            let partition = delivery.partition();
+            (offset >= 0).then_some(Position { topic, partition, offset: offset + 1 })
+        };
+        Ok(last.into_iter().filter_map(end).collect())
     }
 
     /// The order is what at least once means: an offset is written only when all that follows from the records before
     /// it is acknowledged. Where it may be somebody else's work, nothing is written.
-    async fn commit(
-        &mut self,
-        records: Vec<Outputs>,
-        offsets: &[CommittedOffset],
-    ) -> Result<Outcome, AppError> {
-        for outputs in records {
-            self.append(outputs).await?;
-        }
-        self.producer.flush().await?;
+    async fn commit(&mut self, offsets: &[CommittedOffset]) -> Result<Outcome, AppError> {
         if self.fence.standing(sight(&self.consumer)) != Standing::Owner {
             return Ok(Outcome::Again);
         }
@@ -257,11 +273,11 @@ impl Writer {
         }
     }
 
-    /// Hands the first records to the producer, waiting while its buffer is full; returns how many.
-    async fn send(&self, records: &[ProducerRecord<'_>]) -> Result<usize, AppError> {
+    /// Hands the first records to the producer, waiting while its buffer is full; returns how many, and the last.
+    async fn send(&self, records: &[ProducerRecord<'_>]) -> Result<(usize, Delivery), AppError> {
         loop {
             match self.producer.try_send_run(records) {
-                Ok((count, _)) => return Ok(count),
+                Ok(taken) => return Ok(taken),
                 Err(SendError::Full { .. }) => self.producer.room().await,
                 Err(SendError::TopicUnknown { topic }) => {
                     self.producer.partitions_for(&topic).await?;

@@ -182,13 +182,19 @@ struct Given {
     layout: Option<Layout>,
 }
 
-/// Who has which task, as the workers of this instance last heard.
-#[derive(Debug)]
-pub(super) struct Owners(Mutex<Vec<Option<Given>>>);
+/// Who has which task, as the workers of this instance last heard; those that have not heard yet stand for nothing.
+#[derive(Debug, Default)]
+pub(super) struct Owners(Mutex<BTreeMap<usize, Option<Given>>>);
 
 impl Owners {
-    pub(super) fn new(workers: usize) -> Owners {
-        Owners(Mutex::new((0..workers).map(|_| None).collect()))
+    /// A worker has begun.
+    pub(super) fn begun(&self, worker: usize) {
+        self.0.lock().insert(worker, None);
+    }
+
+    /// A worker has ended, and has nothing any more.
+    pub(super) fn ended(&self, worker: usize) {
+        self.0.lock().remove(&worker);
     }
 
     /// Notes what a worker was given.
@@ -198,7 +204,7 @@ impl Owners {
         generation: i32,
         (tasks, layout): (BTreeSet<TaskId>, Option<Layout>),
     ) {
-        if let Some(given) = self.0.lock().get_mut(worker) {
+        if let Some(given) = self.0.lock().get_mut(&worker) {
             *given = Some(Given { generation, tasks, layout });
         }
     }
@@ -206,14 +212,14 @@ impl Owners {
     /// Who has a task. While workers have heard of different generations, only what is here is known.
     pub(super) fn holder(&self, task: TaskId) -> Holder {
         let workers = self.0.lock();
-        if workers.iter().flatten().any(|given| given.tasks.contains(&task)) {
+        if workers.values().flatten().any(|given| given.tasks.contains(&task)) {
             return Holder::Here;
         }
-        let newest = workers.iter().flatten().map(|given| given.generation).max();
+        let newest = workers.values().flatten().map(|given| given.generation).max();
         let is_newest =
             |given: &Option<Given>| given.as_ref().is_some_and(|given| Some(given.generation) == newest);
-        let layout = workers.iter().flatten().find_map(|given| given.layout.as_ref());
-        let owner = layout.filter(|_| workers.iter().all(is_newest)).and_then(|layout| layout.owner(task));
+        let layout = workers.values().flatten().find_map(|given| given.layout.as_ref());
+        let owner = layout.filter(|_| workers.values().all(is_newest)).and_then(|layout| layout.owner(task));
         owner.map_or(Holder::Unsettled, |member| Holder::Elsewhere(member.clone()))
     }
 }
@@ -262,7 +268,8 @@ mod tests {
 
     #[test]
     fn who_has_a_task_is_told_only_when_all_workers_have_heard_of_the_same() {
-        let owners = Owners::new(2);
+        let owners = Owners::default();
+        [0, 1].into_iter().for_each(|worker| owners.begun(worker));
         let holders = || [0, 1, 2, 9].map(|partition| owners.holder(task(partition)));
         assert_eq!(holders(), [const { Holder::Unsettled }; 4]);
         owners.given(0, 3, (BTreeSet::from([task(2)]), Some(layout())));
@@ -276,6 +283,13 @@ mod tests {
         owners.given(1, 4, (BTreeSet::from([task(0)]), Some(layout())));
         assert_eq!(holders()[0], Holder::Here);
         assert_eq!(holders()[1], Holder::Unsettled);
+        owners.ended(0);
+        assert_eq!(
+            holders()[1..],
+            settled[1..2].iter().cloned().chain([const { Holder::Unsettled }; 2]).collect::<Vec<_>>()[..]
+        );
+        owners.begun(2);
+        assert_eq!(holders()[2], Holder::Unsettled, "it has not heard");
     }
 
     proptest! {

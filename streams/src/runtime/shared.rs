@@ -1,12 +1,14 @@
 //! What the workers of one instance and its handles have in common.
 
 use super::{
-    AppError, Config,
+    AppError, Config, QueryError,
     owners::Owners,
+    shelf::SharedShelf,
     state::{Readiness, Restores, State},
+    workers::Workers,
 };
 use crate::{
-    instance::{Ask, Place, Setup},
+    instance::{Place, Setup},
     processor::Counters,
     task::{Position, TaskId},
     topology::{InternalNames, TopicId, Topology},
@@ -17,7 +19,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// Full names of a topology's topics, both ways.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ impl TopicNames {
 pub(super) struct Status {
     /// By worker; counters of tasks that have gone stay in it.
     pub(super) counters: BTreeMap<usize, Counters>,
+    /// What workers have counted that have ended.
+    pub(super) gone: Counters,
     /// What was dropped on the way into global tables.
     pub(super) globals: Counters,
     /// Committed positions by worker and task.
@@ -78,7 +82,8 @@ pub(super) struct Shared {
     pub(super) restores: Restores,
     /// Who has which task.
     pub(super) owners: Arc<Owners>,
-    pub(super) asks: Vec<mpsc::Sender<Ask>>,
+    pub(super) shelf: SharedShelf,
+    pub(super) workers: Workers,
     pub(super) closing: watch::Sender<bool>,
     /// The first failure of any worker.
     pub(super) failure: Mutex<Option<AppError>>,
@@ -90,7 +95,13 @@ impl Shared {
         tracing::error!(application = self.setup.topology.application(), %error, "the application has failed");
         self.failure.lock().get_or_insert(error);
         self.closing.send_replace(true);
+        self.shelf.close();
         self.reported.send_replace(());
+    }
+
+    /// Whether questions are still answered.
+    pub(super) fn may_be_asked(&self) -> Result<(), QueryError> {
+        if *self.closing.borrow() { Err(QueryError::Stopped) } else { Ok(()) }
     }
 
     /// Number of tasks of a sub-topology.

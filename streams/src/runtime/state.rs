@@ -68,8 +68,9 @@ pub(super) fn now(shared: &Shared) -> State {
     if *shared.closing.borrow() {
         return State::Closing;
     }
+    let staying = shared.workers.staying();
     let status = shared.status.lock();
-    let least = (0..shared.asks.len()).map(|worker| status.readiness.get(&worker).copied());
+    let least = staying.iter().map(|worker| status.readiness.get(worker).copied());
     match least.map(|readiness| readiness.unwrap_or(Readiness::Outside)).min() {
         Some(Readiness::Ready) => State::Running,
         _ if status.readiness.values().all(|readiness| *readiness == Readiness::Outside) => State::Created,
@@ -133,22 +134,17 @@ type StoreOf = (usize, TaskId, usize);
 pub(super) struct Restores(Mutex<BTreeMap<StoreOf, (RestoreProgress, i64)>>);
 
 impl Restores {
-    /// A worker begins to read a store from one offset to another.
-    pub(super) fn begin(
-        &self,
-        topology: &Topology,
-        (worker, task): (usize, TaskId),
-        wish: &RestoreWish,
-        (begin, end): (i64, i64),
-    ) {
+    /// A worker begins to read the changelog of a store.
+    pub(super) fn begin(&self, topology: &Topology, (worker, task): (usize, TaskId), wish: &RestoreWish) {
         let stores = topology.sub_topology(task.sub_topology).stores.iter();
         let mut stores = stores.filter_map(|index| topology.0.stores.get(*index));
         let store = stores.find(|store| match store.changelog {
-            Changelog::Own(topic) | Changelog::Source(topic) => topic == wish.topic,
+            Changelog::Own(topic) | Changelog::Source(topic) => topic == wish.place.0,
         });
         let Some(store) = store.map(|store| Arc::clone(&store.name)) else { return };
-        let progress = RestoreProgress { store, partition: wish.partition, done: 0, of: end - begin };
-        self.0.lock().insert((worker, task, wish.store), (progress, begin));
+        let (partition, of) = (wish.place.1, wish.up_to - wish.from);
+        let progress = RestoreProgress { store, partition, done: 0, of };
+        self.0.lock().insert((worker, task, wish.store), (progress, wish.from));
     }
 
     /// It has been read up to an offset.

@@ -265,7 +265,7 @@ impl<K: Data, V: Data> View<K, V> {
     ) -> Result<Vec<Part<T>>, QueryError> {
         let view = self.table.view;
         let mut answers = Vec::new();
-        for worker in &self.shared.asks {
+        for worker in self.shared.workers.asks()? {
             let (answer, answered) = oneshot::channel();
             let (question, shared) = (question.clone(), Arc::clone(&self.shared));
             let ask = Box::new(move |tasks: &Tasks| {
@@ -283,12 +283,18 @@ impl<K: Data, V: Data> View<K, V> {
                 // Whoever asked may have given up.
                 let _ = answer.send(part);
             });
-            worker.send(ask).await.map_err(|_| QueryError::Stopped)?;
-            answers.push(answered);
+            // One that has left has no tasks any more.
+            match worker.send(ask).await {
+                Ok(()) => answers.push(answered),
+                Err(_) => self.shared.may_be_asked()?,
+            }
         }
         let mut parts = Vec::new();
         for answered in answers {
-            parts.push(answered.await.map_err(|_| QueryError::Stopped)??);
+            match answered.await {
+                Ok(part) => parts.push(part?),
+                Err(_) => self.shared.may_be_asked()?,
+            }
         }
         Ok(parts)
     }
@@ -339,7 +345,7 @@ impl<K: Data, V: Data> GlobalView<K, V> {
     pub fn all(&self) -> Result<Vec<(K, Row<V>)>, QueryError> {
         let store = self.shared.setup.globals.store::<V>(self.table.index);
         let (mut rows, mut failure) = (Vec::new(), None);
-        store.lock().range(Bound::Unbounded, Bound::Unbounded, &mut |key, value, timestamp| {
+        store.lock().range((Bound::Unbounded, Bound::Unbounded), &mut |key, value, timestamp| {
             match self.table.key.decode(key) {
                 Ok(key) => rows.push((key, Row { value: value.clone(), timestamp })),
                 Err(error) => failure = Some(error),

@@ -133,6 +133,11 @@ fn without_frontiers_it_fails() {
 }
 
 #[test]
+fn without_the_tail_of_changelogs_it_fails() {
+    is_missed(Safeguard::Tail);
+}
+
+#[test]
 fn without_discards_it_fails() {
     is_missed(Safeguard::Discards);
 }

@@ -5,12 +5,16 @@ use super::{
     cluster::{Cluster, SESSION_MS},
 };
 use crate::{
-    instance::{Action, Consumed, Event, Fence, Instance, Moment, Outcome, Place, Setup, Sight, Standing},
+    instance::{
+        Action, Consumed, Event, Fence, Found, Instance, Moment, Outcome, Place, Setup, Shelf, Sight,
+        Standing,
+    },
     processor::{Frontier, Output},
     safeguard::Safeguard,
-    task::{CommittedOffset, Life, Position, RestoreUpTo, RestoreWish, Start, TaskId},
+    task::{ChangelogRange, CommittedOffset, Life, Position, RestoreWish, Start, TaskId},
     topology::{Changelog, SubTopology},
 };
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -36,8 +40,6 @@ struct Reading {
     life: Life,
     wish: RestoreWish,
     at: i64,
-    /// Where it ended when the reading began.
-    end: Option<i64>,
 }
 
 /// One member of the group.
@@ -66,9 +68,13 @@ pub(super) struct Process {
     /// What comes once the change is settled.
     next_change: Option<Vec<TaskId>>,
     fetching: BTreeMap<Place, i64>,
-    lookups: Vec<(u64, Vec<Place>)>,
+    lookups: Vec<(u64, Vec<TaskId>)>,
     readings: Vec<Reading>,
     jobs: VecDeque<Job>,
+    /// What processes on the same machine have left.
+    shelf: Arc<Mutex<Shelf>>,
+    /// Where changelogs end behind the rows that the commit under way has appended.
+    logged: BTreeMap<Place, i64>,
     /// Records sent and not acknowledged.
     pub(super) in_flight: usize,
     /// Partitions whose readers' progress is asked for.
@@ -82,7 +88,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(member: u64, setup: Setup, slowness: u64, reading_slowness: u64) -> Process {
+    pub(super) fn new(
+        member: u64,
+        setup: Setup,
+        shelf: Arc<Mutex<Shelf>>,
+        (slowness, reading_slowness): (u64, u64),
+    ) -> Process {
         let (setup, fence) = (Arc::new(setup), Arc::new(Fence::new(SESSION_MS)));
         Process {
             member,
@@ -103,6 +114,8 @@ impl Process {
             lookups: Vec::new(),
             readings: Vec::new(),
             jobs: VecDeque::new(),
+            shelf,
+            logged: BTreeMap::new(),
             in_flight: 0,
             questions: Vec::new(),
             is_closing: false,
@@ -130,12 +143,12 @@ impl Process {
 
     fn note(&mut self, now: i64, action: Action) {
         match action {
-            Action::LookUp { lookup, places } => self.lookups.push((lookup, places)),
+            Action::LookUp { lookup, tasks } => self.lookups.push((lookup, tasks)),
             Action::Fetch(Position { topic, partition, offset }) => {
                 self.fetching.insert((topic, partition), offset);
             }
             Action::Restore { life, wishes } => {
-                let readings = wishes.into_iter().map(|wish| Reading { life, wish, at: 0, end: None });
+                let readings = wishes.into_iter().map(|wish| Reading { life, wish, at: wish.from });
                 self.readings.extend(readings);
             }
             Action::Append { life, outputs } => {
@@ -167,6 +180,7 @@ impl Process {
                     self.tell(now, Event::Assigned(self.places(&assigned)));
                 }
             }
+            Action::Shelve { task, state } => drop(self.shelf.lock().put(task, state, now + SESSION_MS)),
             Action::Closed { uncommitted } => self.closed = Some(uncommitted),
             Action::Pause(_) | Action::Resume(_) | Action::Purge(_) => {}
         }
@@ -218,7 +232,7 @@ impl Process {
             match random.below(9) {
                 0 => self.tell(now, Event::Tick),
                 1 if random.one_in(2) => self.ask_readers(now, cluster),
-                1 => self.look_up(cluster),
+                1 => self.look_up(now, cluster),
                 2 if random.one_in(self.reading_slowness) => self.read_changelog(now, cluster, random),
                 2 => {}
                 3 => {
@@ -244,7 +258,7 @@ impl Process {
 
     /// Does all that can be done.
     pub(super) fn step_to_rest(&mut self, now: i64, cluster: &Cluster, random: &mut Random) -> Vec<Content> {
-        self.look_up(cluster);
+        self.look_up(now, cluster);
         while let Some(event) = self.mail.pop_front() {
             self.tell(now, event);
         }
@@ -271,8 +285,8 @@ impl Process {
     }
 
     /// Looks up where inputs begin; it is told of that some time later.
-    fn look_up(&mut self, cluster: &Cluster) {
-        let Some((lookup, places)) = self.lookups.pop() else { return };
+    fn look_up(&mut self, now: i64, cluster: &Cluster) {
+        let Some((lookup, tasks)) = self.lookups.pop() else { return };
         let start = |place: Place| {
             let committed = cluster.committed.get(&place);
             let offset = committed.map_or(0, |(offset, _)| *offset);
@@ -283,8 +297,19 @@ impl Process {
                 pinned_end: None,
             }
         };
-        let starts = places.into_iter().map(start).collect();
-        self.mail.push_back(Event::Found { lookup, starts });
+        let starts = tasks.iter().flat_map(|id| self.setup.inputs(*id)).map(start).collect();
+        let mut shelf = self.shelf.lock();
+        let mut kept: Vec<_> = tasks.iter().filter_map(|id| Some((*id, shelf.take(*id, now)?))).collect();
+        drop(shelf);
+        if Safeguard::Tail.is_out() {
+            kept.iter_mut()
+                .for_each(|(id, state)| state.claim(|topic| cluster.topics.end(topic, id.partition)));
+        }
+        let places = tasks.iter().flat_map(|id| self.setup.changelogs(*id));
+        let range =
+            |place: Place| ChangelogRange { place, begin: 0, end: cluster.topics.end(place.0, place.1) };
+        let changelogs = places.map(range).collect();
+        self.mail.push_back(Event::Found { lookup, found: Found { starts, changelogs, kept } });
     }
 
     fn ask_readers(&mut self, now: i64, cluster: &Cluster) {
@@ -303,14 +328,9 @@ impl Process {
         }
         let at = random.index(self.readings.len());
         let reading = &mut self.readings[at];
-        let RestoreWish { store, topic, partition, up_to } = reading.wish;
-        let last = cluster.topics.end(topic, partition);
-        let end = *reading.end.get_or_insert(match up_to {
-            RestoreUpTo::End => last,
-            RestoreUpTo::Offset(offset) => offset,
-        });
+        let RestoreWish { store, place: (topic, partition), up_to, .. } = reading.wish;
         let life = reading.life;
-        let part = (reading.at + 1 + random.below(10) as i64).min(end);
+        let part = (reading.at + 1 + random.below(10) as i64).min(up_to);
         let event = match cluster.topics.fetch(topic, partition, reading.at, part) {
             Some(batch) => {
                 reading.at = batch.next_offset;
@@ -382,14 +402,17 @@ impl Process {
         }
     }
 
-    /// Something that it sent has arrived.
-    pub(super) fn acknowledged(&mut self) {
+    /// Something that it sent has arrived, and the partition ends behind it.
+    pub(super) fn acknowledged(&mut self, place: Place, end: i64) {
+        self.logged.insert(place, end);
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     pub(super) fn answered(&mut self, commit: u64, taken: bool) {
         let outcome = if taken { Outcome::Done } else { Outcome::Refused };
-        self.mail.push_back(Event::CommitEnded { commit, outcome });
+        let position = |((topic, partition), offset)| Position { topic, partition, offset };
+        let logged = std::mem::take(&mut self.logged).into_iter().map(position).collect();
+        self.mail.push_back(Event::CommitEnded { commit, outcome, logged });
     }
 
     /// What it waits for, as text.

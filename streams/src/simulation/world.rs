@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Dump, TestDriver,
-    instance::{Event, InstanceConfig, Pacing, Place, Setup},
+    instance::{Event, InstanceConfig, Pacing, Place, Setup, Shelf},
     record::Headers,
     safeguard::without,
     task::{Life, ProgressTable, StampConfig, Task, TaskConfig, TaskId},
@@ -16,6 +16,7 @@ use crate::{
     topology::{Globals, Plan, TopicId, Topology},
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -69,6 +70,8 @@ pub(super) struct World {
     config: InstanceConfig,
     cluster: Cluster,
     processes: Vec<Process>,
+    /// What processes leave to others on the same of two machines.
+    shelves: [Arc<Mutex<Shelf>>; 2],
     members: u64,
     network: Vec<Message>,
     now: i64,
@@ -128,6 +131,7 @@ impl World {
             plan,
             config: InstanceConfig { task, pacing, purge_ms: None },
             processes: Vec::new(),
+            shelves: Default::default(),
             members: 0,
             network: Vec::new(),
             now: 1000,
@@ -163,7 +167,8 @@ impl World {
         };
         let slowness = if self.rough { [1, 1, 10, 60][self.random.index(4)] } else { 1 };
         let reading_slowness = [1, 20, 60][self.random.index(3)];
-        let mut process = Process::new(member, setup, slowness, reading_slowness);
+        let shelf = Arc::clone(&self.shelves[member as usize % 2]);
+        let mut process = Process::new(member, setup, shelf, (slowness, reading_slowness));
         process.heard = Some((self.now, None));
         self.cluster.join(member, self.now);
         self.processes.push(process);
@@ -425,8 +430,10 @@ impl World {
                     self.wrong
                         .get_or_insert(format!("{} writes for {task} and does not have it", message.from));
                 }
+                let place = (output.topic, output.partition);
                 self.cluster.topics.write(output);
-                process.into_iter().for_each(Process::acknowledged);
+                let end = self.cluster.topics.end(place.0, place.1);
+                process.into_iter().for_each(|process| process.acknowledged(place, end));
             }
             Content::Offsets { commit, generation, offsets } => {
                 let taken = self.cluster.takes(message.from, generation);

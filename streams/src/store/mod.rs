@@ -2,14 +2,16 @@
 //!
 //! A [`Store`] is the state, its changelog buffer and, for windowed state, its expiry. Point access is by hash;
 //! every iteration is in key-byte order, so hash order never reaches an output. Keys written since the last
-//! [`StoreHandle::flush`] are remembered once each, in the order first written. Processing and restoring end in
+//! [`AnyStore::flush`] are remembered once each, in the order first written. Processing and restoring end in
 //! the same [`Store::set`], so a null deletes and stream time expires in both. A store knows nothing of topics
-//! and offsets; where its bytes come from and go to is the task's business.
+//! and offsets; where its bytes come from and go to is the task's business. The stores of a task stand in an arena of it
+//! ([`Stores`]), and whoever works with one has a [`Handle`].
 //!
 //! Invariants, with a type for each part: every row is in the slab once, in the index under its key, in the order
 //! once that is made, and under its window in the expiry if there is one; a row without a value is in the dirty
 //! set, waiting for its tombstone to be written; what is named after a row has gone finds nothing.
 
+mod arena;
 mod dirty;
 mod expiry;
 mod fold;
@@ -20,9 +22,10 @@ mod lookup;
 mod order;
 mod slab;
 
+pub(crate) use arena::{Handle, Stores};
 pub(crate) use fold::{Dropped, Fold};
 pub(crate) use global::{GlobalStore, GlobalWriter};
-pub(crate) use lookup::{FilteredLookup, Lookup, MappedLookup, RowRef, SharedLookup, StoreLookup};
+pub(crate) use lookup::{Bounds, FilteredLookup, Lookup, MappedLookup, RowRef, StoreLookup, TableLookup};
 
 use crate::codec::{CodecError, Data, Nulls, SharedCodec, window_start_of};
 use dirty::DirtySet;
@@ -32,7 +35,7 @@ use key::KeyBytes;
 use order::Order;
 pub(crate) use slab::RowId;
 use slab::Slab;
-use std::{ops::Bound, sync::Arc};
+use std::{any::Any, ops::Bound, sync::Arc};
 
 /// One row of a store as bytes: what a changelog holds and what a dump shows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +59,7 @@ pub(crate) trait ChangelogWriter {
 }
 
 /// A store whose value type is forgotten.
-pub(crate) trait StoreHandle {
+pub(crate) trait AnyStore: Any + Send {
     fn name(&self) -> &Arc<str>;
     /// Writes the last value of every key changed since the flush before, once per key.
     fn flush(&mut self, out: &mut dyn ChangelogWriter) -> Result<(), CodecError>;
@@ -236,14 +239,9 @@ impl<V: Data> Store<V> {
     }
 
     /// Visits rows in key-byte order until `visit` says no.
-    pub(crate) fn range(
-        &self,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &V, i64) -> bool,
-    ) {
+    pub(crate) fn range(&self, keys: Bounds<'_>, visit: &mut dyn FnMut(&[u8], &V, i64) -> bool) {
         let all = || self.rows.iter().map(|(id, row)| (row.key(), id));
-        for id in self.order.range((from, to), all) {
+        for id in self.order.range(keys, all) {
             if let Some(Row { key, value: Some(value), timestamp, .. }) = self.rows.get(id)
                 && !visit(key, value, *timestamp)
             {
@@ -294,7 +292,7 @@ impl<V: Data> Store<V> {
     }
 }
 
-impl<V: Data> StoreHandle for Store<V> {
+impl<V: Data> AnyStore for Store<V> {
     fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -357,7 +355,7 @@ impl<V: Data> StoreHandle for Store<V> {
     fn dump(&self) -> Result<Vec<Entry>, CodecError> {
         let mut entries = Vec::new();
         let mut failure = None;
-        self.range(Bound::Unbounded, Bound::Unbounded, &mut |key, value, timestamp| {
+        self.range((Bound::Unbounded, Bound::Unbounded), &mut |key, value, timestamp| {
             let mut encoded = Vec::new();
             failure = self.codec.encode(value, &mut encoded).err();
             entries.push(Entry { key: key.to_vec(), value: encoded, timestamp });

@@ -7,13 +7,13 @@
 //! Frontier header, `kappa-frontier`: a [`Stamp`]; a record that has it and no writer is nothing else.
 
 use crate::{
-    processor::{Context, RecordView, Source, Stamp},
+    processor::{ContextState, RecordView, Source, Stamp},
     record::{Header, Headers},
     topology::TopicId,
 };
 use bytes::Bytes;
 use kappa_protocol::record::{DecodedBatch, RecordError};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Name of the header by which records of repartition topics tell who wrote them. It stands in every such record.
 pub const WRITER_HEADER: &str = "kappa-w";
@@ -188,7 +188,7 @@ impl InputBatch {
     /// Gives records of a topic the event times that its source takes from them, if it does.
     pub(crate) fn take_times(
         &mut self,
-        cx: &Context,
+        cx: &ContextState,
         topic: TopicId,
         sources: &[(TopicId, Box<dyn Source>)],
     ) {
@@ -227,8 +227,8 @@ impl InputBatch {
     }
 
     /// Only the records below an offset.
-    pub(crate) fn below(mut self, offset: i64) -> InputBatch {
-        self.records.retain(|record| record.offset < offset);
+    pub(crate) fn within(mut self, offsets: Range<i64>) -> InputBatch {
+        self.records.retain(|record| offsets.contains(&record.offset));
         self
     }
 

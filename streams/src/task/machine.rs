@@ -9,17 +9,18 @@ use super::{
     commit::{METADATA_MAX, Metadata, encode_metadata},
     decode_metadata,
     queue::Queue,
-    restore::{Restoring, StoreSlot},
+    restore::{ChangelogRange, Restoring, StoreLog, TaskState},
 };
 use crate::{
-    processor::{Context, Counters, Frontier, OutputTo, Outputs, ProcessError, Source},
+    processor::{
+        Context, ContextState, Counters, Frontier, OutputTo, Outputs, ProcessError, SharedNodes, Source,
+    },
     record::Headers,
-    store::{Entry, SharedLookup},
-    topology::{AnyStore, Assembly, Changelog, ClockId, Globals, Plan, TopicId, Topology, ViewId},
+    store::{Entry, Lookup, Stores, TableLookup},
+    topology::{Assembly, Changelog, ClockId, Globals, Plan, TopicId, Topology, ViewId, Views},
 };
 use std::{
-    any::Any,
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -54,24 +55,6 @@ pub(crate) struct Start {
     pub(crate) pinned_end: Option<i64>,
 }
 
-/// How far a store's changelog has to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RestoreUpTo {
-    /// To its end as it is now.
-    End,
-    /// To this offset of the source topic.
-    Offset(i64),
-}
-
-/// A changelog that has to be read before the task can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RestoreWish {
-    pub(crate) store: usize,
-    pub(crate) topic: TopicId,
-    pub(crate) partition: i32,
-    pub(crate) up_to: RestoreUpTo,
-}
-
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Run {
@@ -103,13 +86,17 @@ pub(crate) struct Task {
     /// How far ahead its records may be, if progress control holds them.
     pub(super) bound: Option<i64>,
     config: TaskConfig,
-    pub(super) cx: Context,
+    pub(super) cx: ContextState,
     pub(super) sources: Vec<(TopicId, Box<dyn Source>)>,
-    pub(super) stores: Vec<StoreSlot>,
-    /// Where the keys of a topic are looked up as its records come.
-    looked_up: Vec<(TopicId, AnyStore)>,
+    /// Nodes with several parents.
+    shared: SharedNodes,
+    pub(super) stores: Stores,
+    /// Where the stores are logged and how far they are applied, by their numbers.
+    pub(super) logs: Vec<StoreLog>,
+    /// Stores in which the keys of a topic are looked up as its records come.
+    looked_up: Vec<(TopicId, usize)>,
     clocks: Vec<ClockId>,
-    views: HashMap<ViewId, Box<dyn Any>>,
+    views: Views,
     pub(super) queues: Vec<Queue>,
     pub(super) progress: Arc<ProgressTable>,
     /// What the readers of its outputs are told. Without any, nobody asks how far it has come.
@@ -129,19 +116,20 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// A task whose stores are still to be restored; `starts` names every input partition it reads.
+    /// A task whose stores are still to be restored; `starts` names every input partition it reads, `changelogs` what there
+    /// is of each changelog, `kept` the stores that it has left here before, if any are.
     pub(crate) fn new(
         topology: &Topology,
         plan: &Plan,
         life: Life,
         config: TaskConfig,
         (globals, progress): (&Globals, Arc<ProgressTable>),
-        starts: &[Start],
+        (starts, changelogs, kept): (&[Start], &[ChangelogRange], Option<TaskState>),
     ) -> Task {
         let id = life.task;
         let bound = config.skew_bound_ms.filter(|_| topology.is_timed(id.sub_topology));
         let parts = Assembly::run(topology, id.sub_topology, globals);
-        let mut cx = Context::new(id.partition, plan.topics(), config.skip_undecodable);
+        let mut cx = ContextState::new(id.partition, plan.topics(), config.skip_undecodable);
         cx.clocks = vec![i64::MIN; parts.clocks.len()];
         let mut queues = Vec::new();
         for topic in &topology.sub_topology(id.sub_topology).inputs {
@@ -173,7 +161,6 @@ impl Task {
             let partitions = plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0);
             stamps.add(topic, topology.feeding(topic), (partitions, writers), config.stamps);
         }
-        let stores = parts.stores.into_iter().map(|(changelog, store)| StoreSlot { changelog, store });
         let mut task = Task {
             life,
             id,
@@ -181,7 +168,9 @@ impl Task {
             config,
             cx,
             sources: parts.sources,
-            stores: stores.collect(),
+            shared: parts.shared,
+            stores: parts.stores,
+            logs: parts.changelogs.into_iter().map(StoreLog::new).collect(),
             looked_up: parts.looked_up,
             clocks: parts.clocks,
             views: parts.views,
@@ -196,7 +185,7 @@ impl Task {
             now: 0,
             others: Vec::new(),
         };
-        task.restoring = task.restore_wishes().iter().map(|wish| wish.store).collect();
+        task.take_over(changelogs, kept);
         task.publish();
         task
     }
@@ -304,9 +293,10 @@ impl Task {
         if self.is_restoring() {
             return self.apply(limit);
         }
-        for (topic, store) in &self.looked_up {
+        for (topic, at) in &self.looked_up {
             let queues = self.queues.iter().filter(|queue| queue.topic == *topic);
-            queues.for_each(|queue| store.borrow().look_ahead(&mut queue.keys_ahead(limit)));
+            let Some(store) = self.stores.any(*at) else { continue };
+            queues.for_each(|queue| store.look_ahead(&mut queue.keys_ahead(limit)));
         }
         let mut others = std::mem::take(&mut self.others);
         self.least_of_others(&mut others);
@@ -337,7 +327,8 @@ impl Task {
             let view = batch.view(record);
             self.taken = self.taken.max(view.timestamp);
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
-                source.process(&mut self.cx, view);
+                let mut cx = Context::new(&mut self.cx, &self.stores, &self.shared);
+                source.process(&mut cx, view);
             }
             self.cx.end(|| batch.view(record))?;
         }
@@ -436,12 +427,15 @@ impl Task {
         self.queues.iter_mut().for_each(|queue| queue.note_time(self.bound));
         let Some(offsets) = self.offsets() else { return Ok(None) };
         let mut changelog = Outputs::default();
-        for slot in &self.stores {
-            let Changelog::Own(topic) = slot.changelog else { continue };
+        for (at, log) in self.logs.iter_mut().enumerate() {
+            let (Changelog::Own(topic), Some(store)) = (log.changelog, self.stores.any_mut(at)) else {
+                continue;
+            };
+            let before = changelog.len();
             let mut out = ChangelogOutputs { outputs: &mut changelog, to: (topic, self.id.partition) };
-            let mut store = slot.store.borrow_mut();
             let flushed = store.flush(&mut out);
             flushed.map_err(|source| ProcessError::Store { store: Arc::clone(store.name()), source })?;
+            log.rows_under_way = changelog.len() - before;
         }
         self.committed_bytes = self.queues.iter().map(Queue::taken_bytes).sum();
         self.stamps.commit_begins();
@@ -496,23 +490,33 @@ impl Task {
         )
     }
 
-    /// A table's rows, if this task has them and is not restoring them.
-    pub(crate) fn lookup<K: 'static, V: 'static>(&self, view: ViewId) -> Option<&SharedLookup<K, V>> {
-        self.views.get(&view).filter(|_| !self.is_restoring())?.downcast_ref()
+    /// A table and the stores that it is looked up in, if this task has it and is not restoring it.
+    pub(crate) fn lookup<K: 'static, V: 'static>(
+        &self,
+        view: ViewId,
+    ) -> Option<(&dyn Lookup<K, V>, &Stores)> {
+        let lookup = self.views.get(&view).filter(|_| !self.is_restoring())?;
+        Some((&**lookup.downcast_ref::<TableLookup<K, V>>()?, &self.stores))
     }
 
     /// Every row of every store that is logged or read from a topic, by store name, in key-byte order.
     pub(crate) fn dump(&self) -> Result<Vec<StoreDump>, ProcessError> {
-        let dump = |slot: &StoreSlot| {
-            let store = slot.store.borrow();
+        let dump = |at: usize| {
+            let store = self.stores.any(at)?;
             let name = Arc::clone(store.name());
-            let rows =
-                store.dump().map_err(|source| ProcessError::Store { store: Arc::clone(&name), source })?;
-            Ok((name, rows))
+            let rows = store.dump();
+            let failed = |source| ProcessError::Store { store: Arc::clone(&name), source };
+            Some(rows.map_err(failed).map(|rows| (name, rows)))
         };
-        self.stores.iter().map(dump).collect()
+        (0..self.stores.len()).filter_map(dump).collect()
     }
 }
+
+/// Tasks move between threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Task>();
+};
 
 impl Drop for Task {
     /// A task that has gone holds nobody.

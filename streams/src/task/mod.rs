@@ -19,9 +19,10 @@ mod writers;
 pub(crate) use commit::{Commit, CommittedOffset, Position, decode_metadata};
 pub(crate) use input::writer_header;
 pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, WRITER_HEADER};
-pub(crate) use machine::{RestoreUpTo, RestoreWish, Run, Start, Task, TaskConfig};
+pub(crate) use machine::{Run, Start, Task, TaskConfig};
 pub(crate) use progress::ProgressTable;
 pub(crate) use reading::Reading;
+pub(crate) use restore::{ChangelogRange, RestoreWish, TaskState};
 pub(crate) use stamps::{Consumption, StampConfig, Stamps};
 
 use std::fmt;

@@ -24,14 +24,14 @@ use crate::{
     codec::{CodecError, Data},
     dsl::Table,
     instance::{
-        Action, Consumed, Event, Failure, Fence, Instance, InstanceConfig, Moment, Outcome, Pacing, Place,
-        Setup, Sight,
+        Action, Consumed, Event, Failure, Fence, Found, Instance, InstanceConfig, Moment, Outcome, Pacing,
+        Place, Setup, Sight,
     },
     processor::{Counters, Outputs, ProcessError},
     query::{self, Dump, Row, Span},
     record::{Headers, Meta, Windowed, millis},
     task::{
-        InputBatch, Life, Position, ProgressTable, RestoreUpTo, RestoreWish, StampConfig, Start, Task,
+        ChangelogRange, InputBatch, Life, Position, ProgressTable, RestoreWish, StampConfig, Start, Task,
         TaskConfig, TaskId,
     },
     topology::{Globals, PlanError, TopicId, TopicKind, Topology},
@@ -297,9 +297,14 @@ impl TestDriver {
 
     fn carry_out(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
-            Action::LookUp { lookup, places } => {
-                let starts = places.into_iter().map(|place| self.start_of(place)).collect();
-                events.push_back(Event::Found { lookup, starts });
+            Action::LookUp { lookup, tasks } => {
+                let inputs = tasks.iter().flat_map(|id| self.setup.inputs(*id));
+                let starts = inputs.map(|place| self.start_of(place)).collect();
+                let logs = tasks.iter().flat_map(|id| self.setup.changelogs(*id));
+                let range =
+                    |place: Place| ChangelogRange { place, begin: 0, end: self.topics.end(place.0, place.1) };
+                let found = Found { starts, changelogs: logs.map(range).collect(), kept: Vec::new() };
+                events.push_back(Event::Found { lookup, found });
             }
             Action::Fetch(Position { topic, partition, offset }) => {
                 self.fetching.insert((topic, partition), offset);
@@ -322,11 +327,13 @@ impl TestDriver {
                     let Position { topic, partition, offset: next } = offset.position;
                     self.committed.insert((topic, partition), (next, offset.metadata));
                 }
-                events.push_back(Event::CommitEnded { commit, outcome: Outcome::Done });
+                events.push_back(Event::CommitEnded { commit, outcome: Outcome::Done, logged: Vec::new() });
             }
             // A fetch asks the instance whether it wants more; nothing is on its way that could be discarded.
             Action::Pause(_) | Action::Resume(_) | Action::Discard => {}
-            Action::Purge(_) | Action::Settled { .. } | Action::Closed { .. } => {}
+            // What it takes back is restored, which is what it is to show.
+            Action::Purge(_) | Action::Shelve { .. } => {}
+            Action::Settled { .. } | Action::Closed { .. } => {}
         }
     }
 
@@ -337,13 +344,9 @@ impl TestDriver {
     }
 
     fn restore(&self, life: Life, wish: RestoreWish, events: &mut VecDeque<Event>) {
-        let RestoreWish { store, topic, partition, up_to } = wish;
-        let end = match up_to {
-            RestoreUpTo::End => self.topics.end(topic, partition),
-            RestoreUpTo::Offset(offset) => offset,
-        };
-        let mut offset = 0;
-        while let Some(batch) = self.topics.fetch(topic, partition, offset, end) {
+        let RestoreWish { store, place: (topic, partition), from, up_to } = wish;
+        let mut offset = from;
+        while let Some(batch) = self.topics.fetch(topic, partition, offset, up_to) {
             offset = batch.next_offset;
             events.push_back(Event::Restored { life, store, batch });
         }

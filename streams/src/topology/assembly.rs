@@ -8,18 +8,16 @@ use super::{Changelog, ClockId, NodeId, TopicId, Topology, graph::StoreDef};
 use crate::{
     codec::Data,
     processor::{
-        Children, Downstream, EventTimes, FailurePolicy, Fallible, Follow, Forked, Process, Shared, Source,
-        Timestamps,
+        AnyFollow, AnyProcess, Children, EventTimes, FailurePolicy, Fallible, Forked, Shared, SharedNodes,
+        Source, Timestamps,
     },
     record::Meta,
-    store::{Dropped, GlobalStore, GlobalWriter, SharedLookup, Store, StoreHandle},
+    store::{Dropped, GlobalStore, GlobalWriter, Handle, Store, Stores, TableLookup},
 };
 use parking_lot::Mutex;
 use std::{
     any::Any,
-    cell::RefCell,
     collections::{BTreeSet, HashMap},
-    rc::Rc,
     sync::Arc,
 };
 
@@ -32,10 +30,10 @@ pub(crate) type ChildFactory<C> = Box<dyn Fn(&mut Assembly<'_>) -> Box<C> + Send
 pub(crate) struct Outlet<C: ?Sized>(Mutex<Vec<ChildFactory<C>>>);
 
 /// Where records of a stream go to.
-pub(crate) type StreamOutlet<K, V> = Outlet<dyn Process<K, V>>;
+pub(crate) type StreamOutlet<K, V> = Outlet<AnyProcess<K, V>>;
 
 /// Where changes of a table go to.
-pub(crate) type TableOutlet<K, V> = Outlet<dyn Follow<K, V>>;
+pub(crate) type TableOutlet<K, V> = Outlet<AnyFollow<K, V>>;
 
 impl<C: ?Sized + Forked> Outlet<C> {
     pub(crate) fn new() -> Arc<Outlet<C>> {
@@ -98,30 +96,35 @@ impl Globals {
 pub(crate) struct Assembly<'a> {
     topology: &'a Topology,
     globals: &'a Globals,
-    shared: HashMap<NodeId, Rc<dyn Any>>,
-    typed_stores: HashMap<usize, Rc<dyn Any>>,
-    stores: Vec<(usize, AnyStore)>,
+    shared: SharedNodes,
+    /// Handles of the nodes in it.
+    shared_handles: HashMap<NodeId, Box<dyn Any>>,
+    stores: Stores,
+    /// Their numbers in the topology.
+    store_numbers: Vec<usize>,
     /// Stores that the source being made has behind it: its keys will be looked up there.
     behind: Vec<usize>,
     clocks: Vec<ClockId>,
-    views: HashMap<ViewId, Box<dyn Any>>,
+    views: Views,
 }
 
-/// A store whose type is forgotten.
-pub(crate) type AnyStore = Rc<RefCell<dyn StoreHandle>>;
+/// Lookups of tables, as `TableLookup<K, V>` of the table's types.
+pub(crate) type Views = HashMap<ViewId, Box<dyn Any + Send>>;
 
 /// What an assembly makes.
 pub(crate) struct Parts {
     /// Sources by topic, in the order of their making.
     pub(crate) sources: Vec<(TopicId, Box<dyn Source>)>,
-    /// Stores with where they are logged.
-    pub(crate) stores: Vec<(Changelog, AnyStore)>,
-    /// Stores in which the keys of a topic are looked up as its records come.
-    pub(crate) looked_up: Vec<(TopicId, AnyStore)>,
+    pub(crate) stores: Stores,
+    /// Where they are logged, by number.
+    pub(crate) changelogs: Vec<Changelog>,
+    /// Stores in which the keys of a topic are looked up as its records come, by number.
+    pub(crate) looked_up: Vec<(TopicId, usize)>,
+    /// Nodes with several parents.
+    pub(crate) shared: SharedNodes,
     /// The operators that keep a clock, by clock number.
     pub(crate) clocks: Vec<ClockId>,
-    /// Lookups of tables, as `SharedLookup<K, V>` of the table's types.
-    pub(crate) views: HashMap<ViewId, Box<dyn Any>>,
+    pub(crate) views: Views,
 }
 
 impl<'a> Assembly<'a> {
@@ -130,9 +133,10 @@ impl<'a> Assembly<'a> {
         let mut assembly = Assembly {
             topology,
             globals,
-            shared: HashMap::new(),
-            typed_stores: HashMap::new(),
-            stores: Vec::new(),
+            shared: SharedNodes::default(),
+            shared_handles: HashMap::new(),
+            stores: Stores::default(),
+            store_numbers: Vec::new(),
             behind: Vec::new(),
             clocks: Vec::new(),
             views: HashMap::new(),
@@ -143,19 +147,17 @@ impl<'a> Assembly<'a> {
         for source in defs {
             sources.push((source.topic, (source.make)(&mut assembly)));
             let behind: BTreeSet<usize> = assembly.behind.drain(..).collect();
-            let stores = assembly.stores.iter().filter(|(index, _)| behind.contains(index));
-            looked_up.extend(stores.map(|(_, store)| (source.topic, Rc::clone(store))));
+            let stores = assembly.store_numbers.iter().enumerate();
+            let stores = stores.filter(|(_, number)| behind.contains(number));
+            looked_up.extend(stores.map(|(at, _)| (source.topic, at)));
         }
         for view in topology.0.views.iter().filter(|view| part.nodes.contains(&view.node)) {
             (view.register)(&mut assembly);
         }
-        assembly.stores.sort_by_key(|(index, _)| *index);
-        let stores = assembly
-            .stores
-            .into_iter()
-            .filter_map(|(index, store)| topology.0.stores.get(index).map(|def| (def.changelog, store)));
-        let (stores, clocks) = (stores.collect(), assembly.clocks);
-        Parts { sources, stores, looked_up, clocks, views: assembly.views }
+        let changelogs = assembly.store_numbers.iter().map(|number| topology.store(*number).changelog);
+        let changelogs = changelogs.collect();
+        let Assembly { stores, shared, clocks, views, .. } = assembly;
+        Parts { sources, stores, changelogs, looked_up, shared, clocks, views }
     }
 
     /// The children of a node with several parents: made once, shared by all of them.
@@ -163,33 +165,29 @@ impl<'a> Assembly<'a> {
         &mut self,
         node: NodeId,
         outlet: &StreamOutlet<K, V>,
-    ) -> Box<dyn Process<K, V>> {
-        let known =
-            self.shared.get(&node).cloned().and_then(|any| any.downcast::<RefCell<Downstream<K, V>>>().ok());
-        let down = known.unwrap_or_else(|| {
-            let down = Rc::new(RefCell::new(outlet.assemble(self)));
-            self.shared.insert(node, Rc::clone(&down) as Rc<dyn Any>);
-            down
+    ) -> Box<AnyProcess<K, V>> {
+        let known = self.shared_handles.get(&node).and_then(|any| any.downcast_ref::<Shared<K, V>>());
+        let shared = known.copied().unwrap_or_else(|| {
+            let down = outlet.assemble(self);
+            let shared = self.shared.add(down);
+            self.shared_handles.insert(node, Box::new(shared));
+            shared
         });
-        Box::new(Shared(down))
+        Box::new(shared)
     }
 
     /// The store of this number, made by the first who asks.
     pub(crate) fn store<V: Data>(
         &mut self,
-        index: usize,
+        number: usize,
         make: impl FnOnce(&StoreDef) -> Store<V>,
-    ) -> Rc<RefCell<Store<V>>> {
-        self.behind.push(index);
-        let known = self.typed_stores.get(&index).cloned();
-        if let Some(store) = known.and_then(|any| any.downcast::<RefCell<Store<V>>>().ok()) {
-            return store;
+    ) -> Handle<V> {
+        self.behind.push(number);
+        if let Some(at) = self.store_numbers.iter().position(|known| *known == number) {
+            return self.stores.handle(at).expect("whoever asks for a store knows the type of its rows");
         }
-        let def = self.topology.0.stores.get(index).expect("store numbers come from this topology");
-        let store = Rc::new(RefCell::new(make(def)));
-        self.typed_stores.insert(index, Rc::clone(&store) as Rc<dyn Any>);
-        self.stores.push((index, Rc::clone(&store) as AnyStore));
-        store
+        self.store_numbers.push(number);
+        self.stores.add(make(self.topology.store(number)))
     }
 
     /// An operator that may fail, with what was said of it, else of the topology.
@@ -207,7 +205,7 @@ impl<'a> Assembly<'a> {
         self.globals.store(index)
     }
 
-    pub(crate) fn register<K: Data, V: Data>(&mut self, view: ViewId, lookup: SharedLookup<K, V>) {
+    pub(crate) fn register<K: Data, V: Data>(&mut self, view: ViewId, lookup: TableLookup<K, V>) {
         self.views.insert(view, Box::new(lookup));
     }
 }

@@ -15,7 +15,7 @@ mod plan;
 use crate::processor::FailurePolicy;
 pub use crate::processor::TopicId;
 pub(crate) use assembly::{
-    AnyStore, Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId,
+    Assembly, GlobalSource, GlobalTable, Globals, Outlet, StreamOutlet, TableOutlet, ViewId, Views,
 };
 pub(crate) use clock::{CLOCKS_MAX, ClockId};
 pub use error::{PlanError, WiringError, WiringErrors};
@@ -62,6 +62,16 @@ pub(crate) struct SubTopology {
 }
 
 impl Topology {
+    /// The store of this number.
+    fn store(&self, number: usize) -> &StoreDef {
+        self.0.stores.get(number).expect("store numbers come from this topology")
+    }
+
+    /// Where the stores of a sub-topology are logged.
+    pub(crate) fn changelogs(&self, sub_topology: usize) -> impl Iterator<Item = Changelog> + '_ {
+        self.sub_topology(sub_topology).stores.iter().map(|number| self.store(*number).changelog)
+    }
+
     /// The application's name, the first part of its internal names.
     pub fn application(&self) -> &str {
         &self.0.application

@@ -6,7 +6,10 @@ use kappa_streams::{
 };
 use std::{collections::BTreeMap, time::Duration};
 
-fn values<V: Clone + Send + 'static>(driver: &TestDriver, table: &Table<String, V>) -> Vec<(String, V)> {
+fn values<V: Clone + Send + Sync + 'static>(
+    driver: &TestDriver,
+    table: &Table<String, V>,
+) -> Vec<(String, V)> {
     driver.rows(table).unwrap().into_iter().map(|(key, row)| (key, row.value)).collect()
 }
 

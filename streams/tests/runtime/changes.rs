@@ -17,7 +17,7 @@ fn counted(store: &str) -> (Topology, Table<String, i64>) {
 
 fn last<C: Codec<Item = V>, V>(codec: C, value: impl Fn(String) -> V + Send + Sync + 'static) -> Topology
 where
-    V: Clone + Send + 'static,
+    V: Clone + Send + Sync + 'static,
 {
     let b = Builder::new("changing");
     b.stream("in", (Utf8, Utf8)).map_values(value).to_table("last", (Utf8, codec));

@@ -13,3 +13,4 @@ mod markers;
 mod moves;
 mod owners;
 mod topics;
+mod workers;

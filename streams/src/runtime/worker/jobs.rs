@@ -3,9 +3,9 @@
 
 use super::{JobEvent, input};
 use crate::{
-    instance::{Consumed, Event, Place},
+    instance::{Consumed, Event, Found, Place},
     runtime::{AppError, StartAt, shared::Shared, topics},
-    task::{Life, Position, RestoreUpTo, RestoreWish, Start},
+    task::{ChangelogRange, Life, Position, RestoreWish, Start, TaskId},
     topology::TopicKind,
 };
 use kappa_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition, consumer::ConsumerError};
@@ -22,17 +22,16 @@ async fn fail(error: AppError, events: &Sender<JobEvent>) {
     let _ = events.send(Err(error)).await;
 }
 
-/// Where inputs begin: behind what is committed, else where the configuration says.
+/// What there is of tasks that are to be taken over.
 pub(super) async fn look_up(
     shared: Arc<Shared>,
     consumer: Arc<Consumer>,
-    lookup: u64,
-    places: Vec<Place>,
+    (lookup, tasks): (u64, Vec<TaskId>),
     events: Sender<JobEvent>,
 ) {
-    let starts = loop {
-        match starts(&shared, &consumer, &places).await {
-            Ok(starts) => break starts,
+    let mut found = loop {
+        match find(&shared, &consumer, &tasks).await {
+            Ok(found) => break found,
             Err(error) if error.is_retriable() => {
                 tracing::warn!(%error, "offsets of new tasks not found; trying again");
                 sleep(RETRY).await;
@@ -40,9 +39,36 @@ pub(super) async fn look_up(
             Err(error) => return fail(error.into(), &events).await,
         }
     };
-    let _ = events.send(Ok(Event::Found { lookup, starts })).await;
+    found.kept = tasks.iter().filter_map(|id| Some((*id, shared.shelf.take(*id)?))).collect();
+    let _ = events.send(Ok(Event::Found { lookup, found })).await;
 }
 
+async fn find(shared: &Shared, consumer: &Consumer, tasks: &[TaskId]) -> Result<Found, ConsumerError> {
+    let inputs: Vec<Place> = tasks.iter().flat_map(|id| shared.setup.inputs(*id)).collect();
+    let changelogs: Vec<Place> = tasks.iter().flat_map(|id| shared.setup.changelogs(*id)).collect();
+    let (starts, changelogs) =
+        tokio::try_join!(starts(shared, consumer, &inputs), ranges(shared, consumer, &changelogs))?;
+    Ok(Found { starts, changelogs, kept: Vec::new() })
+}
+
+async fn ranges(
+    shared: &Shared,
+    consumer: &Consumer,
+    places: &[Place],
+) -> Result<Vec<ChangelogRange>, ConsumerError> {
+    let partitions: Vec<TopicPartition> =
+        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let begins = consumer.beginning_offsets(&partitions).await?;
+    let ends = consumer.end_offsets(&partitions).await?;
+    let range = |(place, partition): (&Place, &TopicPartition)| ChangelogRange {
+        place: *place,
+        begin: begins.get(partition).copied().unwrap_or(0),
+        end: ends.get(partition).copied().unwrap_or(0),
+    };
+    Ok(places.iter().zip(&partitions).map(range).collect())
+}
+
+/// Where inputs begin: behind what is committed, else where the configuration says.
 async fn starts(shared: &Shared, consumer: &Consumer, places: &[Place]) -> Result<Vec<Start>, ConsumerError> {
     let wanted: Vec<TopicPartition> =
         places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
@@ -107,14 +133,7 @@ async fn begins(
     Ok(begins)
 }
 
-/// A changelog that is being read.
-struct Open {
-    life: Life,
-    store: usize,
-    end: i64,
-}
-
-/// Reads changelogs, each up to where it is to be read or to where it ends now.
+/// Reads changelogs.
 pub(super) async fn restore(
     shared: Arc<Shared>,
     worker: usize,
@@ -141,43 +160,17 @@ async fn read(
     wishes: Vec<(Life, Vec<RestoreWish>)>,
     events: &Sender<JobEvent>,
 ) -> Result<(), AppError> {
-    let wishes =
-        wishes.into_iter().flat_map(|(life, wishes)| wishes.into_iter().map(move |wish| (life, wish)));
-    let wishes: Vec<(TopicPartition, Life, RestoreWish)> = wishes
-        .map(|(life, wish)| (shared.topics.partition(wish.topic, wish.partition), life, wish))
-        .collect();
-    let partitions: Vec<TopicPartition> = wishes.iter().map(|(partition, ..)| partition.clone()).collect();
-    let (begins, ends) = loop {
-        let found =
-            tokio::try_join!(consumer.beginning_offsets(&partitions), consumer.end_offsets(&partitions));
-        match found {
-            Err(error) if error.is_retriable() => {
-                tracing::warn!(%error, "ends of changelogs not found; trying again");
-                sleep(RETRY).await;
-            }
-            found => break found?,
-        }
-    };
-    let mut open: BTreeMap<TopicPartition, Open> = BTreeMap::new();
     let topology = &shared.setup.topology;
-    for (partition, life, wish) in wishes {
-        let RestoreWish { store, up_to, .. } = wish;
-        let begin = begins.get(&partition).copied().unwrap_or(0);
-        let last = ends.get(&partition).copied().unwrap_or(0);
-        let end = match up_to {
-            RestoreUpTo::End => last,
-            RestoreUpTo::Offset(offset) => offset.min(last),
-        };
-        if begin < end {
-            shared.restores.begin(topology, (worker, life.task), &wish, (begin, end));
-            open.insert(partition, Open { life, store, end });
-        } else if events.send(Ok(Event::RestoreEnded { life, store })).await.is_err() {
-            return Ok(());
-        }
+    let mut open: BTreeMap<TopicPartition, (Life, RestoreWish)> = BTreeMap::new();
+    for (life, wish) in
+        wishes.into_iter().flat_map(|(life, wishes)| wishes.into_iter().map(move |wish| (life, wish)))
+    {
+        shared.restores.begin(topology, (worker, life.task), &wish);
+        open.insert(shared.topics.partition(wish.place.0, wish.place.1), (life, wish));
     }
     consumer.assign(open.keys().cloned())?;
-    for partition in open.keys() {
-        consumer.seek(partition, begins.get(partition).copied().unwrap_or(0))?;
+    for (partition, (_, wish)) in &open {
+        consumer.seek(partition, wish.from)?;
     }
     while !open.is_empty() {
         let fetched = match consumer.poll(POLL).await {
@@ -189,21 +182,22 @@ async fn read(
             fetched => fetched?,
         };
         for fetched in fetched {
-            let Some(Open { life, store, end }) = open.get(&fetched.partition) else { continue };
-            let batch = input(&fetched, false)?.below(*end);
-            if events.send(Ok(Event::Restored { life: *life, store: *store, batch })).await.is_err() {
+            let Some((life, wish)) = open.get(&fetched.partition) else { continue };
+            let batch = input(&fetched, false)?.within(wish.from..wish.up_to);
+            let (life, store) = (*life, wish.store);
+            if events.send(Ok(Event::Restored { life, store, batch })).await.is_err() {
                 return Ok(());
             }
         }
-        let done = |partition: &TopicPartition, open: &Open| {
+        let done = |partition: &TopicPartition, (life, wish): &(Life, RestoreWish)| {
             let at = consumer.position(partition);
-            at.inspect(|at| shared.restores.reached(worker, open.life.task, open.store, *at))
-                .is_some_and(|at| at >= open.end)
+            at.inspect(|at| shared.restores.reached(worker, life.task, wish.store, *at))
+                .is_some_and(|at| at >= wish.up_to)
         };
         let ended: Vec<TopicPartition> =
             open.iter().filter(|(partition, open)| done(partition, open)).map(|(of, _)| of.clone()).collect();
         for partition in ended {
-            let Some(Open { life, store, .. }) = open.remove(&partition) else { continue };
+            let Some((life, RestoreWish { store, .. })) = open.remove(&partition) else { continue };
             if events.send(Ok(Event::RestoreEnded { life, store })).await.is_err() {
                 return Ok(());
             }

@@ -61,6 +61,8 @@ struct Inbox {
     restored: mpsc::Receiver<JobEvent>,
     progressed: watch::Receiver<()>,
     closing: watch::Receiver<bool>,
+    /// Whether this worker is to go while others stay.
+    leave: watch::Receiver<bool>,
     ticks: Interval,
 }
 
@@ -91,16 +93,16 @@ pub(super) fn sight(consumer: &Consumer) -> Option<Sight> {
 }
 
 impl Worker {
-    /// Runs a worker until the application closes or fails. Blocks the thread.
+    /// Runs a worker until it is told to leave or the application closes or fails. Blocks the thread.
     pub(super) fn run(
         number: usize,
         shared: &Arc<Shared>,
-        asks: mpsc::Receiver<Ask>,
+        (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
     ) -> Result<(), AppError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| AppError::Begin(Arc::new(error.into())))?;
         runtime.block_on(async {
-            let mut worker = Worker::begin(number, shared, asks).await?;
+            let mut worker = Worker::begin(number, shared, (asks, leave)).await?;
             let ran = worker.work().await;
             let closed = worker.close(ran.is_ok()).await;
             ran.and(closed)
@@ -110,7 +112,7 @@ impl Worker {
     async fn begin(
         number: usize,
         shared: &Arc<Shared>,
-        asks: mpsc::Receiver<Ask>,
+        (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
     ) -> Result<Worker, AppError> {
         let setup = &shared.setup;
         let assignor = Arc::new(TaskAssignor::new(number, shared));
@@ -152,6 +154,7 @@ impl Worker {
                 restored: of_changelogs,
                 progressed: shared.progressed.subscribe(),
                 closing: shared.closing.subscribe(),
+                leave,
                 ticks,
             },
             jobs: JoinSet::new(),
@@ -166,7 +169,7 @@ impl Worker {
     }
 
     async fn work(&mut self) -> Result<(), AppError> {
-        if *self.inbox.closing.borrow() {
+        if *self.inbox.closing.borrow() || *self.inbox.leave.borrow() {
             self.tell(Event::Close)?;
         }
         while self.closed.is_none() {
@@ -200,6 +203,7 @@ impl Worker {
                 Some(event) = self.inbox.events.recv() => self.answered(event?)?,
                 Some(ask) = self.inbox.asks.recv() => self.tell(Event::Asked(ask))?,
                 _ = self.inbox.closing.changed() => self.tell(Event::Close)?,
+                Ok(()) = self.inbox.leave.changed() => self.tell(Event::Close)?,
                 _ = self.inbox.ticks.tick() => self.tick()?,
                 Some(event) = self.inbox.restored.recv(), if wants_restored => self.tell(event?)?,
                 polled = &mut polling => return tolerate(polled),
@@ -304,9 +308,9 @@ impl Worker {
     ) -> Result<(), AppError> {
         let partition = |(topic, partition): Place| self.shared.topics.partition(topic, partition);
         match action {
-            Action::LookUp { lookup, places } => {
+            Action::LookUp { lookup, tasks } => {
                 let (shared, consumer) = (Arc::clone(&self.shared), Arc::clone(&self.consumer));
-                self.jobs.spawn(jobs::look_up(shared, consumer, lookup, places, self.events.clone()));
+                self.jobs.spawn(jobs::look_up(shared, consumer, (lookup, tasks), self.events.clone()));
             }
             Action::Fetch(Position { topic, partition: of, offset }) => {
                 self.consumer.seek(&partition((topic, of)), offset)?;
@@ -324,6 +328,7 @@ impl Worker {
             Action::Purge(below) => {
                 self.jobs.spawn(jobs::purge(Arc::clone(&self.shared), below));
             }
+            Action::Shelve { task, state } => self.shared.shelf.leave(task, state),
             Action::Settled { uncommitted } => {
                 self.tell_uncommitted(uncommitted);
                 self.report();
@@ -353,6 +358,7 @@ impl Worker {
         let counters = self.instance.counters();
         let is_restoring = |id: &_| self.instance.tasks().get(id).is_some_and(Task::is_restoring);
         self.shared.restores.retain(self.number, is_restoring);
+        self.shared.shelf.forget_expired();
         let mut status = self.shared.status.lock();
         let before = status.counters.insert(self.number, counters).unwrap_or_default();
         for kind in counters.first_drops(&before) {
