@@ -30,6 +30,7 @@ over_both_transports! {
     cooperative_member_keeps_reading_what_it_keeps
     custom_assignor_gets_user_data_and_metadata_survives_a_move
     member_that_does_not_poll_is_dropped_and_comes_back
+    member_that_waits_in_a_poll_stays
     static_member_keeps_its_partitions_through_a_restart
     commit_after_a_rebalance_is_refused
     member_closed_while_it_joins_holds_nobody_up
@@ -226,6 +227,21 @@ async fn member_that_does_not_poll_is_dropped_and_comes_back(_: &Cluster, client
     poll_until(&[&consumer], back).await;
     let noted: Vec<_> = notes.0.lock().unwrap().iter().map(|(what, _)| *what).collect();
     assert_eq!(noted, ["assigned", "lost", "assigned"]);
+    consumer.close().await.unwrap();
+}
+
+async fn member_that_waits_in_a_poll_stays(_: &Cluster, client: &Client) {
+    let partitions = topic(client, "waiting", 2).await;
+    let config = config(RangeAssignor::default()).max_poll_interval(Duration::from_millis(300));
+    let (consumer, notes) = (Consumer::new(client, config).unwrap(), Notes::default());
+    consumer.subscribe_with(["waiting"], notes.clone()).unwrap();
+    poll_until(&[&consumer], || consumer.assignment() == partitions).await;
+    let started = Instant::now();
+    assert!(consumer.poll(Duration::from_millis(1500)).await.unwrap().is_empty());
+    assert!((1500..3000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!(consumer.membership().is_some());
+    let noted: Vec<_> = notes.0.lock().unwrap().iter().map(|(what, _)| *what).collect();
+    assert_eq!(noted, ["assigned"]);
     consumer.close().await.unwrap();
 }
 

@@ -182,19 +182,29 @@ struct Given {
     layout: Option<Layout>,
 }
 
-/// Who has which task, as the workers of this instance last heard; those that have not heard yet stand for nothing.
 #[derive(Debug, Default)]
-pub(super) struct Owners(Mutex<BTreeMap<usize, Option<Given>>>);
+struct Workers {
+    /// What each was given; `None` if it has not heard yet.
+    given: BTreeMap<usize, Option<Given>>,
+    /// The newest generation in which a worker that has ended may have had tasks.
+    ended: Option<i32>,
+}
+
+/// Who has which task, as the workers of this instance last heard.
+#[derive(Debug, Default)]
+pub(super) struct Owners(Mutex<Workers>);
 
 impl Owners {
     /// A worker has begun.
     pub(super) fn begun(&self, worker: usize) {
-        self.0.lock().insert(worker, None);
+        self.0.lock().given.insert(worker, None);
     }
 
-    /// A worker has ended, and has nothing any more.
+    /// A worker has ended, and has nothing any more, whatever the others have heard up to now.
     pub(super) fn ended(&self, worker: usize) {
-        self.0.lock().remove(&worker);
+        let mut workers = self.0.lock();
+        let last = workers.given.remove(&worker).flatten().map(|given| given.generation);
+        workers.ended = workers.ended.max(last);
     }
 
     /// Notes what a worker was given.
@@ -204,22 +214,23 @@ impl Owners {
         generation: i32,
         (tasks, layout): (BTreeSet<TaskId>, Option<Layout>),
     ) {
-        if let Some(given) = self.0.lock().get_mut(&worker) {
+        if let Some(given) = self.0.lock().given.get_mut(&worker) {
             *given = Some(Given { generation, tasks, layout });
         }
     }
 
     /// Who has a task. While workers have heard of different generations, only what is here is known.
     pub(super) fn holder(&self, task: TaskId) -> Holder {
-        let workers = self.0.lock();
+        let Workers { given: workers, ended } = &*self.0.lock();
         if workers.values().flatten().any(|given| given.tasks.contains(&task)) {
             return Holder::Here;
         }
         let newest = workers.values().flatten().map(|given| given.generation).max();
         let is_newest =
             |given: &Option<Given>| given.as_ref().is_some_and(|given| Some(given.generation) == newest);
+        let is_known = newest > *ended && workers.values().all(is_newest);
         let layout = workers.values().flatten().find_map(|given| given.layout.as_ref());
-        let owner = layout.filter(|_| workers.values().all(is_newest)).and_then(|layout| layout.owner(task));
+        let owner = layout.filter(|_| is_known).and_then(|layout| layout.owner(task));
         owner.map_or(Holder::Unsettled, |member| Holder::Elsewhere(member.clone()))
     }
 }
@@ -284,9 +295,15 @@ mod tests {
         assert_eq!(holders()[0], Holder::Here);
         assert_eq!(holders()[1], Holder::Unsettled);
         owners.ended(0);
+        let a = Member { id: "a".into(), address: Some("10.0.0.2:7000".into()) };
+        assert_eq!(holders()[2], Holder::Elsewhere(a), "what an ended worker had is not here");
+        owners.begun(2);
+        owners.given(2, 4, (BTreeSet::new(), Some(layout())));
+        owners.ended(2);
         assert_eq!(
-            holders()[1..],
-            settled[1..2].iter().cloned().chain([const { Holder::Unsettled }; 2]).collect::<Vec<_>>()[..]
+            holders()[2],
+            Holder::Unsettled,
+            "it may have had it in the generation that the other knows"
         );
         owners.begun(2);
         assert_eq!(holders()[2], Holder::Unsettled, "it has not heard");

@@ -1,10 +1,10 @@
 //! Which of its records a task takes next, and what holds them.
 //!
 //! The least by (event time, topic, partition, offset) goes first. It goes if it is within the skew bound of what its own
-//! partition may still bring before it, of the task's other inputs, and of the tasks in this process that write for the
-//! same readers. The least of all may always go.
+//! partition may still bring before it and of the task's other inputs, and within a few bounds of the tasks in this process
+//! that write for the same readers. The least of all may always go.
 
-use super::{Task, machine::Run};
+use super::{Task, machine::Run, progress::BOUNDS_APART};
 use crate::{processor::Frontier, task::queue::Queue, topology::TopicId};
 
 impl Task {
@@ -21,8 +21,13 @@ impl Task {
 
     /// How far the least of what holds it in other tasks must have come before any of its heads may go.
     pub(crate) fn held_below(&self) -> Option<i64> {
-        let bound = self.bound?;
+        let bound = self.apart()?;
         self.queues.iter().filter_map(Queue::head_time).min().map(|time| time.saturating_sub(bound))
+    }
+
+    /// How far ahead of other writers of its process it may be.
+    fn apart(&self) -> Option<i64> {
+        self.bound.map(|bound| bound.saturating_mul(BOUNDS_APART))
     }
 
     /// The queue whose head is next, or why there is none. Queues are in the order of topic names, so that the first
@@ -64,7 +69,7 @@ impl Task {
         if self.is_ahead() && Frontier::At(time).admits(self.taken, self.bound) {
             return Err(Run::Waiting);
         }
-        match (own.admits(time, self.bound), others.admits(time, self.bound)) {
+        match (own.admits(time, self.bound), others.admits(time, self.apart())) {
             (true, true) => Ok(()),
             (true, false) => Err(Run::Held),
             (false, _) => Err(Run::Waiting),

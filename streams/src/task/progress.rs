@@ -2,8 +2,8 @@
 //!
 //! What turns nothing late are the stamps in the log. This only keeps the writers of one process together, so that
 //! little is put aside by their readers: each task publishes, for each of its partitions, how far its event time has come,
-//! and takes a head only within the skew bound of the least of all the others. A topic never holds one that it is made
-//! from, else both would wait for each other.
+//! and takes a head only within some skew bounds of the least of all the others ([`BOUNDS_APART`]). A topic never holds one
+//! that it is made from, else both would wait for each other.
 
 use crate::{
     processor::Frontier,
@@ -14,6 +14,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
 };
+
+/// How many skew bounds the writers of one process may be apart. Within one, threads would hardly do more than wait for each
+/// other: what it admits is often done in less time than it takes to wake another.
+pub(super) const BOUNDS_APART: i64 = 8;
 
 /// The levels of the partitions of one topic, ordered, so that the least is found without looking at all.
 #[derive(Debug, Default)]
