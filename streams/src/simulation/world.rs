@@ -76,6 +76,8 @@ pub(super) struct World {
     network: Vec<Message>,
     now: i64,
     broker_down_until: i64,
+    /// When the broker last restarted.
+    restarted: i64,
     /// Records that are still to be written to the input.
     to_write: Vec<Input>,
     written: Vec<Input>,
@@ -136,6 +138,7 @@ impl World {
             network: Vec::new(),
             now: 1000,
             broker_down_until: 0,
+            restarted: 0,
             to_write,
             written: Vec::new(),
             rough,
@@ -262,7 +265,9 @@ impl World {
                 self.processes[at].tell(now, Event::Close);
                 self.tell(|world| format!("{} closes", world.processes[at].member));
             }
-            40..50 => self.restart_broker(),
+            // One that is down most of the time is a reason to give up a close.
+            40..50 if self.rough || self.now >= self.restarted + SESSION_MS => self.restart_broker(),
+            40..50 => {}
             50..58 if self.rough => {
                 let at = self.random.index(self.processes.len());
                 let process = self.processes.remove(at);
@@ -338,6 +343,7 @@ impl World {
             }
         }
         self.network = held;
+        self.restarted = self.now;
         self.broker_down_until = self.now + self.random.below(1500) as i64;
         let until = self.broker_down_until;
         self.tell(|_| format!("the broker restarts and is back at {until}"));
