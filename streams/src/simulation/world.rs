@@ -138,7 +138,7 @@ impl World {
             network: Vec::new(),
             now: 1000,
             broker_down_until: 0,
-            restarted: 0,
+            restarted: -SESSION_MS,
             to_write,
             written: Vec::new(),
             rough,
