@@ -38,7 +38,7 @@ const BROKER_LAYERS: &[&[&str]] = &[
 ];
 /// The same for streams.
 const STREAMS_LAYERS: &[&[&str]] = &[
-    &["codec", "time", "record", "error", "config"],
+    &["codec", "time", "record", "error", "config", "safeguard"],
     &["store"],
     &["processor"],
     &["topology"],
