@@ -233,11 +233,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Lets tasks run until there is nothing to do or the turn is over.
+    /// Lets tasks run until there is nothing to do, somebody asks or the turn is over.
     fn turn(&mut self) -> Result<(), AppError> {
         let turn = Instant::now();
         self.tell(Event::Work)?;
-        while self.instance.has_work() && turn.elapsed() < TURN {
+        while self.instance.has_work() && turn.elapsed() < TURN && self.inbox.asks.is_empty() {
             self.tell(Event::Work)?;
         }
         self.tell(Event::Rest)
