@@ -23,8 +23,13 @@ pub struct Counters {
     pub failed: u64,
     /// Records written to dead-letter topics; their failures are counted as such too.
     pub dead_letters: u64,
-    /// Milliseconds for which progress control held back records that were there.
+    /// Milliseconds for which progress control held back records that were there and not put aside: until others have
+    /// come further, or until the readers of a repartition topic have processed more.
     pub held_ms: u64,
+    /// Records put aside, since they were further ahead than the skew bound and in front of others that were not.
+    pub put_aside: u64,
+    /// Milliseconds for which records were put aside.
+    pub aside_ms: u64,
 }
 
 impl Counters {
@@ -40,6 +45,8 @@ impl Counters {
         self.failed += other.failed;
         self.dead_letters += other.dead_letters;
         self.held_ms += other.held_ms;
+        self.put_aside += other.put_aside;
+        self.aside_ms += other.aside_ms;
     }
 
     /// Counts a record that did not become part of a table; an error, if it could not be decoded.

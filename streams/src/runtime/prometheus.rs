@@ -15,7 +15,7 @@ pub(super) struct Snapshot<'a> {
 }
 
 /// Every counter with its name, and what it counts.
-fn counted(counters: &Counters) -> [(&'static str, &'static str, u64); 10] {
+fn counted(counters: &Counters) -> [(&'static str, &'static str, u64); 12] {
     // A counter that is added has to be named here.
     let Counters {
         records_in,
@@ -28,6 +28,8 @@ fn counted(counters: &Counters) -> [(&'static str, &'static str, u64); 10] {
         failed,
         dead_letters,
         held_ms,
+        put_aside,
+        aside_ms,
     } = *counters;
     [
         ("records_in", "Records taken from source topics.", records_in),
@@ -40,6 +42,8 @@ fn counted(counters: &Counters) -> [(&'static str, &'static str, u64); 10] {
         ("failed", "Failures of operators for which something was left out.", failed),
         ("dead_letters", "Records written to dead-letter topics.", dead_letters),
         ("held_milliseconds", "Time for which progress control held records back.", held_ms),
+        ("put_aside", "Records put aside because they are far ahead of others.", put_aside),
+        ("aside_milliseconds", "Time for which records were put aside.", aside_ms),
     ]
 }
 
@@ -90,7 +94,8 @@ mod tests {
     #[test]
     fn every_line_is_a_comment_or_a_labelled_number() {
         let restoring = [RestoreProgress { store: "by \"name\"".into(), partition: 3, done: 5, of: 10 }];
-        let counters = Counters { records_in: 7, held_ms: 12, ..Counters::default() };
+        let counters =
+            Counters { records_in: 7, held_ms: 12, put_aside: 3, aside_ms: 9, ..Counters::default() };
         let snapshot = Snapshot {
             application: "a\\b",
             generation: 2,
@@ -104,6 +109,8 @@ mod tests {
         for line in [
             format!("kappa_streams_records_in_total{{{labels}}} 7"),
             format!("kappa_streams_held_milliseconds_total{{{labels}}} 12"),
+            format!("kappa_streams_put_aside_total{{{labels}}} 3"),
+            format!("kappa_streams_aside_milliseconds_total{{{labels}}} 9"),
             format!("kappa_streams_late_total{{{labels}}} 0"),
             format!("kappa_streams_tasks{{{labels}}} 4"),
             format!("kappa_streams_state{{{labels},state=\"rebalancing\"}} 1"),
@@ -125,6 +132,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!((types, samples), (14, 10 + 1 + 6 + 2));
+        assert_eq!((types, samples), (16, 12 + 1 + 6 + 2));
     }
 }

@@ -38,6 +38,8 @@ const IDLE_MS: i64 = 100_000;
 const REST_MS: i64 = 500;
 /// The same once everything is processed; less than the lease.
 const WAIT_MS: i64 = 5000;
+/// The same while a process closes, for which it has a limit in time.
+const CLOSING_MS: i64 = 50;
 
 /// Something on its way from a process to the cluster.
 struct Message {
@@ -530,7 +532,14 @@ impl World {
         }
         let mut waits = false;
         for _ in 0..3000 {
-            self.pass(if waits { WAIT_MS } else { REST_MS });
+            let is_closing = self.processes.iter().any(|process| process.is_closing);
+            self.pass(if is_closing {
+                CLOSING_MS
+            } else if waits {
+                WAIT_MS
+            } else {
+                REST_MS
+            });
             for at in 0..self.processes.len() {
                 let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
                 self.send(at, sent);

@@ -21,23 +21,32 @@ impl Task {
 
     /// How far the least of what holds it in other tasks must have come before any of its heads may go.
     pub(crate) fn held_below(&self) -> Option<i64> {
-        let bound = self.apart()?;
-        self.queues.iter().filter_map(Queue::head_time).min().map(|time| time.saturating_sub(bound))
+        self.bound?;
+        let below = |queue: &Queue| {
+            let time = queue.head_time()?;
+            Some(time.saturating_sub(self.apart(queue, time)?))
+        };
+        self.queues.iter().filter_map(below).min()
     }
 
-    /// How far ahead of other writers of its process it may be.
-    fn apart(&self) -> Option<i64> {
-        self.bound.map(|bound| bound.saturating_mul(BOUNDS_APART))
+    /// How far ahead of other writers of its process a record of a partition may be. One that is far ahead of its own
+    /// partition may have others behind it that are not, which it would turn late for the readers: within the bound.
+    fn apart(&self, queue: &Queue, time: i64) -> Option<i64> {
+        let bound = self.bound?;
+        let goes_on = Frontier::At(queue.time).admits(time, Some(bound));
+        Some(if goes_on { bound.saturating_mul(BOUNDS_APART) } else { bound })
     }
 
     /// The queue whose head is next, or why there is none. Queues are in the order of topic names, so that the first
     /// of equal heads is the least by (event time, topic, partition, offset); a task has one partition of each topic.
     pub(super) fn choose(&self, others: &[Frontier]) -> Result<usize, Run> {
         if let ([queue], [others]) = (&self.queues[..], others) {
-            let Some(time) = queue.head_time() else { return Err(Run::Starved) };
-            return self.allowed(time, queue.missing(), *others).map(|()| 0);
+            let Some(time) = queue.head_time().filter(|_| !queue.is_starved()) else {
+                return Err(Run::Starved);
+            };
+            return self.allowed((queue, time), queue.missing(), *others).map(|()| 0);
         }
-        if self.queues.iter().any(|queue| queue.head().is_none() && !queue.at_end()) {
+        if self.queues.iter().any(Queue::is_starved) {
             return Err(Run::Starved);
         }
         let (mut held, mut best) = (Run::Starved, None);
@@ -47,7 +56,8 @@ impl Task {
                 continue;
             }
             let others = others.get(index).copied().unwrap_or(Frontier::Idle);
-            match self.allowed(time, queue.missing().min(self.least_of_own(queue.topic)), others) {
+            let own = queue.missing().min(self.least_of_own(queue.topic));
+            match self.allowed((queue, time), own, others) {
                 Ok(()) => best = Some((timestamp, index)),
                 Err(Run::Waiting) if held == Run::Held => {}
                 Err(why) => held = why,
@@ -64,12 +74,12 @@ impl Task {
     }
 
     /// Whether something of this time may go, by what this task knows and by what others have told.
-    fn allowed(&self, time: i64, own: Frontier, others: Frontier) -> Result<(), Run> {
+    fn allowed(&self, (queue, time): (&Queue, i64), own: Frontier, others: Frontier) -> Result<(), Run> {
         // A writer that was idle and is back further behind than the bound may be what the readers wait for.
         if self.is_ahead() && Frontier::At(time).admits(self.taken, self.bound) {
             return Err(Run::Waiting);
         }
-        match (own.admits(time, self.bound), others.admits(time, self.apart())) {
+        match (own.admits(time, self.bound), others.admits(time, self.apart(queue, time))) {
             (true, true) => Ok(()),
             (true, false) => Err(Run::Held),
             (false, _) => Err(Run::Waiting),

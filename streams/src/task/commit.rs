@@ -4,11 +4,12 @@
 //! once waits for the outputs that were taken before, writes the changelog, waits for it, then writes the offsets.
 //!
 //! Metadata of a committed offset: `k3 <partition time> [<clock> ...]`, times in milliseconds; of a partition that is read
-//! by writer `k4 <partition time> <reading> [<clock> ...]`. A clock is `<id>=<how far it is behind the partition time>`,
+//! by writer `k4 <partition time> <reading> [<clock> ...]`; where records are put aside `k5 <partition time> <unread>
+//! [<clock> ...]`. A clock is `<id>=<how far it is behind the partition time>`,
 //! both hexadecimal, its id a hash of the operator's name; clocks that have seen nothing are left out. They stand here and not in
 //! changelogs, since they must go back with the offset: a clock ahead of it would take records that come again for late.
 
-use super::Reading;
+use super::{Processed, Reading, Unread};
 use crate::{
     processor::Outputs,
     topology::{ClockId, TopicId},
@@ -56,8 +57,7 @@ pub(crate) type Clocks = BTreeMap<ClockId, i64>;
 pub(crate) struct Metadata {
     pub(crate) time: i64,
     pub(crate) clocks: Clocks,
-    /// What is processed, of a partition that is read by writer.
-    pub(crate) reading: Option<Reading>,
+    pub(crate) processed: Processed,
 }
 
 /// Bytes of metadata that brokers take.
@@ -65,11 +65,13 @@ pub(crate) const METADATA_MAX: usize = 4096;
 
 const IN_ORDER: &str = "k3";
 const BY_WRITER: &str = "k4";
+const PUT_ASIDE: &str = "k5";
 
-pub(crate) fn encode_metadata(time: i64, reading: Option<&Reading>, clocks: &[(ClockId, i64)]) -> String {
-    let mut text = match reading {
-        None => format!("{IN_ORDER} {time}"),
-        Some(reading) => format!("{BY_WRITER} {time} {}", reading.encode()),
+pub(crate) fn encode_metadata(time: i64, processed: &Processed, clocks: &[(ClockId, i64)]) -> String {
+    let mut text = match processed {
+        Processed::InOrder(unread) if unread.aside.is_empty() => format!("{IN_ORDER} {time}"),
+        Processed::InOrder(unread) => format!("{PUT_ASIDE} {time} {}", unread.encode()),
+        Processed::ByWriter(reading) => format!("{BY_WRITER} {time} {}", reading.encode()),
     };
     for (ClockId(id), clock) in clocks.iter().filter(|(_, clock)| *clock != i64::MIN) {
         let behind = i128::from(time) - i128::from(*clock);
@@ -85,9 +87,10 @@ pub(crate) fn decode_metadata(text: &str, offset: i64, lanes: usize) -> Option<M
     let mut words = text.split(' ');
     let version = words.next()?;
     let time: i64 = words.next()?.parse().ok()?;
-    let reading = match version {
-        IN_ORDER => None,
-        BY_WRITER => Some(Reading::decode(words.next()?, offset, lanes)?),
+    let processed = match version {
+        IN_ORDER => Processed::InOrder(Unread { from: offset, aside: Vec::new() }),
+        BY_WRITER => Processed::ByWriter(Reading::decode(words.next()?, offset, lanes)?),
+        PUT_ASIDE => Processed::InOrder(Unread::decode(words.next()?, offset)?),
         _ => return None,
     };
     let clock = |word: &str| {
@@ -95,37 +98,46 @@ pub(crate) fn decode_metadata(text: &str, offset: i64, lanes: usize) -> Option<M
         let clock = i128::from(time) - i128::from_str_radix(behind, 16).ok()?;
         Some((ClockId(u32::from_str_radix(id, 16).ok()?), i64::try_from(clock).ok()?))
     };
-    Some(Metadata { time, clocks: words.map(clock).collect::<Option<Clocks>>()?, reading })
+    Some(Metadata { time, clocks: words.map(clock).collect::<Option<Clocks>>()?, processed })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::reading::ASIDE_MAX, *};
     use crate::topology::CLOCKS_MAX;
 
     #[test]
     fn as_many_clocks_as_there_may_be_leave_room() {
         let clocks: Vec<_> = (0..CLOCKS_MAX).map(|number| (ClockId(u32::MAX - number as u32), 0)).collect();
         let today = 1_764_000_000_000;
-        assert!(encode_metadata(today, None, &clocks).len() < METADATA_MAX * 5 / 8);
+        let length = |aside| {
+            let unread = Unread { from: i64::MAX, aside };
+            encode_metadata(today, &Processed::InOrder(unread), &clocks).len()
+        };
+        assert!(length(Vec::new()) < METADATA_MAX * 5 / 8);
+        let far_apart = (0..ASIDE_MAX as i64).map(|at| at * (i64::MAX / ASIDE_MAX as i64)).collect();
+        assert!(length(far_apart) < METADATA_MAX * 3 / 4);
     }
 
     #[test]
     fn metadata_round_trips_and_foreign_metadata_is_ignored() {
         let id = ClockId::of;
         let clocks = [(id("hourly"), 10), (id("daily-2"), i64::MIN), (id("x"), i64::MAX), (id(""), -300)];
-        let text = encode_metadata(-5, None, &clocks);
+        let none = Processed::InOrder(Unread { from: 7, aside: Vec::new() });
+        let text = encode_metadata(-5, &none, &clocks);
         assert_eq!(text, "k3 -5 fc3a08e0=-f fd0c5087=-8000000000000004 811c9dc5=127");
-        let Metadata { time, clocks: read, reading } = decode_metadata(&text, 7, 1).unwrap();
+        let Metadata { time, clocks: read, processed } = decode_metadata(&text, 7, 1).unwrap();
         let seen = clocks.into_iter().filter(|(_, clock)| *clock != i64::MIN).collect();
         assert_eq!((time, &read), (-5, &seen));
-        assert_eq!(reading, None);
-        let written = Reading { read: 90, aside: vec![(2, 70), (5, 80)], idle: vec![1, 3] };
-        let text = encode_metadata(-5, Some(&written), &clocks);
-        assert_eq!(
-            decode_metadata(&text, 70, 6).unwrap(),
-            Metadata { time, clocks: read, reading: Some(written) }
-        );
+        assert_eq!(processed, none);
+        for processed in [
+            Processed::ByWriter(Reading { read: 90, aside: vec![(2, 70), (5, 80)], idle: vec![1, 3] }),
+            Processed::InOrder(Unread { from: 400, aside: vec![70, 72, 390] }),
+        ] {
+            let text = encode_metadata(-5, &processed, &clocks);
+            let clocks = read.clone();
+            assert_eq!(decode_metadata(&text, 70, 6).unwrap(), Metadata { time, clocks, processed });
+        }
         for foreign in [
             "",
             "AgAAAYs=",
@@ -133,8 +145,11 @@ mod tests {
             "k3 1 811c9dc5=-ffffffffffffffffff",
             "k4 1",
             "k4 1 !",
-            "k1 1 hourly=10",
             "k5 1",
+            "k5 1 AA",
+            "k5 1 !",
+            "k1 1 hourly=10",
+            "k6 1",
         ] {
             assert_eq!(decode_metadata(foreign, 7, 1), None, "{foreign}");
         }

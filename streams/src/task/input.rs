@@ -168,6 +168,19 @@ impl InputBatch {
         self.records.is_empty()
     }
 
+    /// The same of one of its records, if that was alone.
+    pub(crate) fn size_of(&self, record: &InputRecord) -> usize {
+        let bytes = self.key(record).map_or(0, <[u8]>::len) + self.value(record).map_or(0, <[u8]>::len);
+        bytes + size_of::<InputRecord>()
+    }
+
+    /// One of its records, with bytes of its own.
+    pub(crate) fn only(&self, record: &InputRecord) -> InputBatch {
+        let mut own = InputBatchBuilder::new(record.offset);
+        own.push(record.timestamp, self.key(record), self.value(record), record.headers.clone());
+        InputBatch { leader_epoch: self.leader_epoch, ..own.finish() }
+    }
+
     pub(crate) fn key(&self, record: &InputRecord) -> Option<&[u8]> {
         record.key.of(&self.bytes)
     }

@@ -39,6 +39,14 @@ impl Lane {
         self.head
     }
 
+    /// Timestamp and offset of the record behind the head.
+    pub(super) fn second(&self) -> Option<(i64, i64)> {
+        let mut batches = self.batches.iter();
+        let first = batches.next()?.records.get(self.at + 1);
+        let second = first.or_else(|| batches.next()?.records.first())?;
+        Some((second.timestamp, second.offset))
+    }
+
     /// Offset of the last record that came; -1 before the first.
     pub(super) fn last(&self) -> i64 {
         self.last
@@ -69,29 +77,27 @@ impl Lane {
         }
     }
 
-    /// Moves past the head record. Returns where the batch that ends with it says to go on, if it is the last of one.
-    pub(super) fn advance(&mut self) -> Option<i64> {
-        self.head?;
-        self.records -= 1;
-        self.at += 1;
-        self.settle()
+    /// Moves past the head record.
+    pub(super) fn advance(&mut self) {
+        if self.head.is_some() {
+            self.records -= 1;
+            self.at += 1;
+            self.settle();
+        }
     }
 
     /// Finds the head after a change at the front.
-    fn settle(&mut self) -> Option<i64> {
-        let mut behind = None;
+    fn settle(&mut self) {
         while let Some(batch) = self.batches.front() {
             if let Some(record) = batch.records.get(self.at) {
                 self.head = Some((record.timestamp, record.offset));
-                return behind;
+                return;
             }
             self.leader_epoch = batch.leader_epoch;
             self.bytes -= batch.size();
-            behind = Some(batch.next_offset);
             self.batches.pop_front();
             self.at = 0;
         }
         self.head = None;
-        behind
     }
 }

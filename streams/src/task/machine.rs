@@ -4,8 +4,8 @@
 //! not depend on which fetch answers first.
 
 use super::{
-    Commit, CommittedOffset, Consumption, InputBatch, Life, Position, ProgressTable, Reading, StampConfig,
-    Stamps, TaskId,
+    Commit, CommittedOffset, Consumption, InputBatch, Life, Position, Processed, ProgressTable, Reading,
+    StampConfig, Stamps, TaskId,
     commit::{METADATA_MAX, Metadata, encode_metadata},
     decode_metadata,
     queue::Queue,
@@ -110,6 +110,7 @@ pub(crate) struct Task {
     /// What has been read of them and is not in the stores yet.
     pub(super) to_restore: VecDeque<Restoring>,
     held_since: Option<i64>,
+    aside_since: Option<i64>,
     now: i64,
     /// Kept for its memory: the least levels of others, by queue.
     others: Vec<Frontier>,
@@ -132,22 +133,34 @@ impl Task {
         let mut cx = ContextState::new(id.partition, plan.topics(), config.skip_undecodable);
         cx.clocks = vec![i64::MIN; parts.clocks.len()];
         let mut queues = Vec::new();
+        let tasks = plan.sub_topologies.get(id.sub_topology).map_or(1, |plan| plan.tasks);
+        let is_waited_for =
+            starts.len() > 1 || tasks > 1 && topology.stamped(id.sub_topology).next().is_some();
         for topic in &topology.sub_topology(id.sub_topology).inputs {
             let Some(start) = starts.iter().find(|start| start.position.topic == *topic) else { continue };
             let writers = plan.writers(*topic);
             let known = start.metadata.as_deref();
             let known = known.and_then(|text| decode_metadata(text, start.position.offset, writers + 1));
-            let (mut time, mut reading) = (i64::MIN, None);
-            if let Some(Metadata { time: at, clocks, reading: read }) = known {
-                (time, reading) = (at, read);
+            let (mut time, mut processed) = (i64::MIN, None);
+            if let Some(Metadata { time: at, clocks, processed: done }) = known {
+                (time, processed) = (at, Some(done));
                 for (clock, id) in cx.clocks.iter_mut().zip(&parts.clocks) {
                     *clock = clocks.get(id).map_or(*clock, |restored| (*restored).max(*clock));
                 }
             }
-            // What was put aside is known by writer, whatever it is read for now.
-            let mut queue = match reading.is_some() || bound.is_some() && writers > 0 {
-                true => Queue::by_writer(start.position, time, writers, reading),
-                false => Queue::new(start.position, time),
+            // What was put aside by writer stays so, whatever it is read for now.
+            let mut queue = match processed {
+                Some(Processed::ByWriter(reading)) => {
+                    Queue::by_writer(start.position, time, writers, Some(reading))
+                }
+                _ if bound.is_some() && writers > 0 => Queue::by_writer(start.position, time, writers, None),
+                processed => {
+                    let unread = processed.and_then(Processed::in_order);
+                    // Rows of a table follow each other as in its log, from which they are restored; and what nobody
+                    // waits for as in its own, so that the same comes of it each time.
+                    let bound = bound.filter(|_| !topology.is_table(*topic) && is_waited_for);
+                    Queue::in_order(start.position, time, bound, unread)
+                }
             };
             queue.pinned_end = start.pinned_end;
             if start.committed {
@@ -155,11 +168,10 @@ impl Task {
             }
             queues.push(queue);
         }
-        let writers = plan.sub_topologies.get(id.sub_topology).map_or(1, |plan| plan.tasks);
-        let mut stamps = Stamps::new(id.partition, writers, bound.unwrap_or(0), config.stamps);
+        let mut stamps = Stamps::new(id.partition, tasks, bound.unwrap_or(0), config.stamps);
         for topic in topology.stamped(id.sub_topology).filter(|_| bound.is_some()) {
             let partitions = plan.partition_counts.get(topic.0 as usize).copied().unwrap_or(0);
-            stamps.add(topic, topology.feeding(topic), (partitions, writers), config.stamps);
+            stamps.add(topic, topology.feeding(topic), (partitions, tasks), config.stamps);
         }
         let mut task = Task {
             life,
@@ -182,6 +194,7 @@ impl Task {
             restoring: BTreeSet::new(),
             to_restore: VecDeque::new(),
             held_since: None,
+            aside_since: None,
             now: 0,
             others: Vec::new(),
         };
@@ -196,7 +209,8 @@ impl Task {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.cx.counters
+        let put_aside = self.queues.iter().map(Queue::put_aside).sum();
+        Counters { put_aside, ..self.cx.counters }
     }
 
     /// Whether stores are still to be filled.
@@ -325,22 +339,27 @@ impl Task {
         if let Some((batch, record)) = queue.front() {
             self.cx.begin(topic, partition, record.offset);
             let view = batch.view(record);
-            self.taken = self.taken.max(view.timestamp);
             for (_, source) in self.sources.iter_mut().filter(|(of, _)| *of == topic) {
                 let mut cx = Context::new(&mut self.cx, &self.stores, &self.shared);
                 source.process(&mut cx, view);
             }
             self.cx.end(|| batch.view(record))?;
         }
-        queue.advance();
+        self.taken = self.taken.max(queue.advance());
         Ok(())
     }
 
     fn measure_hold(&mut self, ended: Run) {
-        if let Some(since) = self.held_since.take() {
-            self.cx.counters.held_ms += u64::try_from(self.now - since).unwrap_or(0);
-        }
-        self.held_since = matches!(ended, Run::Held | Run::Waiting).then_some(self.now);
+        let now = self.now;
+        let since = |at: &mut Option<i64>, goes_on: bool| {
+            let ms = at.map_or(0, |at| u64::try_from(now - at).unwrap_or(0));
+            *at = goes_on.then_some(now);
+            ms
+        };
+        let is_held = matches!(ended, Run::Held | Run::Waiting) && self.queues.iter().any(Queue::is_buffered);
+        self.cx.counters.held_ms += since(&mut self.held_since, is_held);
+        let has_aside = self.queues.iter().any(Queue::has_aside);
+        self.cx.counters.aside_ms += since(&mut self.aside_since, has_aside);
     }
 
     fn publish(&self) {
@@ -387,8 +406,10 @@ impl Task {
     /// What the reader of a partition has processed, as far as the group knows: committed offset and metadata.
     pub(crate) fn consumed(&mut self, place: (TopicId, i32), end: i64, committed: Option<(i64, &str)>) {
         let (offset, metadata) = committed.unwrap_or((0, ""));
-        let known = decode_metadata(metadata, offset, 0).and_then(|known| known.reading);
-        let reading = known.unwrap_or(Reading { read: offset, ..Reading::default() });
+        let reading = match decode_metadata(metadata, offset, 0).map(|known| known.processed) {
+            Some(Processed::ByWriter(reading)) => reading,
+            _ => Reading { read: offset, ..Reading::default() },
+        };
         self.stamps.consumed(place, &Consumption { end, reading });
     }
 
@@ -405,12 +426,11 @@ impl Task {
             self.clocks.iter().copied().zip(self.cx.clocks.iter().copied()).collect();
         let moved = self.queues.iter().filter(|queue| queue.committed.is_none() || queue.has_uncommitted());
         let offset = |queue: &Queue| {
-            let reading = queue.reading();
-            let metadata = encode_metadata(queue.time, reading.as_ref(), &clocks);
+            let processed = queue.processed();
+            let metadata = encode_metadata(queue.time, &processed, &clocks);
             // Without anything put aside there is nothing that waiting would make shorter.
-            let fits =
-                metadata.len() <= METADATA_MAX || reading.as_ref().is_none_or(|read| read.aside.is_empty());
-            let offset = reading.map_or_else(|| queue.position(), |reading| reading.least());
+            let fits = metadata.len() <= METADATA_MAX || !processed.has_aside();
+            let offset = processed.least();
             fits.then(|| CommittedOffset {
                 position: Position { topic: queue.topic, partition: queue.partition, offset },
                 leader_epoch: queue.leader_epoch(),

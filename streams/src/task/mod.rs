@@ -6,6 +6,7 @@
 
 mod choose;
 mod commit;
+mod in_order;
 mod input;
 mod lane;
 mod machine;
@@ -21,7 +22,7 @@ pub(crate) use input::writer_header;
 pub use input::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, WRITER_HEADER};
 pub(crate) use machine::{Run, Start, Task, TaskConfig};
 pub(crate) use progress::ProgressTable;
-pub(crate) use reading::Reading;
+pub(crate) use reading::{Processed, Reading, Unread};
 pub(crate) use restore::{ChangelogRange, RestoreWish, TaskState};
 pub(crate) use stamps::{Consumption, StampConfig, Stamps};
 

@@ -1,13 +1,96 @@
-//! What is processed of a partition that is read by writer.
+//! What is processed of a partition.
 //!
-//! Each writer's records are processed in log order. So it is everything below the offset up to which the partition has
-//! been read but, for the writers that are named, their records from an offset on. That is committed as the least
-//! offset that is not processed, with the rest beside it, in a few characters per writer: whoever goes on reads from
-//! there, and skips what is processed.
+//! Of one that is read in order that is everything below an offset but the records that are put aside. Of one that is read
+//! by writer, each writer's records are processed in log order: it is everything below the offset up to which the partition
+//! has been read but, for the writers that are named, their records from an offset on. Either is committed as the least
+//! offset that is not processed, with the rest beside it, in a few characters per record put aside or writer: whoever
+//! goes on reads from there, and skips what is processed.
 
 use std::iter::repeat_with;
 
+/// Records of a partition that may be put aside one by one: what is committed with an offset has room for that many.
+pub(crate) const ASIDE_MAX: usize = 32;
+
 /// What is processed of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Processed {
+    /// It is read in order.
+    InOrder(Unread),
+    /// It is read by writer.
+    ByWriter(Reading),
+}
+
+impl Processed {
+    /// The least offset that is not processed.
+    pub(crate) fn least(&self) -> i64 {
+        match self {
+            Processed::InOrder(unread) => unread.least(),
+            Processed::ByWriter(reading) => reading.least(),
+        }
+    }
+
+    /// What is not processed, of a partition that is read in order.
+    pub(crate) fn in_order(self) -> Option<Unread> {
+        match self {
+            Processed::InOrder(unread) => Some(unread),
+            Processed::ByWriter(_) => None,
+        }
+    }
+
+    /// Whether there is less to say of it once more is processed.
+    pub(crate) fn has_aside(&self) -> bool {
+        match self {
+            Processed::InOrder(unread) => !unread.aside.is_empty(),
+            Processed::ByWriter(reading) => !reading.aside.is_empty(),
+        }
+    }
+}
+
+/// What is not processed of a partition that is read in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// Everything from this offset on.
+    pub(crate) from: i64,
+    /// Offsets below it, ascending.
+    pub(crate) aside: Vec<i64>,
+}
+
+impl Unread {
+    /// The least offset that is not processed.
+    pub(crate) fn least(&self) -> i64 {
+        self.aside.first().copied().unwrap_or(self.from)
+    }
+
+    /// Whether the record at this offset is not processed.
+    pub(crate) fn has(&self, offset: i64) -> bool {
+        offset >= self.from || self.aside.binary_search(&offset).is_ok()
+    }
+
+    /// Everything but the least offset, as text: how far each is behind the one before, `from` the last; empty if
+    /// nothing is put aside.
+    pub(crate) fn encode(&self) -> String {
+        let offsets = || self.aside.iter().chain([&self.from]);
+        let mut bytes = Vec::new();
+        offsets()
+            .zip(offsets().skip(1))
+            .for_each(|(before, offset)| put(&mut bytes, (offset - before) as u64));
+        text(&bytes)
+    }
+
+    /// Reads what [`Unread::encode`] wrote beside the least offset; `None` if it is something else.
+    pub(crate) fn decode(text: &str, least: i64) -> Option<Unread> {
+        let bytes = bytes(text)?;
+        let (mut rest, mut from, mut aside) = (&bytes[..], least, Vec::new());
+        while !rest.is_empty() {
+            aside.push(from);
+            let difference = i64::try_from(take(&mut rest)?).ok().filter(|difference| *difference > 0)?;
+            from = from.checked_add(difference)?;
+        }
+        (aside.len() <= ASIDE_MAX).then_some(Unread { from, aside })
+    }
+}
+
+/// What is processed of a partition that is read by writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// Offset up to which it is read.
@@ -159,6 +242,31 @@ mod tests {
             let text = reading.encode();
             prop_assert!(!text.is_empty() && !text.contains([' ', '=']));
             prop_assert_eq!(Reading::decode(&text, reading.least(), 300), Some(reading));
+        }
+
+        #[test]
+        fn what_is_put_aside_reads_as_it_was_written(
+            least in 0i64..1 << 40,
+            differences in prop::collection::vec(1i64..1 << 40, 0..ASIDE_MAX + 1),
+        ) {
+            let mut aside = vec![least];
+            for difference in differences {
+                aside.extend(aside.last().and_then(|last| last.checked_add(difference)));
+            }
+            let unread = Unread { from: aside.pop().unwrap(), aside };
+            let text = unread.encode();
+            prop_assert!(text.is_empty() == unread.aside.is_empty() && !text.contains([' ', '=']));
+            prop_assert!(text.len() < 280, "{} characters", text.len());
+            prop_assert_eq!(unread.least(), least);
+            prop_assert_eq!(Unread::decode(&text, least), Some(unread));
+        }
+
+        #[test]
+        fn no_text_puts_aside_what_cannot_be(text in "[A-Za-z0-9_=-]{0,400}", least in prop_oneof![Just(5), Just(i64::MAX - 5)]) {
+            if let Some(unread) = Unread::decode(&text, least) {
+                let all: Vec<i64> = unread.aside.iter().copied().chain([unread.from]).collect();
+                prop_assert!(all.len() <= ASIDE_MAX + 1 && all[0] == least && all.is_sorted_by(|a, b| a < b));
+            }
         }
 
         #[test]

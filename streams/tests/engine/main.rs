@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failure of the test")]
 
+mod ahead;
 mod copies;
 mod failures;
 mod metadata;
