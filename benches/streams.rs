@@ -74,7 +74,7 @@ const SHARED_STEP_MS: i64 = 12_000;
 fn workers() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let each = scaled(900_000) as i64 / i64::from(SHARED_PARTITIONS);
+    let each = scaled(6_000_000) as i64 / i64::from(SHARED_PARTITIONS);
     let hour = Duration::from_secs(3600);
     let windowed = Builder::new("windowed");
     windowed
