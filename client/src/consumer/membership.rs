@@ -30,6 +30,8 @@ use tokio::time::Instant;
 
 /// Time that a join may take beyond the rebalance timeout.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
+/// The first heartbeat of a generation comes after this part of the interval; then it doubles.
+const FIRST_BEATS: u32 = 16;
 
 /// State of the task.
 pub(super) struct Member {
@@ -325,7 +327,9 @@ impl Member {
 
     /// Heartbeats until a rebalance is due.
     async fn stay(&mut self) -> Result<(), Interrupted> {
-        let mut next = Instant::now() + self.config.heartbeat_interval;
+        // A change is often followed by another: members that start together, partitions that are first let go.
+        let mut interval = self.config.heartbeat_interval / FIRST_BEATS;
+        let mut next = Instant::now() + interval;
         loop {
             // A wake-up without a cause, as after every poll, only shortens the look around.
             let _ = tokio::time::timeout_at(next, self.group.wake.notified()).await;
@@ -341,7 +345,8 @@ impl Member {
             if Instant::now() < next {
                 continue;
             }
-            next = Instant::now() + self.config.heartbeat_interval;
+            interval = (interval * 2).min(self.config.heartbeat_interval);
+            next = Instant::now() + interval;
             if self.heartbeat().await? == Beat::Rebalance {
                 return Ok(());
             }

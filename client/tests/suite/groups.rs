@@ -30,6 +30,7 @@ over_both_transports! {
     cooperative_member_keeps_reading_what_it_keeps
     custom_assignor_gets_user_data_and_metadata_survives_a_move
     member_that_does_not_poll_is_dropped_and_comes_back
+    members_that_start_together_settle_before_a_heartbeat_is_due
     member_that_waits_in_a_poll_stays
     static_member_keeps_its_partitions_through_a_restart
     commit_after_a_rebalance_is_refused
@@ -243,6 +244,27 @@ async fn member_that_waits_in_a_poll_stays(_: &Cluster, client: &Client) {
     let noted: Vec<_> = notes.0.lock().unwrap().iter().map(|(what, _)| *what).collect();
     assert_eq!(noted, ["assigned"]);
     consumer.close().await.unwrap();
+}
+
+async fn members_that_start_together_settle_before_a_heartbeat_is_due(_: &Cluster, client: &Client) {
+    let _ = topic(client, "together", 4).await;
+    let interval = Duration::from_secs(6);
+    let config = || {
+        let config = config(CooperativeStickyAssignor::default()).group_id("together".to_owned());
+        config.heartbeat_interval(interval).session_timeout(interval * 4)
+    };
+    let members = [(); 2].map(|()| Consumer::new(client, config()).unwrap());
+    let [first, second] = &members;
+    first.subscribe(["together"]).unwrap();
+    poll_until(&[first], || first.assignment().len() == 4).await;
+    let started = Instant::now();
+    second.subscribe(["together"]).unwrap();
+    // Two rebalances: half is let go, then given out.
+    poll_until(&[first, second], || sizes(&[first, second]) == [2, 2]).await;
+    assert!(started.elapsed() < interval / 2, "{:?}", started.elapsed());
+    for member in members {
+        member.close().await.unwrap();
+    }
 }
 
 async fn static_member_keeps_its_partitions_through_a_restart(_: &Cluster, client: &Client) {
