@@ -95,6 +95,29 @@ struct Part<T> {
     position: Vec<(String, i32, i64)>,
 }
 
+/// What all workers have answered.
+struct Gathered<T> {
+    found: Vec<T>,
+    ready: BTreeSet<i32>,
+    position: Vec<(String, i32, i64)>,
+    /// Whether two have answered for one partition: it has moved from one to the other meanwhile.
+    is_moving: bool,
+}
+
+fn gather<T>(parts: Vec<Part<T>>) -> Gathered<T> {
+    let mut all =
+        Gathered { found: Vec::new(), ready: BTreeSet::new(), position: Vec::new(), is_moving: false };
+    for part in parts {
+        all.found.push(part.found);
+        for partition in part.ready {
+            all.is_moving |= !all.ready.insert(partition);
+        }
+        all.position.extend(part.position);
+    }
+    all.position.sort();
+    all
+}
+
 impl<K: Data, V: Data> View<K, V> {
     pub(super) fn new(shared: Arc<Shared>, table: &Table<K, V>) -> View<K, V> {
         View { shared, table: table.clone(), partial: false }
@@ -212,16 +235,10 @@ impl<K: Data, V: Data> View<K, V> {
         loop {
             let parts = tokio::time::timeout_at(deadline, self.ask_once(&question)).await;
             let parts = parts.map_err(|_| QueryError::Busy { waited })??;
-            let mut ready: BTreeSet<i32> = BTreeSet::new();
-            let (mut found, mut position) = (Vec::new(), Vec::new());
-            for part in parts {
-                found.push(part.found);
-                ready.extend(part.ready);
-                position.extend(part.position);
-            }
+            let Gathered { found, ready, position, is_moving } = gather(parts);
             let missing: Vec<i32> = wanted.clone().filter(|partition| !ready.contains(partition)).collect();
-            if self.partial || missing.is_empty() || enough(&found) {
-                position.sort();
+            let is_whole = missing.is_empty() && !is_moving;
+            if self.partial && !is_moving || is_whole || enough(&found) {
                 return Ok(Answer { value: found, position });
             }
             let table = self.table.graph.name(self.table.node);
@@ -230,6 +247,9 @@ impl<K: Data, V: Data> View<K, V> {
                 return Err(QueryError::Elsewhere { table, partitions });
             }
             if tokio::time::Instant::now() >= deadline {
+                if is_moving {
+                    return Err(QueryError::Busy { waited });
+                }
                 let total = wanted.len();
                 return Err(QueryError::Incomplete { table, here: total - missing.len(), total, waited });
             }
@@ -353,5 +373,18 @@ impl<K: Data, V: Data> GlobalView<K, V> {
             failure.is_none()
         });
         failure.map_or(Ok(rows), |error| Err(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_of_which_two_have_rows_is_asked_for_again() {
+        let part = |ready: &[i32]| Part { found: (), ready: ready.to_vec(), position: Vec::new() };
+        let apart = gather(vec![part(&[0, 2]), part(&[1])]);
+        assert_eq!((apart.ready.into_iter().collect::<Vec<_>>(), apart.is_moving), (vec![0, 1, 2], false));
+        assert!(gather(vec![part(&[0, 2]), part(&[1, 2])]).is_moving);
     }
 }
