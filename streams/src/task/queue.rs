@@ -5,6 +5,9 @@ use super::{
 };
 use crate::{processor::Frontier, topology::TopicId};
 
+/// How often a partition is looked at, at least, until it counts as idle.
+const LOOKS_MIN: i64 = 4;
+
 /// The order in which records are taken.
 #[derive(Debug)]
 enum Order {
@@ -35,8 +38,8 @@ pub(crate) struct Queue {
     pub(crate) end: Option<i64>,
     /// A replay's pinned end: the partition is finished there.
     pub(crate) pinned_end: Option<i64>,
-    /// Since when the queue has been empty at the partition's end.
-    at_end_since: Option<i64>,
+    /// For how long the partition has been seen to bring nothing, and when it was looked at last, in milliseconds.
+    quiet: Option<(i64, i64)>,
     /// Whether it has been long enough to hold nobody.
     is_idle: bool,
 }
@@ -66,7 +69,7 @@ impl Queue {
             committed_steps: 0,
             end: None,
             pinned_end: None,
-            at_end_since: None,
+            quiet: None,
             is_idle: false,
         }
     }
@@ -213,7 +216,7 @@ impl Queue {
             }
             Order::Writers(writers) => writers.advance(),
         }
-        self.at_end_since = None;
+        self.quiet = None;
         self.is_idle = false;
         taken
     }
@@ -321,10 +324,13 @@ impl Queue {
     pub(crate) fn tick(&mut self, now: i64, idle_ms: i64) -> bool {
         let before = self.is_idle;
         if self.is_quiet() {
-            let since = *self.at_end_since.get_or_insert(now);
-            self.is_idle = now.saturating_sub(since) >= idle_ms;
+            let (quiet, looked) = self.quiet.unwrap_or((0, now));
+            // Whoever stood still meanwhile has not seen whether anything came.
+            let quiet = quiet + now.saturating_sub(looked).clamp(0, (idle_ms / LOOKS_MIN).max(1));
+            self.quiet = Some((quiet, now));
+            self.is_idle = quiet >= idle_ms;
         } else {
-            self.at_end_since = None;
+            self.quiet = None;
             self.is_idle = false;
         }
         self.is_idle && !before
@@ -396,6 +402,24 @@ mod tests {
         queue.push(batch.finish());
     }
 
+    /// Whether a partition that brings nothing does, with an idle timeout of 20, in just that time.
+    fn becomes_idle(queue: &mut Queue) -> bool {
+        (0..4).all(|step| !queue.tick(step * 5, 20)) && queue.tick(20, 20)
+    }
+
+    #[test]
+    fn standing_still_is_not_being_idle() {
+        let mut queue = queue(BOUND);
+        queue.end = Some(2);
+        push(&mut queue, &[5, 5]);
+        (queue.advance(), queue.advance());
+        assert!(!queue.tick(0, 20) && !queue.tick(10_000, 20) && queue.level() == Frontier::At(5));
+        assert!(!queue.tick(10_010, 20) && !queue.tick(10_015, 20) && queue.tick(10_020, 20));
+        push(&mut queue, &[6]);
+        queue.advance();
+        assert!(!queue.tick(10_020, 20) && queue.level() == Frontier::At(6));
+    }
+
     #[test]
     fn a_partition_that_ends_in_what_has_no_records_comes_to_its_end() {
         let mut queue = queue(None);
@@ -417,12 +441,12 @@ mod tests {
         queue.end = Some(2);
         push(&mut queue, &[5, 6]);
         assert_eq!((queue.advance(), queue.advance()), (5, 6));
-        assert!(!queue.tick(0, 20) && queue.tick(20, 20) && queue.level() == Frontier::Idle);
+        assert!(becomes_idle(&mut queue) && queue.level() == Frontier::Idle);
         push(&mut queue, &[500]);
         assert_eq!((queue.level(), queue.promise(BOUND)), (Frontier::At(500), Frontier::At(500)));
         assert!(queue.wants(BOUND, 1, 1), "another tells how far the partition is");
         assert_eq!((queue.advance(), queue.time), (500, 6));
-        assert!(!queue.tick(20, 20) && queue.level() == Frontier::At(6), "it may go on from where it was");
+        assert!(!queue.tick(40, 20) && queue.level() == Frontier::At(6), "it may go on from where it was");
         push(&mut queue, &[7]);
         assert_eq!((queue.level(), queue.promise(BOUND)), (Frontier::At(7), Frontier::At(7)));
         assert!(!queue.wants(BOUND, 1, 1));
@@ -437,7 +461,7 @@ mod tests {
         assert_eq!((queue.head(), queue.level()), (Some((500, 2)), Frontier::At(8)));
         queue.end = Some(4);
         assert!(!queue.is_starved() && !queue.at_end() && queue.missing() == Frontier::At(8));
-        assert!(!queue.tick(0, 20) && queue.tick(20, 20) && queue.missing() == Frontier::Idle);
+        assert!(becomes_idle(&mut queue) && queue.missing() == Frontier::Idle);
         assert_eq!((queue.level(), queue.promise(BOUND)), (Frontier::At(500), Frontier::At(500)));
         push(&mut queue, &[9, 600, 601]);
         assert_eq!((queue.level(), queue.advance(), queue.level()), (Frontier::At(9), 9, Frontier::At(500)));

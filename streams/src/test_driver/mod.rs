@@ -46,6 +46,9 @@ use std::{
 };
 use topics::{Logged, Topics};
 
+/// In how many steps the clock moves, so that what has to be seen for a time is seen.
+const ADVANCE_STEPS: i64 = 8;
+
 /// Keys and rows in the order of the key bytes.
 type Rows<K, V> = Vec<(K, Row<V>)>;
 
@@ -358,10 +361,15 @@ impl TestDriver {
         self.tell(Event::Commit)
     }
 
-    /// Moves the clock forward and runs.
+    /// Moves the clock forward, in a few steps, and runs at each.
     pub fn advance(&mut self, by: Duration) -> Result<(), DriverError> {
-        self.now = self.now.saturating_add(millis(by));
-        self.run()
+        let (begun, by) = (self.now, millis(by));
+        let steps = by.clamp(1, ADVANCE_STEPS);
+        for step in 1..=steps {
+            self.now = begun.saturating_add((i128::from(by) * i128::from(step) / i128::from(steps)) as i64);
+            self.run()?;
+        }
+        Ok(())
     }
 
     /// Makes fetches from a partition bring nothing although records are there, until [`TestDriver::resume`].
