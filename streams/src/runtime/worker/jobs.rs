@@ -51,39 +51,50 @@ async fn find(shared: &Shared, consumer: &Consumer, tasks: &[TaskId]) -> Result<
     Ok(Found { starts, changelogs, kept: Vec::new() })
 }
 
+/// Partitions by the names of their topics.
+fn partitions(shared: &Shared, places: &[Place]) -> Vec<TopicPartition> {
+    places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect()
+}
+
+/// The offset of a partition that was asked for with others: whoever is asked knows all of them, or fails.
+fn known(offsets: &BTreeMap<TopicPartition, i64>, partition: &TopicPartition) -> i64 {
+    *offsets.get(partition).expect("offsets are those of all partitions asked for")
+}
+
 async fn ranges(
     shared: &Shared,
     consumer: &Consumer,
     places: &[Place],
 ) -> Result<Vec<ChangelogRange>, ConsumerError> {
-    let partitions: Vec<TopicPartition> =
-        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let partitions = partitions(shared, places);
     let begins = consumer.beginning_offsets(&partitions).await?;
     let ends = consumer.end_offsets(&partitions).await?;
     let range = |(place, partition): (&Place, &TopicPartition)| ChangelogRange {
         place: *place,
-        begin: begins.get(partition).copied().unwrap_or(0),
-        end: ends.get(partition).copied().unwrap_or(0),
+        begin: known(&begins, partition),
+        end: known(&ends, partition),
     };
     Ok(places.iter().zip(&partitions).map(range).collect())
 }
 
 /// Where inputs begin: behind what is committed, else where the configuration says.
 async fn starts(shared: &Shared, consumer: &Consumer, places: &[Place]) -> Result<Vec<Start>, ConsumerError> {
-    let wanted: Vec<TopicPartition> =
-        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let wanted = partitions(shared, places);
     let committed = consumer.committed(&wanted).await?;
     let fresh: Vec<TopicPartition> =
         wanted.iter().filter(|partition| !committed.contains_key(*partition)).cloned().collect();
     let begins = begins(shared, consumer, &fresh).await?;
     let start = |((topic, at), partition): (&Place, &TopicPartition)| {
-        let known = committed.get(partition);
-        let offset = known.map(|known| known.offset).or_else(|| begins.get(partition).copied());
+        let committed = committed.get(partition);
         let pinned = shared.config.replay_until.as_ref().and_then(|ends| ends.0.get(partition).copied());
         Start {
-            position: Position { topic: *topic, partition: *at, offset: offset.unwrap_or(0) },
-            metadata: known.map(|known| known.metadata.clone()),
-            committed: known.is_some(),
+            position: Position {
+                topic: *topic,
+                partition: *at,
+                offset: committed.map_or_else(|| known(&begins, partition), |committed| committed.offset),
+            },
+            metadata: committed.map(|committed| committed.metadata.clone()),
+            committed: committed.is_some(),
             pinned_end: pinned,
         }
     };
@@ -125,8 +136,8 @@ async fn begins(
             let found = consumer.offsets_for_times(&times).await?;
             let ends = consumer.end_offsets(fresh).await?;
             for (partition, at) in found {
-                let end = ends.get(&partition).copied().unwrap_or(0);
-                begins.insert(partition, at.map_or(end, |at| at.offset));
+                let begin = at.map_or_else(|| known(&ends, &partition), |at| at.offset);
+                begins.insert(partition, begin);
             }
         }
     }
@@ -231,8 +242,7 @@ async fn consumed(
     consumer: &Consumer,
     places: &[Place],
 ) -> Result<Vec<Consumed>, ConsumerError> {
-    let partitions: Vec<TopicPartition> =
-        places.iter().map(|(topic, partition)| shared.topics.partition(*topic, *partition)).collect();
+    let partitions = partitions(shared, places);
     let ends = consumer.end_offsets(&partitions).await?;
     let mut committed = consumer.committed(&partitions).await?;
     let consumed = |(place, partition): (&Place, &TopicPartition)| {
