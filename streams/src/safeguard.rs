@@ -11,6 +11,8 @@ pub(crate) enum Safeguard {
     Fence,
     /// That offsets are written behind everything that follows from the records before them.
     Order,
+    /// That rows are written behind the results that follow from their changes.
+    Results,
     /// That what is handed over and not out is forgotten with the tasks.
     Discards,
     /// How far writers say that they have come.

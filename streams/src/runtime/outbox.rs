@@ -212,9 +212,12 @@ impl Writer {
         Ok(last)
     }
 
-    /// Appends rows, waits until all that was appended before is acknowledged too, and tells where the rows end in each
-    /// changelog.
+    /// Appends rows once all that was appended before is acknowledged, waits until they are too, and tells where they end
+    /// in each changelog.
     async fn log(&mut self, records: Vec<Outputs>) -> Result<Vec<Position>, AppError> {
+        // A row that is kept without the results of its change suppresses them when its record comes again: nothing has
+        // changed then.
+        self.producer.flush().await?;
         let mut last = Vec::new();
         for outputs in records {
             last.extend(self.append(outputs).await?);

@@ -111,6 +111,11 @@ impl Application {
         matches!(self, Application::Composed(composed) if composed.counts_repetitions())
     }
 
+    /// Whether rows of a table move between groups of another.
+    pub(super) fn moves_rows(&self) -> bool {
+        matches!(self, Application::Composed(composed) if composed.moves_rows())
+    }
+
     /// Whether what a writer may be ahead of its readers is looked at: a record makes one or two there.
     pub(super) fn bounds_leads(&self) -> bool {
         matches!(self, Application::Gathered | Application::Chained | Application::Matched)
@@ -233,6 +238,8 @@ impl Application {
                 }
                 Err(_) => format!("{value:?}"),
             };
+            // When rows pass a group that they leave again depends on which record of their key comes first.
+            let timestamp = if self.moves_rows() { 0 } else { timestamp };
             format!("{} {timestamp}: {value}", key.escape_ascii())
         };
         let rows = dump.into_iter().filter(|(_, rows)| !rows.is_empty());

@@ -89,13 +89,15 @@ enum End {
     AgainByWindow,
     /// A table's rows, each once, by another key.
     Regrouped,
+    /// Where a table's rows are, each in one group, which changes.
+    Moved,
     /// What finds its row in a table that is aggregated behind a topic.
     FoundBehind,
     /// The same in a table that is read from a topic.
     FoundInSource,
 }
 
-const ENDS: [End; 13] = [
+const ENDS: [End; 14] = [
     End::Written,
     End::Collected,
     End::Gathered,
@@ -107,6 +109,7 @@ const ENDS: [End; 13] = [
     End::Again,
     End::AgainByWindow,
     End::Regrouped,
+    End::Moved,
     End::FoundBehind,
     End::FoundInSource,
 ];
@@ -206,6 +209,11 @@ impl Composed {
     /// Whether it shows in the end what was processed twice.
     pub(super) fn counts_repetitions(&self) -> bool {
         matches!(self.end, End::Counted | End::Regrouped)
+    }
+
+    /// Whether rows of a table move between groups of another.
+    pub(super) fn moves_rows(&self) -> bool {
+        self.end == End::Moved
     }
 
     fn has_second_topic(&self) -> bool {
@@ -316,6 +324,17 @@ impl Composed {
                         Vec::new,
                         |_, row, ids| row.into_iter().fold(ids, |ids, id| collected(id, ids)),
                         |_, row, ids| without_all(ids, &row),
+                    );
+            }
+            End::Moved => {
+                self.collected(numbers)
+                    .group_by("moved", CODECS, |key, ids| (ids.len() as i64 % 4, *key))
+                    .aggregate(
+                        "again",
+                        Ids::new(),
+                        Vec::new,
+                        |_, key, keys| united(keys, vec![key]),
+                        |_, key, keys| keys.into_iter().filter(|other| *other != key).collect(),
                     );
             }
             End::FoundBehind => {

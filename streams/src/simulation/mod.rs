@@ -128,6 +128,11 @@ fn without_the_order_of_a_commit_it_fails() {
 }
 
 #[test]
+fn without_results_before_rows_it_fails() {
+    is_missed_in(Safeguard::Results, World::moves_rows);
+}
+
+#[test]
 fn without_frontiers_it_fails() {
     is_missed(Safeguard::Frontier);
 }

@@ -368,9 +368,8 @@ impl Process {
             return Vec::new();
         }
         if let Some(Job::Commit { records, .. }) = self.jobs.front()
-            && records.is_empty()
             && self.in_flight > 0
-            && !Safeguard::Order.is_out()
+            && !(if records.is_empty() { Safeguard::Order } else { Safeguard::Results }).is_out()
         {
             return Vec::new();
         }

@@ -1,5 +1,7 @@
 //! What happens in a schedule, and what must be true in the end.
 
+mod rest;
+
 use super::{
     Random,
     applications::{Application, BOUND_MS, Comparable, Input, comparable_topic},
@@ -11,7 +13,7 @@ use crate::{
     instance::{Event, InstanceConfig, Pacing, Place, Setup, Shelf},
     record::Headers,
     safeguard::without,
-    task::{Life, ProgressTable, StampConfig, Task, TaskConfig, TaskId},
+    task::{Life, ProgressTable, StampConfig, TaskConfig, TaskId},
     test_driver::topics::Logged,
     topology::{Globals, Plan, TopicId, Topology},
 };
@@ -34,12 +36,6 @@ const SLACK_BYTES: usize = 500;
 const RECORD_BYTES_MAX: usize = 200;
 /// Longer than what happens takes.
 const IDLE_MS: i64 = 100_000;
-/// Time that passes at once while everything comes to rest.
-const REST_MS: i64 = 500;
-/// The same once everything is processed; less than the lease.
-const WAIT_MS: i64 = 5000;
-/// The same while a process closes, for which it has a limit in time.
-const CLOSING_MS: i64 = 50;
 
 /// Something on its way from a process to the cluster.
 struct Message {
@@ -87,6 +83,8 @@ pub(super) struct World {
     rough: bool,
     /// Whether tasks move often.
     restless: bool,
+    /// One in so many chances brings a message before it is due.
+    slowness: u64,
     /// So many times as many records come, in the same time.
     abundance: i64,
     /// What has been seen that must not be.
@@ -111,6 +109,7 @@ impl World {
             _ => 1,
         };
         let restless = random.one_in(2);
+        let slowness = if rough { [1, 1, 50][random.index(3)] } else { 1 };
         let records = (50 + random.below(200) as i64) * abundance;
         let mut to_write: Vec<Input> =
             (0..records).map(|id| application.record(id, PARTITIONS, &mut random)).collect();
@@ -145,6 +144,7 @@ impl World {
             written: Vec::new(),
             rough,
             restless,
+            slowness,
             abundance,
             wrong: None,
             handed_over: BTreeMap::new(),
@@ -183,6 +183,11 @@ impl World {
     /// Whether so much comes that it shows how far writers are ahead.
     pub(super) fn is_abundant(&self) -> bool {
         self.abundance > 1
+    }
+
+    /// Whether a result that is missing shows, and what was processed twice does not.
+    pub(super) fn moves_rows(&self) -> bool {
+        self.rough && self.application.moves_rows()
     }
 
     pub(super) fn run(&mut self) -> Result<(), String> {
@@ -271,7 +276,7 @@ impl World {
             40..50 if self.rough || self.now >= self.restarted + SESSION_MS => self.restart_broker(),
             40..50 => {}
             50..58 if self.rough => {
-                let at = self.random.index(self.processes.len());
+                let at = self.one_to_crash();
                 let process = self.processes.remove(at);
                 self.drop_some_of(process.member);
                 self.tell(|_| format!("{} crashes", process.member));
@@ -321,15 +326,24 @@ impl World {
         }
     }
 
-    /// What a process has sent last goes with it, if it has not left the machine.
+    /// Any process, or that of which most is on its way.
+    fn one_to_crash(&mut self) -> usize {
+        let sent =
+            |process: &Process| self.network.iter().filter(|message| message.from == process.member).count();
+        let busiest = (0..self.processes.len()).max_by_key(|at| sent(&self.processes[*at]));
+        let any = self.random.index(self.processes.len());
+        busiest.filter(|_| self.random.one_in(2)).unwrap_or(any)
+    }
+
+    /// What a process has sent last goes with it, if it has not left the machine: of each partition, since a request has a
+    /// batch of each.
     fn drop_some_of(&mut self, member: u64) {
-        let sent = self.network.iter().filter(|message| message.from == member).count();
-        let mut kept = self.random.index(sent + 1);
+        let mut gone = BTreeSet::new();
+        let chance = &mut self.random;
         self.network.retain(|message| {
-            message.from != member || {
-                kept = kept.saturating_sub(1);
-                kept > 0
-            }
+            let is_lost = message.from == member
+                && (gone.contains(&message.place()) || chance.one_in(2) && gone.insert(message.place()));
+            !is_lost
         });
     }
 
@@ -415,7 +429,8 @@ impl World {
     }
 
     fn deliver_one(&mut self) {
-        if !self.network.is_empty() && self.broker_down_until == 0 {
+        let is_quick = self.random.one_in(self.slowness);
+        if is_quick && !self.network.is_empty() && self.broker_down_until == 0 {
             let at = self.random.index(self.network.len());
             self.deliver(at);
         }
@@ -520,80 +535,5 @@ impl World {
         if self.processes.is_empty() {
             self.start();
         }
-    }
-
-    /// Lets everything come to rest, with all of the input written.
-    fn settle(&mut self) -> Result<(), String> {
-        while !self.to_write.is_empty() {
-            self.write_input();
-        }
-        for process in &mut self.processes {
-            (process.stopped_until, process.cut_until) = (0, 0);
-        }
-        let mut waits = false;
-        for _ in 0..3000 {
-            let is_closing = self.processes.iter().any(|process| process.is_closing);
-            self.pass(if is_closing {
-                CLOSING_MS
-            } else if waits {
-                WAIT_MS
-            } else {
-                REST_MS
-            });
-            for at in 0..self.processes.len() {
-                let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
-                self.send(at, sent);
-            }
-            while !self.network.is_empty() && self.broker_down_until == 0 {
-                self.deliver(0);
-            }
-            self.end_closed();
-            // Nothing that has a limit in time is under way, only partitions that are not idle yet.
-            let only_waits = |process: &Process| {
-                let is_still = process.change.is_none() && !process.is_closing;
-                is_still && process.instance.tasks().values().all(Task::drained)
-            };
-            waits = self.cluster.is_stable() && self.processes.iter().all(only_waits);
-            let rests = self.processes.iter().all(Process::rests);
-            let living = self.cluster.consists_of(self.processes.iter().map(|process| process.member));
-            if rests && living && self.network.is_empty() && self.cluster.is_stable() {
-                return Ok(());
-            }
-        }
-        let tasks = self.processes.iter().flat_map(|process| process.instance.tasks().values());
-        let open: Vec<String> =
-            tasks.filter(|task| task.has_uncommitted() || !task.drained()).map(Task::standing).collect();
-        let waits: Vec<String> = self.processes.iter().map(Process::waits).collect();
-        let stable = self.cluster.is_stable();
-        Err(format!("{:?}: it does not come to rest: {open:#?} {waits:#?} stable {stable}", self.application))
-    }
-
-    fn end_all(&mut self) -> Result<(), String> {
-        let members: Vec<u64> = self.processes.iter().map(|process| process.member).collect();
-        for process in &mut self.processes {
-            process.tell(self.now, Event::Close);
-        }
-        // What was handed over last goes out first.
-        for _ in 0..100 {
-            for at in 0..self.processes.len() {
-                let sent = self.processes[at].step_to_rest(self.now, &self.cluster, &mut self.random);
-                self.send(at, sent);
-            }
-            while !self.network.is_empty() {
-                self.deliver(0);
-            }
-            if self.processes.iter().all(|process| process.closed.is_some()) {
-                break;
-            }
-        }
-        for member in members {
-            let closed = self.processes.iter().find(|process| process.member == member);
-            if closed.is_none_or(|process| process.closed.is_none()) {
-                return Err("a process at rest does not close".into());
-            }
-            self.cluster.leave(member);
-        }
-        self.processes.clear();
-        Ok(())
     }
 }
