@@ -27,7 +27,7 @@ const fn in_coarser_units(property: Property, coarser: &'static [(&'static str, 
 #[rustfmt::skip]
 pub const TABLE: &[Property] = &[
     topic("cleanup.policy", "log.cleanup.policy", Kind::List(&["delete", "compact"]), "delete",
-        "`delete` removes old segments by time and size. `compact` is kept and shown; until compaction exists nothing of such a topic is removed."),
+        "`delete` removes old segments by time and size. `compact` is kept and shown; until compaction exists nothing of such a topic is removed, and DeleteRecords is refused (`POLICY_VIOLATION`)."),
     topic("compression.type", "compression.type", Kind::Choice(&["producer"]), "producer",
         "Batches are stored as the producer compressed them."),
     topic("delete.retention.ms", "log.cleaner.delete.retention.ms", Kind::Long(0, i64::MAX), DAY_MS,

@@ -1,6 +1,7 @@
 //! DeleteRecords: moves the log start of partitions forward.
 
 use super::{Node, Refusal, delete_records_error_code};
+use crate::config::topic_text;
 use crate::topic::is_internal;
 use kappa_protocol::messages::delete_records_request::DeleteRecordsPartition;
 use kappa_protocol::messages::delete_records_response::{
@@ -68,6 +69,15 @@ fn answer(node: &Node, cx: &Context, request: DeleteRecordsRequest) -> DeleteRec
     DeleteRecordsResponse { topics, ..Default::default() }
 }
 
+/// Whether records of a topic go by compaction alone.
+fn is_compacted_only(node: &Node, topic: &str) -> bool {
+    let Some(topic) = node.topics.topic(topic) else { return false };
+    let (overrides, layers) = (topic.overrides(), node.topics.layers());
+    let policy = topic_text("cleanup.policy", &overrides, &layers);
+    let has = |wanted| policy.split(',').any(|word| word.trim() == wanted);
+    has("compact") && !has("delete")
+}
+
 fn delete(node: &Node, cx: &Context, topic: &str, index: i32, before: i64) -> Result<i64, Refusal> {
     if !cx.allows(Operation::Delete, Resource::Topic(topic)) {
         let message = format!("not allowed to delete records of topic {topic}");
@@ -83,6 +93,11 @@ fn delete(node: &Node, cx: &Context, topic: &str, index: i32, before: i64) -> Re
             format!("there is no partition {index} of topic {topic}"),
         )
     })?;
+    // What a compacted topic holds stands until a newer value of its key does.
+    if is_compacted_only(node, topic) {
+        let message = format!("records of {topic} are only compacted (cleanup.policy), never deleted");
+        return Err(Refusal::new(ErrorCode::PolicyViolation, message));
+    }
     partition
         .delete_records(before)
         .map_err(|error| Refusal::new(delete_records_error_code(&error), error.to_string()))

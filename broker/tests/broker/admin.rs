@@ -102,6 +102,30 @@ fn each_topic_of_a_request_is_created_or_refused_by_itself() {
 }
 
 #[test]
+fn records_of_a_topic_that_is_only_compacted_are_not_deleted() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    let policies = ["compact", "compact,delete", "delete"];
+    for policy in policies {
+        let topics = vec![topic(&policy.replace(',', "-"), 1, &[("cleanup.policy", policy)])];
+        client.call(7, CreateTopicsRequest { topics, ..Default::default() });
+    }
+    let codes = policies.map(|policy| {
+        let name = policy.replace(',', "-");
+        client.produce(&name, 0, &["a", "b"]);
+        let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 1 }];
+        let topics = vec![DeleteRecordsTopic { name, partitions }];
+        let response = client.call(2, DeleteRecordsRequest { topics, timeout_ms: 1000 });
+        ErrorCode::from(response.topics[0].partitions[0].error_code)
+    });
+    assert_eq!(codes, [ErrorCode::PolicyViolation, ErrorCode::None, ErrorCode::None]);
+    assert_eq!(client.values("compact", 0, 0), ["a", "b"]);
+    assert_eq!(client.values("compact-delete", 0, 1), ["b"]);
+    running.stop();
+}
+
+#[test]
 fn topics_are_deleted_by_name_and_by_id_and_may_come_back() {
     let dir = tempdir().unwrap();
     let running = Running::start(dir.path());
