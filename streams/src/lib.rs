@@ -63,7 +63,7 @@ pub use query::{Dump, Row};
 pub use record::{Change, Header, Headers, Meta, Record, Window, Windowed};
 pub use runtime::{
     Answer, App, AppError, Config, EndOffsets, Fate, GlobalView, Owner, QueryError, ResetError, ResetReport,
-    RestoreProgress, StartAt, StartError, State, TopicChange, TopicFate, View, reset,
+    RestoreProgress, StartAt, StartError, State, TopicChange, TopicFate, View, reset, resettable,
 };
 pub use store::Entry;
 pub use task::{FRONTIER_HEADER, InputBatch, InputBatchBuilder, TaskId, WRITER_HEADER};

@@ -242,7 +242,7 @@ impl<K: Data, V: Data> WindowedGroup<K, V> {
         }
         let stream = self.stream.by_key(operator, name);
         let node = graph.node(operator, name, &[stream.node]);
-        graph.timed(node);
+        graph.timed(node, windows.grace_ms());
         graph.join(stream.node, stream.node, name);
         let Some(keys) = key_codec(&stream, operator, name) else { return Table::unusable(graph, node) };
         let rows = contents_of(&(Arc::clone(&keys), Arc::clone(&codec)));

@@ -55,7 +55,7 @@ impl<K: Data, V: Data> Stream<K, V> {
             stream.wants_null_keys();
         }
         let node = stream.graph.node("join", name, &[stream.node, table.node]);
-        stream.graph.timed(node);
+        stream.graph.timed(node, i64::MAX);
         stream.graph.join(stream.node, table.node, name);
         let (keys, values) = (Arc::clone(&table.codecs.0), nullable(&stream.codecs.1));
         let (joiner, lookup, name) = (Arc::new(joiner), Arc::clone(&table.lookup), stream.graph.name(node));

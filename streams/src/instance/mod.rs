@@ -33,6 +33,8 @@ use std::{
 
 /// Records that a task processes before another has its turn.
 const TURN_RECORDS: usize = 1024;
+/// The same in time, for functions that are slow.
+const TURN_MS: i64 = 20;
 /// Most records between two looks at the clock: what a function that has suddenly become slow can hold up.
 const STINT_RECORDS_MAX: usize = 64;
 /// How long the records between two looks at the clock should take.
@@ -142,6 +144,8 @@ pub(crate) struct Instance {
     seen_progress: u64,
     /// Whose turn it is, and how many records are left of it.
     turn: Option<(TaskId, usize)>,
+    /// When it began.
+    turn_began: i64,
     stint: Stint,
     paused: BTreeSet<Place>,
     unsent: usize,
@@ -167,6 +171,7 @@ impl Instance {
             held: BTreeSet::new(),
             seen_progress: 0,
             turn: None,
+            turn_began: 0,
             stint: Stint { records: 1, began: None },
             paused: BTreeSet::new(),
             unsent: 0,
@@ -197,7 +202,9 @@ impl Instance {
             Event::CommitEnded { commit, outcome, logged } => {
                 self.commit_ended(commit, outcome, &logged, out);
             }
-            Event::Asked(ask) => ask(&self.tasks),
+            Event::Asked(ask) if self.standing == Standing::Owner => ask(&self.tasks),
+            // Somebody else may have them, and be further on.
+            Event::Asked(ask) => ask(&Tasks::new()),
             Event::Commit => self.commits.demand(),
             Event::Close => {
                 self.commits.await_handed_over(|_| true);
@@ -304,13 +311,17 @@ impl Instance {
         if !self.may_work() {
             return Ok(());
         }
-        let turn = self.turn.filter(|(id, left)| *left > 0 && self.ready.contains(id));
+        let is_over = self.moment.ms - self.turn_began >= TURN_MS;
+        let turn = self.turn.filter(|(id, left)| !is_over && *left > 0 && self.ready.contains(id));
         let next = || {
             let after = self.turn.and_then(|(id, _)| {
                 self.ready.range((std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded)).next()
             });
             after.or_else(|| self.ready.first()).map(|id| (*id, TURN_RECORDS))
         };
+        if turn.is_none() {
+            self.turn_began = self.moment.ms;
+        }
         let Some((id, left)) = turn.or_else(next) else { return Ok(()) };
         if self.turn.is_some_and(|(before, _)| before != id) {
             self.append_of_turn(out);

@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::{
-    Builder,
-    codec::{I64, Utf8},
+    Builder, Windows,
+    codec::{I64, Utf8, opt},
     processor::Outputs,
     record::Headers,
     task::{ChangelogRange, CommittedOffset, InputBatchBuilder, Position, StampConfig, Start},
 };
+use std::time::Duration;
 
 mod handover;
 
@@ -429,4 +430,105 @@ fn an_input_is_paused_while_enough_of_it_is_buffered() {
     assert!(world.instance.is_paused((INPUT, 0)), "few records, many bytes");
     world.work();
     assert!(!world.instance.is_paused((INPUT, 0)));
+}
+
+/// Counts by windows of 10 ms that are kept for 50, and tells each count.
+fn windowed() -> World {
+    let ms = Duration::from_millis;
+    let b = Builder::new("windowed");
+    let windows = Windows::tumbling(ms(10)).grace(ms(40)).retention(ms(50));
+    b.stream("in", (Utf8, I64))
+        .group_by_key()
+        .windowed_by(windows)
+        .count("counts")
+        .to_stream()
+        .to("out", (crate::codec::windowed(Utf8, ms(10)), opt(I64)));
+    World::of(b.build().unwrap(), None, 1 << 20)
+}
+
+impl World {
+    fn fetch_times(&mut self, first: i64, times: &[i64]) {
+        let mut batch = InputBatchBuilder::new(first);
+        times.iter().for_each(|time| batch.push(*time, Some(b"k"), Some(&[0; 8]), Headers::NONE));
+        self.tell(Event::Fetched { place: (INPUT, 0), batch: batch.finish() });
+    }
+}
+
+/// A kill between the rows of a commit and its offsets, in a replay in which a window expires meanwhile: its records come
+/// again, and its rows have gone.
+#[test]
+fn a_window_that_expired_before_a_kill_is_not_counted_anew() {
+    let mut world = windowed();
+    world.assign(0);
+    // Five records of the first window are committed.
+    world.fetch_times(0, &[0, 1, 2, 3, 4]);
+    world.pass(100);
+    let commit = |world: &mut World| {
+        let commit = world.take().into_iter().find_map(|action| match action {
+            Action::Commit { commit, records, offsets } => {
+                let rows: Vec<_> = records.into_iter().flat_map(Outputs::into_records).collect();
+                Some((commit, rows, offsets))
+            }
+            _ => None,
+        });
+        commit.expect("a commit")
+    };
+    let (number, mut changelog, offsets) = commit(&mut world);
+    world.ended(number, Outcome::Done);
+    // One more of it, and one so late that the window goes. Rows are written, offsets are not: it is killed.
+    world.fetch_times(5, &[5, 200]);
+    world.pass(100);
+    changelog.extend(commit(&mut world).1);
+
+    let mut next = windowed();
+    next.tell(Event::Assigned(vec![(INPUT, 0)]));
+    let lookup = next.lookup();
+    let CommittedOffset { position, metadata, .. } = offsets.into_iter().next().unwrap();
+    assert_eq!(position.offset, 5);
+    let start = Start { position, metadata: Some(metadata), committed: true, pinned_end: None };
+    let end = changelog.len() as i64;
+    let changelogs = vec![ChangelogRange { place: (CHANGELOG, 0), begin: 0, end }];
+    next.tell(Event::Found { lookup, found: Found { starts: vec![start], changelogs, kept: Vec::new() } });
+    let mut batch = InputBatchBuilder::new(0);
+    for row in &changelog {
+        assert_eq!(row.topic, CHANGELOG);
+        batch.push(row.timestamp, row.key.as_deref(), row.value.as_deref(), Headers::NONE);
+    }
+    let life = next.life(0);
+    next.tell(Event::Restored { life, store: 0, batch: batch.finish() });
+    next.tell(Event::RestoreEnded { life, store: 0 });
+    next.take();
+    next.fetch_times(5, &[5, 200]);
+    next.pass(100);
+    let told = next.take().into_iter().flat_map(|action| match action {
+        Action::Append { outputs, .. } => outputs.into_records().collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    // The sink has the count of the sixth: rows are written behind results.
+    let of_first = |key: &Option<bytes::Bytes>| key.as_ref().is_some_and(|key| key[1..9] == [0; 8]);
+    let told: Vec<_> = told.filter(|record| of_first(&record.key)).map(|record| record.value).collect();
+    assert!(told.is_empty(), "a window that has gone is not counted anew: {told:?}");
+}
+
+/// A function that takes 20 ms per record, and another task of the same worker.
+#[test]
+fn a_slow_task_holds_up_no_other_for_long() {
+    let mut world = World::new();
+    world.assign(0);
+    world.assign(1);
+    for partition in 0..2 {
+        world.fetch(partition, 0, 1000);
+    }
+    let taken = |world: &World| {
+        let tasks = world.instance.tasks.values();
+        tasks.map(|task| task.counters().records_in).collect::<Vec<_>>()
+    };
+    let began = world.now;
+    while taken(&world).contains(&0) {
+        world.tell(Event::Work);
+        world.now += 20;
+        world.heard = Some((world.now, 1));
+    }
+    let waited = world.now - began;
+    assert!(waited < 1000, "the second task has waited for {waited} ms: {:?}", taken(&world));
 }

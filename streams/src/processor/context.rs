@@ -362,3 +362,9 @@ fn partition_of((counts, own): (&[i32], i32), topic: TopicId, key: Option<&[u8]>
     let count = counts.get(topic.0 as usize).copied().unwrap_or(1).max(1);
     key.map_or(own % count, |key| partition_for_key(key, count))
 }
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

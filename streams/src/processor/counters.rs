@@ -75,7 +75,11 @@ impl Counters {
                 self.null_values,
                 "records without a value, where one is needed (opt() around a codec admits them)",
             ),
-            (before.late, self.late, "records later than their window's grace (a longer grace admits them)"),
+            (
+                before.late,
+                self.late,
+                "records later than their window's grace, or of windows that are not kept any more (a longer grace admits them)",
+            ),
             (before.undecodable, self.undecodable, "records that cannot be decoded"),
             (
                 before.negative_timestamps,

@@ -23,7 +23,7 @@ mod window;
 mod windows;
 
 pub(crate) use aggregate::{Keyed, StreamAggregate, TableAggregate};
-pub(crate) use context::{Context, ContextState, RecordView};
+pub(crate) use context::{Context, ContextState, RecordView, panic_text};
 pub use context::{ProcessError, TopicId};
 pub use counters::Counters;
 pub(crate) use edge::{

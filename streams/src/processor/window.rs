@@ -1,8 +1,8 @@
 //! Aggregates per key and window of event time.
 //!
 //! Each window decides for itself whether a record is late: it takes records while its end is ahead of the
-//! operator's observed stream time less the grace. The clock is part of what a task commits, so a restart
-//! decides as the run before it would have.
+//! operator's observed stream time less the grace, and while its rows are kept. The clock is part of what a task
+//! commits, so a restart decides as the run before it would have.
 
 use super::{Context, Followers, KeyBytes, Process, ProcessError, Windows};
 use crate::{
@@ -71,7 +71,8 @@ where
         let mut windows = self.windows.containing(cx.timestamp).peekable();
         let mut record = Some((key, value));
         while let Some(window) = windows.next() {
-            if window.end <= closed {
+            // After a kill the clock can be behind the rows: what has expired was counted, and is not counted anew.
+            if window.end <= closed || cx.stores.get(self.store).has_expired(window.start) {
                 cx.counters.late += 1;
                 continue;
             }

@@ -9,23 +9,40 @@ use super::{
     shared::{Shared, Status, TopicNames},
     shelf::SharedShelf,
     state::{self, Restores},
-    topics,
-    watch::{Watch, source_ids},
+    topics, watch as topic_watch,
     workers::{self, WORKERS_MAX, Workers},
 };
 use crate::{
     codec::Data,
     dsl::{GlobalTable, Table},
     instance::{Setup, Tasks},
-    processor::{Counters, ProcessError},
+    processor::{Counters, ProcessError, panic_text},
     query::Dump,
     task::{ProgressTable, TaskId},
     topology::{Globals, TopicId, TopicKind, Topology},
 };
 use kappa_client::{Admin, Client, ClientConfig, Consumer, ConsumerConfig, TopicPartition};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{oneshot, watch};
+
+/// Follows global tables. Should that end by a panic the application fails: it would go on with rows as they were.
+async fn follow_globals(reader: GlobalReader, shared: Arc<Shared>) {
+    let Err(ended) = tokio::spawn(reader.follow(Arc::clone(&shared))).await else { return };
+    let names: Vec<String> =
+        shared.setup.topology.0.globals.iter().map(|table| format!("{:?}", table.name)).collect();
+    let one_of = if names.len() > 1 { "one of the global tables" } else { "global table" };
+    let tables = format!("{one_of} {}", names.join(", "));
+    // Nobody cancels it but a runtime that ends.
+    let Ok(panic) = ended.try_into_panic() else { return };
+    let message = panic_text(&*panic);
+    shared.fail(AppError::GlobalEnded { tables, message });
+}
 
 /// A topology running against a cluster, until [`App::close`] or a failure.
 ///
@@ -76,24 +93,23 @@ impl App {
         let application = topology.application();
         let generation = generation::choose(&client, application, config.generation).await?;
         let names = generation::names(application, generation);
-        let plan = topics::plan(topology, &client, (&config, &names)).await?;
+        let (plan, inputs) = topics::plan(topology, &client, (&config, &names)).await?;
         let topic_names = TopicNames::new(topology, &names);
         let ends = config.replay_until.iter().flat_map(EndOffsets::iter);
+        let sources = topology.source_topics().into_iter();
         let record = GenerationRecord {
             generation,
             fingerprint: topology.fingerprint(),
             group: names.group().to_owned(),
-            topics: topics::internal(&plan, &topic_names),
+            topics: topics::internal(&plan, &topic_names).into_keys().collect(),
             contents: Some(topology.contents(&names)),
-            sources: source_ids(topology, &client).await?,
+            ids: BTreeMap::new(),
+            making: BTreeSet::new(),
+            sources: sources.filter_map(|name| Some((name.to_owned(), inputs.get(name)?.id()?))).collect(),
             replay_until: ends.map(|(topic, partition, end)| (topic.to_owned(), partition, end)).collect(),
         };
-        let before = generation::recorded(&client, application).await?.remove(&generation);
-        let others_run = before.is_some() && generation::members(&client, names.group()).await? > 0;
-        let record = record.follow(before, others_run)?;
-        topics::create_internal(&client, &config, (&plan, &topic_names)).await?;
-        generation::record(&client, application, &record).await?;
-        let watch = Watch::begin(topology, &client, &record.topics).await?;
+        let internal =
+            generation::begin(&client, application, &config, (&plan, &topic_names), record).await?;
         let globals = Globals::new(topology);
         let counts = Arc::clone(&plan.partition_counts);
         let reader =
@@ -118,6 +134,7 @@ impl App {
             topics: topic_names,
             names,
             client,
+            counted_on: inputs.into_iter().chain(internal).collect(),
             progressed,
             status: Mutex::new(status),
             reported: watch::channel(()).0,
@@ -130,9 +147,9 @@ impl App {
             failure: Mutex::new(None),
             config,
         });
-        let mut beside = vec![tokio::spawn(watch.follow(Arc::clone(&shared)))];
+        let mut beside = vec![tokio::spawn(topic_watch::follow(Arc::clone(&shared)))];
         beside.push(tokio::spawn(state::follow(Arc::clone(&shared))));
-        beside.extend(reader.map(|reader| tokio::spawn(reader.follow(Arc::clone(&shared)))));
+        beside.extend(reader.map(|reader| tokio::spawn(follow_globals(reader, Arc::clone(&shared)))));
         for _ in 0..shared.config.workers {
             workers::start(&shared).inspect_err(|_| {
                 shared.closing.send_replace(true);
@@ -463,6 +480,8 @@ impl App {
         tokio::spawn(async move {
             shared.workers.all_ended().await;
             for task in beside {
+                // They only look at the cluster, which may not answer.
+                task.abort();
                 let _ = task.await;
             }
             let failed = shared.failure.lock().is_some();

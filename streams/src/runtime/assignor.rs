@@ -2,8 +2,9 @@
 //!
 //! A task goes to one member whole, with all its co-partitions. Tasks stay where they are while no member has two more
 //! than another, of any sub-topology or of all, so that each has part of every stage; a task that moves is first taken from its owner and given out in the next round. Members tell
-//! the fingerprint of their topology; who differs from the members that have tasks gets nothing and is told why. All are told
-//! who has which task (`owners`).
+//! the fingerprint of their topology, and by it whether they have a skew bound: one without writes nothing of how far it has
+//! come, and one with a bound waits for that. Who differs from the members that have tasks gets nothing and is told why. All are
+//! told who has which task (`owners`).
 
 use super::{
     owners::{Address, Layout, Member, Owners, Told, said, say},
@@ -15,6 +16,7 @@ use kappa_client::{
     TopicPartition,
     consumer::assignor::{AssignError, Assignor, MemberAssignment, MemberSubscription, RebalanceProtocol},
 };
+use kappa_protocol::{Message, messages::ConsumerProtocolSubscription, wire::Reader};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -22,8 +24,30 @@ use std::{
     sync::Arc,
 };
 
+/// The version of a subscription that is read; later ones only add at the end.
+const SUBSCRIPTION: i16 = 3;
+/// What tells a fingerprint without a skew bound from the same one with a bound.
+const UNBOUNDED: u32 = 0x5e55_1e55;
+
+/// What stands for a fingerprint where there is no skew bound.
+pub(super) fn unbounded(fingerprint: u32) -> u32 {
+    fingerprint ^ UNBOUNDED
+}
+
+/// The fingerprint that a member tells by what a group describes of it; whether it has a skew bound is left out where it runs
+/// the topology `of`.
+pub(super) fn fingerprint_in(metadata: &Bytes, of: u32) -> Option<u32> {
+    let mut reader = Reader::new(metadata.clone());
+    let version = reader.i16().ok()?;
+    let subscription =
+        ConsumerProtocolSubscription::decode(&mut reader, version.clamp(0, SUBSCRIPTION)).ok()?;
+    let (fingerprint, _) = said(subscription.user_data?)?;
+    Some(if unbounded(fingerprint) == of { of } else { fingerprint })
+}
+
 /// The group's assignor for one topology.
 pub(super) struct TaskAssignor {
+    /// Of the topology, and of whether there is a skew bound.
     fingerprint: u32,
     /// Partitions by task.
     tasks: BTreeMap<TaskId, Vec<TopicPartition>>,
@@ -57,8 +81,12 @@ impl TaskAssignor {
                 tasks.insert(id, inputs);
             }
         }
+        let topology = &shared.setup.topology;
+        let is_timed = (0..shared.setup.plan.sub_topologies.len()).any(|part| topology.is_timed(part));
+        let is_bounded = shared.config.skew_bound.is_some() || !is_timed;
+        let fingerprint = topology.fingerprint();
         TaskAssignor {
-            fingerprint: shared.setup.topology.fingerprint(),
+            fingerprint: if is_bounded { fingerprint } else { unbounded(fingerprint) },
             tasks,
             address: shared.config.advertised.clone(),
             worker,

@@ -123,14 +123,15 @@ impl Config {
 
     /// How far, in event time, one partition may be read ahead of another that feeds the same operators, so that
     /// reading partitions at different speeds turns nothing late. It holds only what a window or a join with a table
-    /// depends on. Default 1 hour.
+    /// depends on, and is never more than the shortest grace of a window there. Default 1 hour.
     #[must_use]
     pub fn skew_bound(mut self, bound: Duration) -> Config {
         self.skew_bound = Some(bound);
         self
     }
 
-    /// Reads partitions as fast as they come, however far they drift apart.
+    /// Reads partitions as fast as they come, however far they drift apart. Where windows or joins with tables are fed, all
+    /// instances of the group have a bound or none has.
     #[must_use]
     pub fn no_skew_bound(mut self) -> Config {
         self.skew_bound = None;

@@ -1,9 +1,9 @@
 //! What can go wrong with a running application.
 
-use super::{TopicChange, TopicFate};
+use super::{TopicChange, TopicFate, assignor::unbounded};
 use crate::{codec::CodecError, processor::ProcessError, task::TaskId, topology::PlanError};
 use kappa_client::{
-    ConnectError, RequestError,
+    ConnectError, RequestError, TopicPartition,
     consumer::ConsumerError,
     producer::{DeliveryError, SendError},
 };
@@ -43,10 +43,67 @@ pub enum StartError {
         /// The stores and repartition topics in the way.
         refused: Vec<TopicFate>,
     },
-    /// A source was deleted and created again since this generation last ran, and the state that it keeps belongs to the source
-    /// as it was. Nothing was changed.
+    /// An internal topic is not what it was when this generation last ran: what it held is lost, and what was committed goes on
+    /// from it. Nothing was changed.
     #[error(
-        "source {topic:?} was deleted and created again since generation {generation} last ran, and what the generation keeps belongs to the one before; start a new generation (Config::generation), or reset this one"
+        "internal topic {topic:?} {change} since generation {generation} last ran, and offsets are committed that go on from what it held; start a new generation (Config::generation), reset this one, or put the topic back"
+    )]
+    InternalTopicChanged {
+        /// The generation.
+        generation: u32,
+        /// The topic.
+        topic: String,
+        /// What has become of it.
+        change: TopicChange,
+    },
+    /// A topic has the name of an internal one, and this generation has never had it. Nothing was changed.
+    #[error(
+        "topic {topic:?} is there, and generation {generation} (group {group:?}) has never had it: another application's, perhaps; give the store or repartition, or the application, another name, or delete the topic if it is nobody's"
+    )]
+    InternalTopicTaken {
+        /// The generation.
+        generation: u32,
+        /// Its group.
+        group: String,
+        /// The topic.
+        topic: String,
+    },
+    /// Instances of another topology run under this generation. Nothing was changed.
+    #[error(
+        "{members} members of group {group:?} run another topology as generation {generation}; stop them first, or start a new generation (Config::generation)"
+    )]
+    OthersRun {
+        /// The generation.
+        generation: u32,
+        /// Its group.
+        group: String,
+        /// How many members it has.
+        members: usize,
+    },
+    /// A record of the application's generations cannot be read. Nothing was changed.
+    #[error(
+        "record {key:?} of topic {topic:?} cannot be read: {reason}; it may be of a later version: start that one, or another generation (Config::generation)"
+    )]
+    GenerationRecord {
+        /// The topic.
+        topic: String,
+        /// The record's key: the number of the generation.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The application's generations could not be read in time.
+    #[error("topic {topic:?} was not read to its end within {} s; start again once the cluster answers", waited.as_secs())]
+    GenerationsUnread {
+        /// The topic.
+        topic: String,
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// A source was deleted and created again since this generation last ran, and what it has committed and keeps belongs to
+    /// the source as it was. Nothing was changed.
+    #[error(
+        "source {topic:?} was deleted and created again since generation {generation} last ran, and what the generation has committed and keeps belongs to the one before; start a new generation (Config::generation), or reset this one"
     )]
     SourceReplaced {
         /// The generation.
@@ -124,6 +181,19 @@ pub enum AppError {
         /// What is wrong.
         reason: Arc<kappa_protocol::record::RecordError>,
     },
+    /// A position is behind the end of its log, which has lost its tail or is another one than was read. What comes next in
+    /// it would be taken for processed.
+    #[error(
+        "{partition} ends at {end}, and was processed up to {offset}: it has lost its tail, or is another log; reset the generation, or set its group's offsets"
+    )]
+    BeyondEnd {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where it would be read on.
+        offset: i64,
+        /// Where it ends.
+        end: i64,
+    },
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -133,10 +203,9 @@ pub enum AppError {
     /// A record was not delivered.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// The group runs another topology under the same name.
-    #[error(
-        "the group runs a topology with fingerprint {theirs:#010x}, this one has {ours:#010x}; use a new generation, or stop the others first"
-    )]
+    /// The group runs another topology under the same name, or runs with a skew bound where this instance has none, or the
+    /// other way round.
+    #[error("{}", differs(*ours, *theirs))]
     Fingerprint {
         /// Fingerprint of this topology.
         ours: u32,
@@ -181,7 +250,8 @@ pub enum AppError {
     /// A topic that the application reads, or keeps its state in, is not what it was when the application started. What it has
     /// processed and kept belongs to the topic as it was.
     #[error(
-        "topic {topic:?} {change} while the application ran; start it again if it keeps no state, else reset it or start a new generation"
+        "topic {topic:?} {change} while the application ran; {}reset it or start a new generation",
+        if matches!(change, TopicChange::Grown { .. }) { "start it again if it keeps no state, else " } else { "" }
     )]
     TopicChanged {
         /// The topic.
@@ -200,9 +270,35 @@ pub enum AppError {
     /// A record of a global table's topic could not be applied.
     #[error(transparent)]
     Global(Arc<StartError>),
+    /// Following global tables has ended by a panic: of a codec, or a function of their sources.
+    #[error("{tables} is followed no more: {message}")]
+    GlobalEnded {
+        /// The table, or the tables that are followed together.
+        tables: String,
+        /// What it said.
+        message: String,
+    },
     /// A worker could not begin.
     #[error("worker cannot begin: {0}")]
     Begin(Arc<StartError>),
+}
+
+/// Says how the group differs from an instance that it refuses.
+fn differs(ours: u32, theirs: u32) -> String {
+    let bound = |group, this| {
+        format!(
+            "the group runs with{group} a skew bound, this instance with{this} one (Config::skew_bound, Config::no_skew_bound); give all the same, or stop the others first"
+        )
+    };
+    if ours == theirs {
+        return bound("", "out");
+    }
+    if unbounded(ours) == theirs {
+        return bound("out", "");
+    }
+    format!(
+        "the group runs a topology with fingerprint {theirs:#010x}, this one has {ours:#010x}; use a new generation, or stop the others first"
+    )
 }
 
 /// Says where partitions are, those of one instance together.
@@ -286,7 +382,7 @@ pub enum ResetError {
         /// The generation asked for.
         generation: u32,
     },
-    /// What the generation keeps from now on could not be recorded; the reset can be repeated.
+    /// The record of generations could not be read, or not be written; the reset can be repeated.
     #[error(transparent)]
     Record(#[from] Arc<StartError>),
     /// Members of the application's group are still running.
@@ -300,7 +396,4 @@ pub enum ResetError {
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// Reading the record of generations failed.
-    #[error(transparent)]
-    Consume(#[from] ConsumerError),
 }

@@ -2,23 +2,28 @@
 //!
 //! Topic `<application>-generations` (compacted, one partition) has one record per generation: key, its number as
 //! decimal text; value, a [`GenerationRecord`] as JSON.
+//!
+//! An internal topic is known by its id. A start writes the record with the topics that it is about to create, creates them,
+//! and writes it with their ids: whatever ends it halfway, the next one knows which of them it may create, which may be there
+//! without an id on record, and which must not be missing.
 
-use super::{ResetError, StartError};
-use crate::topology::InternalNames;
-use kappa_client::{
-    Admin, Client, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig, ProducerRecord,
-    RequestError, TopicPartition, admin::NewTopic, consumer::ConsumerError,
+use super::{
+    Config, ResetError, StartError, TopicChange,
+    assignor::fingerprint_in,
+    generations::{recorded, write},
+    shared::TopicNames,
+    topics,
+    watch::Look,
 };
+use crate::topology::{InternalNames, Plan};
+use kappa_client::{Admin, Client, RequestError};
 use kappa_protocol::ErrorCode;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::Duration,
 };
-
-const POLL: Duration = Duration::from_millis(200);
 
 /// What is recorded of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +39,13 @@ pub(super) struct GenerationRecord {
     /// What the present topology keeps in each of them; none in records of versions that did not note it.
     #[serde(default)]
     pub(super) contents: Option<BTreeMap<String, String>>,
-    /// Ids of its sources.
+    /// Ids of its internal topics; none in records of versions that did not note them.
+    #[serde(default)]
+    pub(super) ids: BTreeMap<String, String>,
+    /// Those of its internal topics that a start was about to create, and that hold nothing yet if they are there.
+    #[serde(default)]
+    pub(super) making: BTreeSet<String>,
+    /// Ids of its sources, those included that only an earlier topology had.
     #[serde(default)]
     pub(super) sources: BTreeMap<String, String>,
     /// End offsets up to which it replays, by topic and partition; empty if it follows its inputs.
@@ -116,7 +127,7 @@ impl GenerationRecord {
             let fate = match was.get(topic) {
                 Some(was) if was == now => Fate::Kept,
                 Some(was) => Fate::Changed { was: was.clone(), now: now.clone() },
-                None if before.topics.contains(topic) => Fate::LeftBehind,
+                None if before.topics.contains(topic) && !before.making.contains(topic) => Fate::LeftBehind,
                 None => {
                     let same = dropped().find(|(_, was)| *was == now);
                     Fate::Begun { instead_of: same.map(|(topic, _)| self.what(topic)) }
@@ -138,16 +149,19 @@ impl GenerationRecord {
         }
     }
 
-    /// Takes over what was recorded before, if the topology may go on from there. While members of another topology run,
-    /// theirs stays on record: the group will refuse this one.
+    /// Takes over what was recorded before, if the topology may go on from there: no `others`, members of another
+    /// topology, run.
     pub(super) fn follow(
         self,
-        before: Option<GenerationRecord>,
-        others_run: bool,
+        before: Option<&GenerationRecord>,
+        others: usize,
     ) -> Result<GenerationRecord, StartError> {
-        let Some(before) = before else { return Ok(self) };
         let generation = self.generation;
-        let fates = self.fates(&before);
+        if others > 0 {
+            return Err(StartError::OthersRun { generation, group: self.group, members: others });
+        }
+        let Some(before) = before else { return Ok(self) };
+        let fates = self.fates(before);
         for fate in &fates {
             match fate.fate {
                 Fate::Kept => tracing::info!(generation, "{fate}"),
@@ -158,89 +172,124 @@ impl GenerationRecord {
         if !refused.is_empty() {
             return Err(StartError::Changed { generation, refused });
         }
-        // Without state of its own there is nothing that belongs to a topic as it was.
-        let keeps = self.contents.as_ref().is_some_and(|contents| !contents.is_empty());
         let replaced =
             |(topic, id): &(&String, &String)| before.sources.get(*topic).is_some_and(|was| was != *id);
-        if let Some((topic, _)) = self.sources.iter().find(replaced).filter(|_| keeps) {
+        if let Some((topic, _)) = self.sources.iter().find(replaced) {
             return Err(StartError::SourceReplaced { generation, topic: topic.clone() });
         }
         let all: BTreeSet<String> = before.topics.iter().chain(&self.topics).cloned().collect();
-        let stays = if others_run && before.fingerprint != self.fingerprint { before } else { self };
-        Ok(GenerationRecord { topics: all.into_iter().collect(), ..stays })
+        let sources = before.sources.clone().into_iter().chain(self.sources).collect();
+        let (ids, making) = (before.ids.clone(), before.making.clone());
+        Ok(GenerationRecord { topics: all.into_iter().collect(), sources, ids, making, ..self })
     }
-}
 
-fn topic_of(application: &str) -> String {
-    format!("{application}-generations")
-}
-
-/// All generations recorded of an application.
-pub(super) async fn recorded(
-    client: &Client,
-    application: &str,
-) -> Result<BTreeMap<u32, GenerationRecord>, ConsumerError> {
-    let config = ConsumerConfig::default()
-        .auto_commit(None::<Duration>)
-        .offset_reset(OffsetReset::Earliest)
-        .allow_auto_create_topics(false);
-    let partition = TopicPartition::new(topic_of(application), 0);
-    let described = Admin::new(client).describe_topics(&[&*partition.topic]).await?;
-    if described.values().any(|topic| topic.is_err()) {
-        return Ok(BTreeMap::new());
-    }
-    let consumer = Consumer::new(client, config)?;
-    let partitions = [partition.clone()];
-    let begin = consumer.beginning_offsets(&partitions).await?.get(&partition).copied().unwrap_or(0);
-    let end = consumer.end_offsets(&partitions).await?.get(&partition).copied().unwrap_or(0);
-    consumer.assign(partitions)?;
-    consumer.seek(&partition, begin)?;
-    let mut records = BTreeMap::new();
-    while consumer.position(&partition).unwrap_or(begin) < end {
-        for fetched in consumer.poll(POLL).await? {
-            for record in fetched.records().map_while(Result::ok) {
-                let generation =
-                    record.value.and_then(|value| serde_json::from_slice::<GenerationRecord>(value).ok());
-                if let Some(generation) = generation {
-                    records.insert(generation.generation, generation);
-                }
+    /// Finds out which internal topics are to be made. One that was there `early`, before the record was read, is on record
+    /// or somebody else's, since it is named before it is made. One that has an id on record, or that the group has got
+    /// anywhere with (`is_committed`), is there `late`, after the record was read, or has gone.
+    fn count_on(
+        &mut self,
+        topics: &BTreeMap<String, i32>,
+        (early, late): (&Look, &Look),
+        before: Option<&GenerationRecord>,
+        is_committed: bool,
+    ) -> Result<(), StartError> {
+        let generation = self.generation;
+        for topic in topics.keys() {
+            let is_named = before.is_some_and(|before| before.topics.contains(topic));
+            if !is_named && early.contains_key(topic) {
+                let group = self.group.clone();
+                return Err(StartError::InternalTopicTaken { generation, group, topic: topic.clone() });
+            }
+            let may_be_missing = !is_named || self.making.contains(topic) || !is_committed;
+            match (self.change(topic, late), late.get(topic)) {
+                (Some(change), _) => return Err(self.changed(topic, change)),
+                (None, None) if !may_be_missing => return Err(self.changed(topic, TopicChange::Deleted)),
+                (None, None) => drop(self.making.insert(topic.clone())),
+                (None, Some(_)) => {}
             }
         }
+        Ok(())
     }
-    consumer.close().await?;
-    Ok(records)
+
+    /// What has become of an internal topic that has an id on record.
+    fn change(&self, topic: &str, there: &Look) -> Option<TopicChange> {
+        let was = self.ids.get(topic)?;
+        let Some(known) = there.get(topic) else { return Some(TopicChange::Deleted) };
+        known.id().is_some_and(|id| id != *was).then_some(TopicChange::CreatedAgain)
+    }
+
+    fn changed(&self, topic: &str, change: TopicChange) -> StartError {
+        StartError::InternalTopicChanged { generation: self.generation, topic: topic.to_owned(), change }
+    }
+
+    /// Notes the ids of internal topics, which are all there now.
+    fn made(&mut self, topics: &BTreeMap<String, i32>, there: &Look) -> Result<(), StartError> {
+        for topic in topics.keys() {
+            let change = self.change(topic, there);
+            let known = there.get(topic).ok_or(TopicChange::Deleted);
+            let known = known.and_then(|known| change.map_or(Ok(known), Err));
+            let known = known.map_err(|change| self.changed(topic, change))?;
+            self.ids.extend(known.id().map(|id| (topic.clone(), id)));
+            self.making.remove(topic);
+        }
+        Ok(())
+    }
 }
 
-/// Number of members that a group has.
-pub(super) async fn members(client: &Client, group: &str) -> Result<usize, RequestError> {
-    match Admin::new(client).describe_groups(&[group]).await?.remove(group) {
-        Some(Ok(described)) => Ok(described.members.len()),
-        Some(Err(error)) if !is_absent(&error) => Err(error),
-        _ => Ok(0),
-    }
+/// Number of members that a group has, and how many of them run another topology than that of the fingerprint; where they do
+/// not tell, that of the record tells.
+async fn members(
+    client: &Client,
+    group: &str,
+    (ours, recorded): (u32, u32),
+) -> Result<(usize, usize), RequestError> {
+    let members = match Admin::new(client).describe_groups(&[group]).await?.remove(group) {
+        Some(Ok(described)) => described.members,
+        Some(Err(error)) if !is_absent(&error) => return Err(error),
+        _ => Vec::new(),
+    };
+    let others =
+        members.iter().filter(|member| fingerprint_in(&member.metadata, ours).unwrap_or(recorded) != ours);
+    let others = others.count();
+    // Among members of two topologies the group itself chooses.
+    Ok((members.len(), if others < members.len() { 0 } else { others }))
 }
 
-/// Writes the record of a generation, unless it stands there already.
-pub(super) async fn record(
+/// Puts a generation on record and creates what is missing of its internal topics, if the topology may go on from what is on
+/// record and there; nothing is changed otherwise. Tells the internal topics.
+pub(super) async fn begin(
     client: &Client,
     application: &str,
-    record: &GenerationRecord,
-) -> Result<(), StartError> {
-    if recorded(client, application).await?.get(&record.generation) == Some(record) {
-        return Ok(());
+    config: &Config,
+    (plan, names): (&Plan, &TopicNames),
+    record: GenerationRecord,
+) -> Result<Look, StartError> {
+    let wanted = topics::internal(plan, names);
+    let early = topics::look_for(client, &wanted, |_| false).await?;
+    let before = recorded(client, application).await?.get(record.generation)?;
+    let before = before.as_ref();
+    let fingerprints = (record.fingerprint, before.map_or(record.fingerprint, |before| before.fingerprint));
+    let (_, others) = members(client, &record.group, fingerprints).await?;
+    let mut record = record.follow(before, others)?;
+    let late = topics::look_for(client, &wanted, |topic| record.ids.contains_key(topic)).await?;
+    let is_committed = before.is_some() && !Admin::new(client).group_offsets(&record.group).await?.is_empty();
+    record.count_on(&wanted, (&early, &late), before, is_committed)?;
+    topics::check_partitions(&wanted, &late)?;
+    let mut written = before.cloned();
+    if wanted.keys().any(|topic| record.making.contains(topic)) {
+        if before != Some(&record) {
+            write(client, application, &record).await?;
+        }
+        written = Some(record.clone());
+        topics::create_internal(client, config, (plan, names), |topic| record.making.contains(topic)).await?;
     }
-    let topic = topic_of(application);
-    let new = NewTopic::new(topic.clone(), 1).config("cleanup.policy", "compact");
-    match Admin::new(client).create_topic(&new).await {
-        Ok(_) => {}
-        Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => {}
-        Err(error) => return Err(error.into()),
+    let there = topics::look_for(client, &wanted, |_| true).await?;
+    topics::check_partitions(&wanted, &there)?;
+    record.made(&wanted, &there)?;
+    if written.as_ref() != Some(&record) {
+        write(client, application, &record).await?;
     }
-    let producer = Producer::new(client, ProducerConfig::default()).await?;
-    let (key, value) = (record.generation.to_string(), serde_json::to_vec(record).unwrap_or_default());
-    producer.send(ProducerRecord::to(&topic).partition(0).key(&key).value(&value)).await?.await?;
-    producer.close().await?;
-    Ok(())
+    Ok(there)
 }
 
 /// What a reset took away.
@@ -254,29 +303,66 @@ pub struct ResetReport {
     pub group: String,
 }
 
+/// What [`reset`] would take away, of the latest generation unless another is given.
+///
+/// # Errors
+/// As [`reset`].
+pub async fn resettable(
+    client: &Client,
+    application: &str,
+    generation: Option<u32>,
+) -> Result<ResetReport, ResetError> {
+    let GenerationRecord { generation, topics, group, .. } = stopped(client, application, generation).await?;
+    Ok(ResetReport { generation, topics, group })
+}
+
+/// The record of a generation that does not run.
+async fn stopped(
+    client: &Client,
+    application: &str,
+    generation: Option<u32>,
+) -> Result<GenerationRecord, ResetError> {
+    let all = recorded(client, application).await.map_err(Arc::new)?;
+    let generation = generation.or_else(|| all.latest()).unwrap_or(0);
+    let unknown = || ResetError::Unknown { application: application.to_owned(), generation };
+    let record = all.get(generation).map_err(Arc::new)?.ok_or_else(unknown)?;
+    let (running, _) = members(client, &record.group, (record.fingerprint, record.fingerprint)).await?;
+    if running > 0 {
+        return Err(ResetError::Running { group: record.group, members: running });
+    }
+    Ok(record)
+}
+
 /// Deletes the internal topics and committed offsets of a generation that is not running, so that its next start
-/// replays from the beginning, or from where its configuration says. Sources and outputs are left alone.
+/// replays from the beginning, or from where its configuration says. Sources and outputs are left alone. A reset that ended
+/// halfway is to be repeated; until then the generation does not start.
 ///
 /// # Errors
 /// If the generation was never recorded, members of its group are still running, or the cluster refuses.
 pub async fn reset(client: &Client, application: &str, generation: u32) -> Result<ResetReport, ResetError> {
-    let unknown = || ResetError::Unknown { application: application.to_owned(), generation };
-    let record = recorded(client, application).await?.remove(&generation).ok_or_else(unknown)?;
+    let record = stopped(client, application, Some(generation)).await?;
     let admin = Admin::new(client);
-    let running = members(client, &record.group).await?;
-    if running > 0 {
-        return Err(ResetError::Running { group: record.group, members: running });
-    }
-    for deleted in admin.delete_groups(&[&record.group]).await?.into_values() {
-        absent_is_fine(deleted)?;
-    }
+    // Topics first: a start is refused where they are missing, and would count twice where only the offsets are.
     for deleted in admin.delete_topics(&record.topics).await?.into_values() {
         absent_is_fine(deleted)?;
     }
-    let (topics, group) = (record.topics.clone(), record.group.clone());
-    let (contents, sources) = (Some(BTreeMap::new()), BTreeMap::new());
-    let empty = GenerationRecord { topics: Vec::new(), contents, sources, ..record };
-    self::record(client, application, &empty).await.map_err(Arc::new)?;
+    topics::until_gone(client, &record.topics).await?;
+    for deleted in admin.delete_groups(&[&record.group]).await?.into_values() {
+        absent_is_fine(deleted)?;
+    }
+    let (topics, group) = (record.topics, record.group);
+    let empty = GenerationRecord {
+        generation,
+        fingerprint: record.fingerprint,
+        group: group.clone(),
+        topics: Vec::new(),
+        contents: Some(BTreeMap::new()),
+        ids: BTreeMap::new(),
+        making: BTreeSet::new(),
+        sources: BTreeMap::new(),
+        replay_until: record.replay_until,
+    };
+    write(client, application, &empty).await.map_err(Arc::new)?;
     Ok(ResetReport { generation, topics, group })
 }
 
@@ -296,10 +382,10 @@ pub(super) async fn choose(
     client: &Client,
     application: &str,
     asked: Option<u32>,
-) -> Result<u32, ConsumerError> {
+) -> Result<u32, StartError> {
     match asked {
         Some(generation) => Ok(generation),
-        None => Ok(recorded(client, application).await?.keys().next_back().copied().unwrap_or(0)),
+        None => Ok(recorded(client, application).await?.latest().unwrap_or(0)),
     }
 }
 
@@ -311,6 +397,7 @@ pub(super) fn names(application: &str, generation: u32) -> InternalNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::watch::Known;
 
     fn record(contents: &[(&str, &str)]) -> GenerationRecord {
         let topic = |name: &str| format!("wc-g1-{name}");
@@ -322,6 +409,8 @@ mod tests {
             group: "wc-g1".into(),
             topics: contents.keys().cloned().collect(),
             contents: Some(contents),
+            ids: BTreeMap::new(),
+            making: BTreeSet::new(),
             sources: BTreeMap::new(),
             replay_until: Vec::new(),
         }
@@ -353,7 +442,7 @@ mod tests {
             said
         };
         assert_eq!(sorted(said), sorted(expected.to_vec()));
-        let refused = now.follow(Some(was), false).unwrap_err().to_string();
+        let refused = now.follow(Some(&was), 0).unwrap_err().to_string();
         assert!(refused.contains("store \"c\"") && !refused.contains("store \"a\""), "{refused}");
         for cure in ["new generation", "reset"] {
             assert!(refused.contains(cure), "{refused}");
@@ -363,26 +452,84 @@ mod tests {
     #[test]
     fn what_comes_back_after_a_topology_without_any_state_has_missed_something() {
         let stateful = record(&[("a-changelog", "Utf8 -> I64 (count)")]);
-        let stateless = record(&[]).follow(Some(stateful.clone()), false).unwrap();
-        let refused = stateful.clone().follow(Some(stateless), false).unwrap_err();
+        let stateless = record(&[]).follow(Some(&stateful), 0).unwrap();
+        let refused = stateful.clone().follow(Some(&stateless), 0).unwrap_err();
         assert!(refused.to_string().contains("left behind"), "{refused}");
         // Records of versions that did not note contents are taken as they are.
         let older = GenerationRecord { contents: None, ..stateful.clone() };
-        assert_eq!(stateful.clone().follow(Some(older), false).unwrap(), stateful);
+        assert_eq!(stateful.clone().follow(Some(&older), 0).unwrap(), stateful);
         let json = r#"{"generation":1,"fingerprint":7,"group":"wc-g1","topics":[],"replay_until":[]}"#;
         assert_eq!(serde_json::from_str::<GenerationRecord>(json).unwrap().contents, None);
     }
 
     #[test]
-    fn a_source_that_was_made_anew_is_refused_where_there_is_state_of_the_old_one() {
+    fn a_source_that_was_made_anew_is_refused_whether_or_not_there_is_state() {
         let with = |contents, id: &str| {
             let sources = BTreeMap::from([("in".to_owned(), id.to_owned())]);
             GenerationRecord { sources, ..record(contents) }
         };
-        let state: &[_] = &[("a-changelog", "Utf8 -> I64 (count)")];
-        assert!(with(state, "1").follow(Some(with(state, "1")), false).is_ok());
-        let refused = with(state, "2").follow(Some(with(state, "1")), false).unwrap_err();
-        assert!(matches!(&refused, StartError::SourceReplaced { topic, .. } if topic == "in"), "{refused}");
-        assert!(with(&[], "2").follow(Some(with(&[], "1")), false).is_ok());
+        for state in [&[("a-changelog", "Utf8 -> I64 (count)")] as &[_], &[]] {
+            assert!(with(state, "1").follow(Some(&with(state, "1")), 0).is_ok());
+            let refused = with(state, "2").follow(Some(&with(state, "1")), 0).unwrap_err();
+            assert!(
+                matches!(&refused, StartError::SourceReplaced { topic, .. } if topic == "in"),
+                "{refused}"
+            );
+            // A topology without it in between forgets nothing.
+            let between = record(state).follow(Some(&with(state, "1")), 0).unwrap();
+            assert!(with(state, "2").follow(Some(&between), 0).is_err());
+        }
+    }
+
+    #[test]
+    fn internal_topics_are_those_on_record_and_no_others() {
+        const A: &[(&str, &str)] = &[("a-changelog", "Utf8 -> I64 (count)")];
+        let topic = "wc-g1-a-changelog".to_owned();
+        let wanted = BTreeMap::from([(topic.clone(), 1)]);
+        let there = |id: u8| Look::from([(topic.clone(), Known::new([id; 16], 1))]);
+        let (none, first, other) = (Look::new(), there(1), there(2));
+        let begin = |before: Option<&GenerationRecord>, looks: (&Look, &Look), is_committed| {
+            let mut now = record(A).follow(before, 0)?;
+            now.count_on(&wanted, looks, before, is_committed).map(|()| now)
+        };
+        // The first start, another at the same time, and one that ended behind any step.
+        let mut named = begin(None, (&none, &none), false).unwrap();
+        assert!(named.making.contains(&topic));
+        begin(None, (&none, &first), false).unwrap();
+        for looks in [(&none, &none), (&none, &first), (&first, &first)] {
+            begin(Some(&named), looks, true).unwrap();
+        }
+        named.made(&wanted, &first).unwrap();
+        assert!(named.making.is_empty() && named.ids.contains_key(&topic));
+        assert_eq!(begin(Some(&named), (&first, &first), true).unwrap(), named);
+        // What is known by its id and not there, or another.
+        for (late, change) in [(&none, TopicChange::Deleted), (&other, TopicChange::CreatedAgain)] {
+            let refused = begin(Some(&named), (late, late), false).unwrap_err();
+            let is_right =
+                matches!(&refused, StartError::InternalTopicChanged { change: of, .. } if *of == change);
+            assert!(is_right && refused.to_string().contains(&topic), "{refused}");
+        }
+        // What nobody has on record.
+        for before in [None, Some(&record(&[]))] {
+            let refused = begin(before, (&first, &first), false).unwrap_err();
+            assert!(matches!(refused, StartError::InternalTopicTaken { .. }), "{refused}");
+        }
+        // A record without ids.
+        let older = record(A);
+        assert_eq!(begin(Some(&older), (&first, &first), true).unwrap(), older);
+        assert!(begin(Some(&older), (&none, &none), false).unwrap().making.contains(&topic));
+        assert!(begin(Some(&older), (&none, &none), true).is_err());
+        // A store that a start named and did not come to make is not left behind by one without it.
+        let making = begin(None, (&none, &none), false).unwrap();
+        let without = record(&[]).follow(Some(&making), 0).unwrap();
+        begin(Some(&without), (&none, &none), true).unwrap();
+    }
+
+    #[test]
+    fn a_topology_does_not_start_beside_another() {
+        let now = record(&[("a-changelog", "Utf8 -> I64 (count)")]);
+        let refused = now.clone().follow(Some(&record(&[])), 2).unwrap_err();
+        assert!(matches!(refused, StartError::OthersRun { members: 2, .. }), "{refused}");
+        now.follow(Some(&record(&[])), 0).unwrap();
     }
 }

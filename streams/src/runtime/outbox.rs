@@ -52,9 +52,9 @@ impl Outbox {
         fence: Arc<Fence>,
         events: mpsc::Sender<Result<Event, AppError>>,
     ) -> Result<Outbox, RequestError> {
-        let producer = producer(&shared, &consumer, &fence).await?;
-        let (jobs, to_do) = mpsc::unbounded_channel();
         let (discards, discarded) = watch::channel(0);
+        let producer = producer(&shared, &consumer, &fence, discarded.clone()).await?;
+        let (jobs, to_do) = mpsc::unbounded_channel();
         let writer = Writer { shared, consumer, fence, events, producer };
         let writer = tokio::spawn(writer.run(to_do, discarded));
         Ok(Outbox { jobs, discards, writer })
@@ -75,7 +75,7 @@ impl Outbox {
         self.hand_over(Work::Commit { commit, records, offsets });
     }
 
-    /// Forgets everything that was handed over and has not gone out.
+    /// Forgets everything that was handed over and has not gone out: from here on the producer sends nothing of it.
     pub(super) fn discard(&self) {
         self.discards.send_modify(|discards| *discards += 1);
     }
@@ -96,14 +96,18 @@ impl Outbox {
     }
 }
 
+/// A producer that sends until the next discard.
 async fn producer(
     shared: &Shared,
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
+    discards: watch::Receiver<u64>,
 ) -> Result<Producer, RequestError> {
+    let before = *discards.borrow();
     let producer = Producer::new(&shared.client, shared.config.producer()).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
-    producer.gate(move || fence.standing(sight(&consumer)) == Standing::Owner);
+    producer
+        .gate(move || *discards.borrow() == before && fence.standing(sight(&consumer)) == Standing::Owner);
     Ok(producer)
 }
 
@@ -124,7 +128,7 @@ impl Writer {
             // Once there is something to discard, what is being done is dropped where it stands.
             let done = tokio::select! {
                 biased;
-                Ok(()) = discards.changed() => self.discard().await,
+                Ok(()) = discards.changed() => self.discard(&discards).await,
                 done = self.next(&mut jobs, discarded) => match done {
                     Ok(true) => Ok(()),
                     Ok(false) => break,
@@ -166,9 +170,9 @@ impl Writer {
     }
 
     /// Forgets what the producer has not sent, by forgetting the producer.
-    async fn discard(&mut self) -> Result<(), AppError> {
+    async fn discard(&mut self, discards: &watch::Receiver<u64>) -> Result<(), AppError> {
         loop {
-            match producer(&self.shared, &self.consumer, &self.fence).await {
+            match producer(&self.shared, &self.consumer, &self.fence, discards.clone()).await {
                 Ok(producer) => {
                     self.producer = producer;
                     return Ok(());
@@ -189,8 +193,9 @@ impl Writer {
         let ours: Vec<OurHeaders> = views.iter().map(OurHeaders::of).collect();
         let (mut headers, mut ends) = (Vec::new(), Vec::with_capacity(views.len()));
         for (view, ours) in views.iter().zip(&ours) {
-            let own = view.record.headers.iter();
-            headers.extend(own.map(|header| (&*header.key, header.value.as_deref())).chain(ours.iter()));
+            let own = view.record.headers.iter().map(|header| (&*header.key, header.value.as_deref()));
+            // What a source says under our names is not said by us.
+            headers.extend(own.filter(|(key, _)| !is_ours(key)).chain(ours.iter()));
             ends.push(headers.len());
         }
         let mut records = Vec::with_capacity(views.len());
@@ -292,6 +297,10 @@ impl Writer {
 }
 
 type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
+
+fn is_ours(header: &str) -> bool {
+    header == WRITER_HEADER || header == FRONTIER_HEADER
+}
 
 /// Values of the headers that readers of repartition topics go by.
 struct OurHeaders {

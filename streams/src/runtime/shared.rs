@@ -5,6 +5,7 @@ use super::{
     owners::Owners,
     shelf::SharedShelf,
     state::{Readiness, Restores, State},
+    watch::Look,
     workers::Workers,
 };
 use crate::{
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub(super) names: InternalNames,
     pub(super) config: Config,
     pub(super) client: Client,
+    /// The topics that it counts on, as they were when it was laid over them.
+    pub(super) counted_on: Look,
     /// Ticks when a task has published progress.
     pub(super) progressed: watch::Sender<()>,
     pub(super) status: Mutex<Status>,

@@ -4,7 +4,6 @@
 //! very topics. One that has been deleted, or made again under its name, or has grown, is no longer what it counts on.
 
 use super::{AppError, shared::Shared};
-use crate::topology::Topology;
 use kappa_client::{Admin, Client, RequestError};
 use kappa_protocol::ErrorCode;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -39,86 +38,87 @@ impl fmt::Display for TopicChange {
     }
 }
 
-/// Id and number of partitions of a topic; `None` if it is not there.
-type Known = Option<([u8; 16], usize)>;
+/// A topic that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    id: [u8; 16],
+    /// Its number of partitions.
+    pub(super) partitions: i32,
+}
 
-/// The topics that an application counts on, as they were when it started.
-#[derive(Debug)]
-pub(super) struct Watch(BTreeMap<String, Known>);
+impl Known {
+    #[cfg(test)]
+    pub(super) fn new(id: [u8; 16], partitions: i32) -> Known {
+        Known { id, partitions }
+    }
 
-async fn look<T: AsRef<str>>(client: &Client, topics: &[T]) -> Result<BTreeMap<String, Known>, RequestError> {
-    let mut known = BTreeMap::new();
+    /// Its id as text; a broker that has none gives none.
+    pub(super) fn id(&self) -> Option<String> {
+        let text = || self.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        (self.id != [0; 16]).then(text)
+    }
+}
+
+/// Topics as they were at one look; those that are not there are left out.
+pub(super) type Look = BTreeMap<String, Known>;
+
+/// Looks at topics.
+pub(super) async fn look<T: AsRef<str>>(client: &Client, topics: &[T]) -> Result<Look, RequestError> {
+    let mut there = Look::new();
     for (name, described) in Admin::new(client).describe_topics(topics).await? {
         match described {
-            Ok(topic) => known.insert(name, Some((topic.id.into_bytes(), topic.partitions.len()))),
-            Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
-                known.insert(name, None)
+            Ok(topic) => {
+                let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+                there.insert(name, Known { id: topic.id.into_bytes(), partitions });
             }
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {}
             Err(error) => return Err(error),
-        };
-    }
-    Ok(known)
-}
-
-/// Ids of the sources of a topology, as text; a broker that has none gives none.
-pub(super) async fn source_ids(
-    topology: &Topology,
-    client: &Client,
-) -> Result<BTreeMap<String, String>, RequestError> {
-    let known = look(client, &topology.source_topics()).await?;
-    let id = |id: [u8; 16]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let known = known.into_iter().filter_map(|(topic, known)| Some((topic, known?.0)));
-    Ok(known.filter(|(_, bytes)| *bytes != [0; 16]).map(|(topic, bytes)| (topic, id(bytes))).collect())
-}
-
-fn change(before: Known, now: Known) -> Option<TopicChange> {
-    match (before?, now) {
-        (_, None) => Some(TopicChange::Deleted),
-        ((was, _), Some((is, _))) if was != is => Some(TopicChange::CreatedAgain),
-        ((_, from), Some((_, to))) if to > from => Some(TopicChange::Grown { from, to }),
-        _ => None,
-    }
-}
-
-impl Watch {
-    /// Notes what the inputs and internal topics of a topology are.
-    pub(super) async fn begin(
-        topology: &Topology,
-        client: &Client,
-        internal: &[String],
-    ) -> Result<Watch, RequestError> {
-        let topics: Vec<&str> =
-            topology.input_topics().into_iter().chain(internal.iter().map(String::as_str)).collect();
-        Ok(Watch(look(client, &topics).await?))
-    }
-
-    /// Looks now and then until the application closes; what it sees twice makes the application fail.
-    pub(super) async fn follow(self, shared: Arc<Shared>) {
-        let topics: Vec<&String> = self.0.keys().collect();
-        let mut closing = shared.closing.subscribe();
-        let mut seen: Option<(String, TopicChange)> = None;
-        loop {
-            tokio::select! {
-                _ = closing.wait_for(|closing| *closing) => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let now = match look(&shared.client, &topics).await {
-                Ok(now) => now,
-                Err(error) => {
-                    tracing::debug!(%error, "topics cannot be looked at; trying again");
-                    continue;
-                }
-            };
-            let changed = now.into_iter().find_map(|(topic, now)| {
-                let change = change(self.0.get(&topic).copied().flatten(), now)?;
-                Some((topic, change))
-            });
-            if changed.is_some() && changed == seen {
-                let Some((topic, change)) = changed else { continue };
-                return shared.fail(AppError::TopicChanged { topic, change });
-            }
-            // A broker that has just begun may not know all of its topics yet.
-            seen = changed;
         }
+    }
+    Ok(there)
+}
+
+fn change(before: Known, now: Option<Known>) -> Option<TopicChange> {
+    let Some(now) = now else { return Some(TopicChange::Deleted) };
+    let count = |known: Known| usize::try_from(known.partitions).unwrap_or(0);
+    if before.id != now.id {
+        return Some(TopicChange::CreatedAgain);
+    }
+    (now.partitions > before.partitions).then(|| TopicChange::Grown { from: count(before), to: count(now) })
+}
+
+/// What has become of a topic that the application counts on, if anything.
+pub(super) async fn changed(shared: &Shared, topic: &str) -> Result<Option<TopicChange>, RequestError> {
+    let now = look(&shared.client, &[topic]).await?;
+    Ok(shared.counted_on.get(topic).and_then(|before| change(*before, now.get(topic).copied())))
+}
+
+/// Looks now and then until the application closes; what is seen twice makes the application fail.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    let topics: Vec<&String> = shared.counted_on.keys().collect();
+    let mut closing = shared.closing.subscribe();
+    let mut seen: Option<(String, TopicChange)> = None;
+    loop {
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = match look(&shared.client, &topics).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::debug!(%error, "topics cannot be looked at; trying again");
+                continue;
+            }
+        };
+        let changed = shared.counted_on.iter().find_map(|(topic, before)| {
+            let change = change(*before, now.get(topic).copied())?;
+            Some((topic.clone(), change))
+        });
+        if changed.is_some() && changed == seen {
+            let Some((topic, change)) = changed else { continue };
+            return shared.fail(AppError::TopicChanged { topic, change });
+        }
+        // A broker that has just begun may not know all of its topics yet.
+        seen = changed;
     }
 }

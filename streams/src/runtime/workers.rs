@@ -4,7 +4,7 @@
 //! until then it has its tasks and answers questions about them.
 
 use super::{AppError, QueryError, shared::Shared, worker::Worker};
-use crate::instance::Ask;
+use crate::{instance::Ask, processor::panic_text};
 use parking_lot::Mutex;
 use std::{
     any::Any,
@@ -111,7 +111,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let run = move || {
         let ran = catch_unwind(AssertUnwindSafe(|| Worker::run(number, &of_thread, (asked, leaving))));
         let panicked = |panic: Box<dyn Any + Send>| {
-            Err(AppError::Panic { worker: number, message: message_of(&*panic) })
+            Err(AppError::Panic { worker: number, message: panic_text(&*panic) })
         };
         ended(&of_thread, number, ran.unwrap_or_else(panicked));
     };
@@ -151,9 +151,4 @@ fn ended(shared: &Shared, number: usize, result: Result<(), AppError>) {
     }
     shared.workers.ended.send_replace(());
     shared.reported.send_replace(());
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 pub(super) struct Expiry {
     retention_ms: i64,
     starts: BTreeMap<i64, Vec<RowId>>,
+    /// Windows that start here or before have been expired.
+    expired_to: i64,
 }
 
 impl Expiry {
     /// Rows expire when stream time is `retention_ms` behind their window's start.
     pub(super) fn new(retention_ms: i64) -> Expiry {
-        Expiry { retention_ms, starts: BTreeMap::new() }
+        Expiry { retention_ms, starts: BTreeMap::new(), expired_to: i64::MIN }
     }
 
     pub(super) fn insert(&mut self, start: i64, id: RowId) {
@@ -26,8 +28,14 @@ impl Expiry {
     /// The rows of the earliest window, if stream time has left it behind. They are named no more.
     pub(super) fn take_expired(&mut self, stream_time: i64) -> Option<Vec<RowId>> {
         let limit = stream_time.saturating_sub(self.retention_ms);
+        self.expired_to = self.expired_to.max(limit);
         let earliest = self.starts.first_entry().filter(|window| *window.key() <= limit)?;
         Some(earliest.remove())
+    }
+
+    /// Whether the rows of a window have been expired.
+    pub(super) fn has_expired(&self, start: i64) -> bool {
+        start <= self.expired_to
     }
 
     /// How often a row is named.

@@ -238,6 +238,11 @@ impl<V: Data> Store<V> {
         }
     }
 
+    /// Whether the rows of a window have been expired, by this task or by one before it whose rows were restored.
+    pub(crate) fn has_expired(&self, start: i64) -> bool {
+        self.expiry.as_ref().is_some_and(|expiry| expiry.has_expired(start))
+    }
+
     /// Visits rows in key-byte order until `visit` says no.
     pub(crate) fn range(&self, keys: Bounds<'_>, visit: &mut dyn FnMut(&[u8], &V, i64) -> bool) {
         let all = || self.rows.iter().map(|(id, row)| (row.key(), id));

@@ -32,7 +32,7 @@ impl Task {
     /// How far ahead of other writers of its process a record of a partition may be. One that is far ahead of its own
     /// partition may have others behind it that are not, which it would turn late for the readers: within the bound.
     fn apart(&self, queue: &Queue, time: i64) -> Option<i64> {
-        let bound = self.bound?;
+        let bound = self.config.skew_bound_ms.filter(|_| self.bound.is_some())?;
         let goes_on = Frontier::At(queue.time).admits(time, Some(bound));
         Some(if goes_on { bound.saturating_mul(BOUNDS_APART) } else { bound })
     }

@@ -239,9 +239,12 @@ impl InputBatch {
         parts.into_iter().map(part).collect()
     }
 
-    /// Only the records below an offset.
+    /// Only what stands at these offsets.
     pub(crate) fn within(mut self, offsets: Range<i64>) -> InputBatch {
+        let mut records = self.records.iter();
+        self.lanes.retain(|_| records.next().is_some_and(|record| offsets.contains(&record.offset)));
         self.records.retain(|record| offsets.contains(&record.offset));
+        self.stamps.retain(|(offset, _)| offsets.contains(offset));
         self
     }
 
@@ -375,6 +378,10 @@ mod tests {
             [(1, 1, 101, 8, Some(&b"b"[..]), Some(&b"2"[..])), (4, 1, 103, 9, Some(&b"c"[..]), None)];
         assert_eq!(told.collect::<Vec<_>>(), expected);
         assert_eq!(parts[1].1.records[0].headers.iter().count(), 1, "what the user wrote");
+        let behind = InputBatch::from_repartition(&decoded).unwrap().within(101..i64::MAX);
+        let told: Vec<_> =
+            behind.by_writer(|_, _| true).iter().map(|(lane, part)| (*lane, part.len())).collect();
+        assert_eq!(told, [(1, 1), (4, 1)], "each record stays with its writer");
         let outside = InputBatch::from_decoded(&decoded).unwrap();
         assert_eq!((outside.len(), outside.stamps.len()), (4, 0), "elsewhere it is a header like any other");
     }

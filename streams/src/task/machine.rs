@@ -14,13 +14,16 @@ use super::{
 use crate::{
     processor::{
         Context, ContextState, Counters, Frontier, OutputTo, Outputs, ProcessError, SharedNodes, Source,
+        panic_text,
     },
-    record::Headers,
+    record::{Headers, Meta},
     store::{Entry, Lookup, Stores, TableLookup},
     topology::{Assembly, Changelog, ClockId, Globals, Plan, TopicId, Topology, ViewId, Views},
 };
 use std::{
+    any::Any,
     collections::{BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
@@ -83,9 +86,10 @@ pub(crate) type StoreDump = (Arc<str>, Vec<Entry>);
 pub(crate) struct Task {
     life: Life,
     pub(super) id: TaskId,
-    /// How far ahead its records may be, if progress control holds them.
+    /// How far ahead its records may be, if progress control holds them: as the configuration says, but no further than the
+    /// shortest grace behind it.
     pub(super) bound: Option<i64>,
-    config: TaskConfig,
+    pub(super) config: TaskConfig,
     pub(super) cx: ContextState,
     pub(super) sources: Vec<(TopicId, Box<dyn Source>)>,
     /// Nodes with several parents.
@@ -128,7 +132,8 @@ impl Task {
         (starts, changelogs, kept): (&[Start], &[ChangelogRange], Option<TaskState>),
     ) -> Task {
         let id = life.task;
-        let bound = config.skew_bound_ms.filter(|_| topology.is_timed(id.sub_topology));
+        let skew_max = topology.skew_max(id.sub_topology);
+        let bound = config.skew_bound_ms.zip(skew_max).map(|(bound, most)| bound.min(most));
         let parts = Assembly::run(topology, id.sub_topology, globals);
         let mut cx = ContextState::new(id.partition, plan.topics(), config.skip_undecodable);
         cx.clocks = vec![i64::MIN; parts.clocks.len()];
@@ -158,8 +163,9 @@ impl Task {
                     let unread = processed.and_then(Processed::in_order);
                     // Rows of a table follow each other as in its log, from which they are restored; and what nobody
                     // waits for as in its own, so that the same comes of it each time.
-                    let bound = bound.filter(|_| !topology.is_table(*topic) && is_waited_for);
-                    Queue::in_order(start.position, time, bound, unread)
+                    let looks_ahead = bound.is_some() && !topology.is_table(*topic) && is_waited_for;
+                    let jump = config.skew_bound_ms.filter(|_| looks_ahead);
+                    Queue::in_order(start.position, time, jump, unread)
                 }
             };
             queue.pinned_end = start.pinned_end;
@@ -314,23 +320,31 @@ impl Task {
         }
         let mut others = std::mem::take(&mut self.others);
         self.least_of_others(&mut others);
-        let (mut ended, mut records) = (Run::More, 0);
-        for _ in 0..limit {
-            match self.choose(&others) {
-                Ok(queue) => {
-                    self.take(queue)?;
-                    records += 1;
-                }
-                Err(why) => {
-                    ended = why;
-                    break;
-                }
-            }
-        }
+        let ran = catch_unwind(AssertUnwindSafe(|| self.take_some(limit, &others)));
+        let ran = ran.unwrap_or_else(|panic| self.resume_panic(&*panic))?;
         self.others = others;
-        self.measure_hold(ended);
+        self.measure_hold(ran.ended);
         self.publish();
-        Ok(Ran { ended, records })
+        Ok(ran)
+    }
+
+    fn take_some(&mut self, limit: usize, others: &[Frontier]) -> Result<Ran, ProcessError> {
+        let mut records = 0;
+        while records < limit {
+            match self.choose(others) {
+                Ok(queue) => self.take(queue)?,
+                Err(ended) => return Ok(Ran { ended, records }),
+            }
+            records += 1;
+        }
+        Ok(Ran { ended: Run::More, records })
+    }
+
+    /// Says which record somebody's function panicked at.
+    fn resume_panic(&self, panic: &(dyn Any + Send)) -> ! {
+        let Meta { topic, partition, offset, .. } = self.cx.meta();
+        let text = panic_text(panic);
+        resume_unwind(Box::new(format!("{text} (task {}, {topic}-{partition} at offset {offset})", self.id)))
     }
 
     fn take(&mut self, index: usize) -> Result<(), ProcessError> {

@@ -412,7 +412,8 @@ mod tests {
         let mut queue = queue(BOUND);
         queue.end = Some(2);
         push(&mut queue, &[5, 5]);
-        (queue.advance(), queue.advance());
+        queue.advance();
+        queue.advance();
         assert!(!queue.tick(0, 20) && !queue.tick(10_000, 20) && queue.level() == Frontier::At(5));
         assert!(!queue.tick(10_010, 20) && !queue.tick(10_015, 20) && queue.tick(10_020, 20));
         push(&mut queue, &[6]);

@@ -104,7 +104,7 @@ impl Stamps {
     pub(crate) fn new(writer: i32, writers: i32, bound_ms: i64, config: StampConfig) -> Stamps {
         let shares = u64::from(writers.unsigned_abs()).div_ceil(WRITERS_FULL).clamp(1, AHEAD_SHARES_MAX);
         let ahead_max = (config.ahead_bytes / shares).max(1);
-        let step = bound_ms / STEPS;
+        let step = (bound_ms / STEPS).max(1);
         Stamps { writer, step, ahead_max, topics: Vec::new(), ahead: 0, uncommitted: 0 }
     }
 

@@ -14,6 +14,18 @@ pub enum WiringError {
         /// The name.
         name: String,
     },
+    /// The application's name is that of a generation of another.
+    #[error(
+        "application name {name:?} is that of a generation: its group and topics would be those of generation {generation} of {application:?}; give it another end"
+    )]
+    GenerationName {
+        /// The name.
+        name: String,
+        /// The application whose generation it names.
+        application: String,
+        /// The number of the generation.
+        generation: String,
+    },
     /// An operator that must have a name has an empty or illegal one.
     #[error("{operator} needs a name of letters, digits, '.', '_' and '-', got {name:?}")]
     Name {

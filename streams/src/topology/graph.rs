@@ -5,7 +5,10 @@
 
 use super::{
     Assembly, Built, CLOCKS_MAX, ClockId, GlobalTable, SubTopology, TopicId, TopicKind, Topology,
-    WiringError, WiringErrors, assembly::AnyGlobal, names::TopicDef, valid_topic,
+    WiringError, WiringErrors,
+    assembly::AnyGlobal,
+    names::{TopicDef, generation_in},
+    valid_topic,
 };
 use crate::processor::{FailurePolicy, OnFailure, Source};
 use parking_lot::{Mutex, MutexGuard};
@@ -29,8 +32,9 @@ pub(crate) struct Node {
     pub(crate) is_source: bool,
     /// What its bytes are: codecs, and windows where there are some.
     pub(crate) contents: Option<String>,
-    /// Whether what it does with a record depends on how far event time has come elsewhere.
-    pub(crate) is_timed: bool,
+    /// Where what it does with a record depends on how far event time has come elsewhere: how far ahead that may be, in
+    /// milliseconds, without any being late.
+    pub(crate) skew_max: Option<i64>,
 }
 
 /// Where the content of a store can be read again.
@@ -105,6 +109,11 @@ impl Graph {
         if !valid_topic(application) {
             graph.error(WiringError::Application { name: application.to_owned() });
         }
+        if let Some((of, generation)) = generation_in(application) {
+            let (name, application) = (application.to_owned(), of.to_owned());
+            let generation = generation.to_owned();
+            graph.error(WiringError::GenerationName { name, application, generation });
+        }
         graph
     }
 
@@ -152,7 +161,7 @@ impl Graph {
             topic: None,
             is_source: false,
             contents: None,
-            is_timed: false,
+            skew_max: None,
         });
         id
     }
@@ -218,10 +227,10 @@ impl Graph {
         }
     }
 
-    /// Says that a node depends on how far event time has come elsewhere.
-    pub(crate) fn timed(&self, node: NodeId) {
+    /// Says that a node depends on how far event time has come elsewhere, and how far ahead that may be.
+    pub(crate) fn timed(&self, node: NodeId, skew_max: i64) {
         if let Some(node) = self.open().nodes.get_mut(node.0 as usize) {
-            node.is_timed = true;
+            node.skew_max = Some(skew_max);
         }
     }
 

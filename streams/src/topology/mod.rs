@@ -109,17 +109,17 @@ impl Topology {
 
     /// Whether anything in a sub-topology, or behind what it writes, depends on how far event time has come elsewhere.
     pub(crate) fn is_timed(&self, sub_topology: usize) -> bool {
+        self.skew_max(sub_topology).is_some()
+    }
+
+    /// How far ahead that may be: the shortest grace of any window there.
+    pub(crate) fn skew_max(&self, sub_topology: usize) -> Option<i64> {
+        let mut least: Option<i64> = None;
         let (mut seen, mut open) = (vec![false; self.0.sub_topologies.len()], vec![sub_topology]);
         while let Some(at) = open.pop() {
             let Some(part) = self.0.sub_topologies.get(at) else { continue };
-            if part
-                .nodes
-                .iter()
-                .filter_map(|node| self.0.nodes.get(node.0 as usize))
-                .any(|node| node.is_timed)
-            {
-                return true;
-            }
+            let nodes = part.nodes.iter().filter_map(|node| self.0.nodes.get(node.0 as usize));
+            least = nodes.filter_map(|node| node.skew_max).chain(least).min();
             if let Some(seen) = seen.get_mut(at).filter(|seen| !**seen) {
                 *seen = true;
                 let reads =
@@ -128,7 +128,7 @@ impl Topology {
                 open.extend(parts.filter(|(_, other)| reads(other)).map(|(at, _)| at));
             }
         }
-        false
+        least
     }
 
     /// Whether a global table is to go on without a record that cannot be decoded; `otherwise` where nothing was said. It

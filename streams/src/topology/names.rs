@@ -70,6 +70,13 @@ impl fmt::Display for InternalNames {
     }
 }
 
+/// The application and the generation whose group has this name, if it is not that of generation 0.
+pub(crate) fn generation_in(name: &str) -> Option<(&str, &str)> {
+    let (application, number) = name.rsplit_once("-g")?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some((application, number))
+}
+
 /// Whether brokers accept a topic of this name.
 pub(crate) fn valid_topic(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
@@ -86,6 +93,14 @@ mod tests {
         assert_eq!(InternalNames::new("wc", 0).topic(&changelog), "wc-counts-changelog");
         assert_eq!(InternalNames::new("wc", 2).topic(&changelog), "wc-g2-counts-changelog");
         assert_eq!(InternalNames::new("wc", 2).group(), "wc-g2");
+    }
+
+    #[test]
+    fn names_of_generations_are_known() {
+        assert_eq!(generation_in(InternalNames::new("wc", 12).group()), Some(("wc", "12")));
+        for name in ["wc", "wc-g", "wc-g1a", "wc-g1-x", "g1"] {
+            assert_eq!(generation_in(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -198,3 +198,19 @@ fn a_global_table_skips_what_it_may_skip() {
     assert_eq!(loaded(OnFailure::Skip), (Ok(()), 1));
     assert!(loaded(OnFailure::Stop).0.is_err());
 }
+
+#[test]
+fn a_panic_names_the_record() {
+    let b = Builder::new("beast");
+    b.stream("in", (Utf8, I64))
+        .map_values(|value| assert!(value != 666, "the beast has come"))
+        .to("out", (Utf8, kappa_streams::codec::Postcard::<()>::new()));
+    let mut driver = TestDriver::new(&b.build().unwrap()).start().unwrap();
+    let input = driver.input("in", (Utf8, I64));
+    for value in [1, 2, 666] {
+        input.append(&mut driver, None, "k".into(), value, 0).unwrap();
+    }
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run())).unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.contains("the beast has come") && text.contains("in-0 at offset 2"), "{text}");
+}

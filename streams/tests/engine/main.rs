@@ -8,6 +8,7 @@ mod failures;
 mod metadata;
 mod operators;
 mod progress;
+mod reports;
 mod sources;
 mod state;
 mod tables;

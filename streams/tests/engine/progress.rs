@@ -185,3 +185,19 @@ fn a_replay_waits_for_every_unfinished_partition_and_ends_at_the_pinned_ends() {
     all_counted(&driver);
     assert_eq!(driver.dump().unwrap(), first, "the record behind the pinned end is not taken");
 }
+
+#[test]
+fn a_bound_wider_than_the_grace_of_a_window_turns_nothing_late() {
+    for grace in [0, 10] {
+        let b = Builder::new("flights");
+        let windows = Windows::tumbling(hours(1)).grace(Duration::from_secs(60 * grace)).retention(hours(48));
+        b.stream("flights", (Utf8, I64))
+            .group_by("by-region", (I64, I64), |_, flight| flight % 5)
+            .windowed_by(windows)
+            .count("hourly");
+        let driver = TestDriver::new(&b.build().unwrap()).partitions(PARTITIONS).commit_every(100);
+        let driver = live(driver.skew_bound(hours(24)));
+        assert_eq!(driver.counters().late, 0, "with a grace of {grace} minutes");
+        all_counted(&driver);
+    }
+}

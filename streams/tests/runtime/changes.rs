@@ -1,13 +1,14 @@
 //! What a generation keeps, and topologies, starting points and inputs that change under it.
 
 use crate::cluster::{Cluster, settle};
-use kappa_client::{Admin, TopicPartition};
+use kappa_client::{Admin, Client, TopicPartition};
+use kappa_protocol::{ApiKey, Context, LaneError, Reply, Request, Service};
 use kappa_streams::{
-    App, Builder, Fate, StartAt, StartError, Table, TopicFate, Topology, Windows,
-    codec::{Codec, I64, Utf8},
+    App, Builder, Config, Fate, StartAt, StartError, Table, TopicFate, Topology, Windows,
+    codec::{Codec, CodecError, I64, Utf8},
     reset,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 fn counted(store: &str) -> (Topology, Table<String, i64>) {
     let b = Builder::new("changing");
@@ -131,7 +132,7 @@ async fn a_renamed_store_begins_anew_beside_one_that_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sources_that_have_changed_since_the_last_run_are_refused_where_there_is_state() {
+async fn sources_that_have_changed_since_the_last_run_are_refused() {
     let cluster = Cluster::start().await;
     let admin = Admin::new(&cluster.client);
     cluster.topic("in", 1).await;
@@ -156,16 +157,92 @@ async fn sources_that_have_changed_since_the_last_run_are_refused_where_there_is
     settle(&app).await;
     assert_eq!(app.view(&counts).get("k").await.unwrap().value.map(|row| row.value), Some(3));
     app.close().await.unwrap();
-    // Without state it goes on with the topic as it is.
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_made_anew_is_refused_without_state_too() {
+    let cluster = Cluster::start().await;
+    let admin = Admin::new(&cluster.client);
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
     let stateless = || {
         let b = Builder::new("stateless");
         b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
         b.build().unwrap()
     };
-    run(&cluster, &stateless()).await.unwrap();
+    let app = App::start(&stateless(), cluster.config()).await.unwrap();
+    settle(&app).await;
     admin.delete_topics(&["in"]).await.unwrap();
     cluster.topic("in", 1).await;
+    cluster.write("in", (1000..1030).map(|at| (0, "k".to_owned(), at.to_string(), at))).await;
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"in\" was deleted and created again") && why.contains("reset"), "{why}");
+    assert!(app.close().await.is_err());
+    let replaced = run(&cluster, &stateless()).await.unwrap_err();
+    assert!(matches!(&replaced, StartError::SourceReplaced { topic, .. } if topic == "in"), "{replaced}");
+    reset(&cluster.client, "stateless", 0).await.unwrap();
     run(&cluster, &stateless()).await.unwrap();
+    let out = cluster.values("out").await;
+    let missing: Vec<i64> = (1000..1030).filter(|at| !out.contains(&at.to_string())).collect();
+    assert!(missing.is_empty(), "never processed: {missing:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_nothing_reads_any_more_may_be_deleted() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    write(&cluster, "in", 10).await;
+    run(&cluster, &counted("a").0).await.unwrap();
+    let app = App::start(&counted("b").0, cluster.config()).await.unwrap();
+    settle(&app).await;
+    Admin::new(&cluster.client).delete_topics(&["changing-a-changelog"]).await.unwrap();
+    let failed = tokio::time::timeout(Duration::from_secs(7), app.failed()).await;
+    assert!(failed.is_err(), "{failed:?}");
+    app.close().await.unwrap();
+    run(&cluster, &counted("b").0).await.unwrap();
+    cluster.stop().await;
+}
+
+/// A broker that creates topics, and tells so only once it may.
+struct Hesitant(Arc<dyn Service>, tokio::sync::watch::Receiver<bool>);
+
+impl Service for Hesitant {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        let is_creation = request.api_key() == ApiKey::CreateTopics;
+        let reply = self.0.call(cx, request);
+        if !is_creation {
+            return reply;
+        }
+        let mut may = self.1.clone();
+        Reply::Later(Box::pin(async move {
+            let _ = may.wait_for(|may| *may).await;
+            match reply {
+                Reply::Now(response) => Ok(response),
+                Reply::Later(later) => later.await,
+                Reply::None => Err(LaneError::Disconnected { reason: "no answer".into() }),
+            }
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_grows_during_the_start_is_noticed() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    let (may, is_allowed) = tokio::sync::watch::channel(false);
+    let client = Client::in_process(Arc::new(Hesitant(cluster.lane(), is_allowed)));
+    let config = Config::client(&client);
+    let starting = tokio::spawn(async move { App::start(&counted("a").0, config).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Admin::new(&cluster.client).create_partitions(&[("in", 2)]).await.unwrap();
+    may.send_replace(true);
+    let app = starting.await.unwrap().unwrap();
+    let why = stops_with(&app).await;
+    assert!(why.contains("\"in\" has grown from 1 to 2 partitions"), "{why}");
+    assert!(app.close().await.is_err());
+    client.close().await;
     cluster.stop().await;
 }
 
@@ -334,5 +411,40 @@ async fn a_global_table_skips_what_cannot_be_decoded_and_goes_on() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     app.close().await.unwrap();
+    cluster.stop().await;
+}
+
+/// Text, but for one that nobody expects.
+#[derive(Debug, Clone, Copy)]
+struct Panics;
+
+impl Codec for Panics {
+    type Item = String;
+
+    fn encode(&self, item: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        Utf8.encode(item, out)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        assert!(bytes != b"boom", "unexpected");
+        Utf8.decode(bytes)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_global_table_that_is_followed_no_more_stops_the_application() {
+    let cluster = Cluster::start().await;
+    cluster.topic("rows", 1).await;
+    cluster.topic("in", 1).await;
+    let row = |key: &str, value: &str, time| (0, key.to_owned(), value.to_owned(), time);
+    cluster.write("rows", [row("a", "1", 1)]).await;
+    let b = Builder::new("globals");
+    b.global_table("rows", (Utf8, Panics));
+    b.stream("in", (Utf8, Utf8)).to("out", (Utf8, Utf8));
+    let app = App::start(&b.build().unwrap(), cluster.config()).await.unwrap();
+    cluster.write("rows", [row("b", "boom", 2), row("a", "2", 3)]).await;
+    let why = stops_with(&app).await;
+    assert!(why.contains("global table \"rows\"") && why.contains("unexpected"), "{why}");
+    assert!(app.close().await.is_err());
     cluster.stop().await;
 }

@@ -1,7 +1,10 @@
 //! A broker in the test's own process, and records in its topics.
 
 use kappa_broker::{Broker, BrokerConfig};
-use kappa_client::{Admin, Client, ClientConfig, Producer, ProducerConfig, ProducerRecord, admin::NewTopic};
+use kappa_client::{
+    Admin, Client, ClientConfig, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig,
+    ProducerRecord, TopicPartition, admin::NewTopic,
+};
 use kappa_streams::{App, Config, Counters, Dump, EndOffsets};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -64,6 +67,26 @@ impl Cluster {
         }
         producer.flush().await.unwrap();
         producer.close().await.unwrap();
+    }
+
+    /// All values of partition 0 of a topic, as text.
+    pub(crate) async fn values(&self, topic: &str) -> Vec<String> {
+        let config =
+            ConsumerConfig::default().auto_commit(None::<Duration>).offset_reset(OffsetReset::Earliest);
+        let consumer = Consumer::new(&self.client, config).unwrap();
+        let place = TopicPartition::new(topic, 0);
+        let end = consumer.end_offsets(std::slice::from_ref(&place)).await.unwrap()[&place];
+        consumer.assign([place.clone()]).unwrap();
+        let mut values = Vec::new();
+        while end > 0 && consumer.position(&place).is_none_or(|at| at < end) {
+            for batch in consumer.poll(Duration::from_secs(5)).await.unwrap() {
+                for record in batch.records().map(Result::unwrap) {
+                    values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+                }
+            }
+        }
+        consumer.close().await.unwrap();
+        values
     }
 
     /// Settings for tests: short waits, and no hold longer than needed.

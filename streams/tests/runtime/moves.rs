@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, settle};
 use kappa_streams::{
-    App, AppError, Builder, Config, Table, Topology,
+    App, AppError, Builder, Config, StartError, Table, Topology, Windows,
     codec::{I64, Utf8},
 };
 use std::{
@@ -159,12 +159,51 @@ async fn another_topology_under_the_same_name_is_refused() {
     settle(&old).await;
     let b = Builder::new("moving");
     b.stream("in", (Utf8, Utf8)).map_values(|_| 1i64).to("ones", (Utf8, I64));
-    let other = App::start(&b.build().unwrap(), cluster.config()).await.unwrap();
-    let failure = tokio::time::timeout(Duration::from_secs(20), other.failed()).await.unwrap();
-    assert!(matches!(failure, Some(AppError::Fingerprint { .. })), "{failure:?}");
-    assert!(other.close().await.is_err());
+    let refused = App::start(&b.build().unwrap(), cluster.config()).await.unwrap_err();
+    assert!(matches!(refused, StartError::OthersRun { members: 1, .. }), "{refused}");
     write(&cluster, 100..200).await;
     wait_for(200, &[(&old, &old_counts)]).await;
     old.close().await.unwrap();
     cluster.stop().await;
+}
+
+/// One says in repartition topics how far it has come, and the other does not: they would wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_the_groups_skew_bound_is_refused() {
+    let topology = |is_timed: bool| {
+        let b = Builder::new("bounded");
+        let grouped =
+            b.stream("in", (Utf8, Utf8)).group_by("by-value", (Utf8, Utf8), |_, value| value.clone());
+        if is_timed {
+            grouped.windowed_by(Windows::tumbling(Duration::from_secs(1))).count("counts");
+        } else {
+            grouped.count("counts");
+        }
+        b.build().unwrap()
+    };
+    let bounds = [true, false, true];
+    for (is_timed, first) in [(true, 0), (true, 1), (false, 0)] {
+        let cluster = Cluster::start().await;
+        cluster.topic("in", 2).await;
+        let config = |has_bound| if has_bound { cluster.config() } else { cluster.config().no_skew_bound() };
+        let one = App::start(&topology(is_timed), config(bounds[first])).await.unwrap();
+        settle(&one).await;
+        let other = App::start(&topology(is_timed), config(bounds[first + 1])).await.unwrap();
+        if is_timed {
+            let failed = tokio::time::timeout(Duration::from_secs(20), other.failed()).await.unwrap();
+            let failed = failed.unwrap();
+            let text = failed.to_string();
+            let says = if bounds[first] { "runs with a skew bound" } else { "runs without a skew bound" };
+            assert!(matches!(failed, AppError::Fingerprint { .. }) && text.contains(says), "{text}");
+            assert!(other.close().await.is_err());
+        } else {
+            let running = tokio::time::timeout(Duration::from_secs(20), other.running()).await;
+            running.expect("nothing waits").unwrap();
+            other.close().await.unwrap();
+        }
+        cluster.write("in", (0..20).map(|at| (at % 2, "k".to_owned(), "v".to_owned(), 0))).await;
+        settle(&one).await;
+        one.close().await.unwrap();
+        cluster.stop().await;
+    }
 }

@@ -1,13 +1,23 @@
 //! Topics of an application: created where that is wanted, written to with what went wrong, and named in full.
 
 use crate::cluster::{Cluster, settle};
-use kappa_client::{Admin, Compression, Consumer, ConsumerConfig, OffsetReset, TopicPartition};
+use kappa_client::{
+    Admin, Client, Compression, Consumer, ConsumerConfig, OffsetReset, TopicPartition, admin::ConfigResource,
+};
+use kappa_protocol::{
+    Context, ErrorCode, Reply, Request, Response, Service,
+    messages::{
+        CreateTopicsResponse, create_topics_request::CreatableTopic,
+        create_topics_response::CreatableTopicResult,
+    },
+};
 use kappa_streams::{
-    App, Builder, OnFailure, StartError,
+    App, Builder, Config, OnFailure, StartError,
     codec::{I64, Utf8},
 };
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -169,5 +179,56 @@ async fn a_global_table_skips_what_it_may_and_takes_times_from_the_payload() {
     let counters = app.counters();
     assert_eq!((counters.undecodable, counters.negative_timestamps), (1, 1));
     app.close().await.unwrap();
+    cluster.stop().await;
+}
+
+/// A broker that knows no limits of timestamps by topic.
+struct Older(Arc<dyn Service>);
+
+impl Service for Older {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        let Request::CreateTopics(create) = request else { return self.0.call(cx, request) };
+        let is_new = |name: &str| {
+            name.starts_with("message.timestamp.before") || name.starts_with("message.timestamp.after")
+        };
+        if !create.topics.iter().any(|topic| topic.configs.iter().any(|config| is_new(&config.name))) {
+            return self.0.call(cx, Request::CreateTopics(create));
+        }
+        let refused = |topic: CreatableTopic| CreatableTopicResult {
+            name: topic.name,
+            error_code: ErrorCode::InvalidConfig.code(),
+            ..CreatableTopicResult::default()
+        };
+        let topics = create.topics.into_iter().map(refused).collect();
+        Reply::Now(Response::CreateTopics(CreateTopicsResponse { topics, ..Default::default() }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn internal_topics_take_any_event_time_where_the_broker_lets_them() {
+    let cluster = Cluster::start().await;
+    cluster.topic("in", 1).await;
+    let older = Client::in_process(Arc::new(Older(cluster.lane())));
+    let clients = [("new", cluster.client.clone()), ("older", older.clone())];
+    for (name, client) in clients {
+        let b = Builder::new(name);
+        b.stream("in", (Utf8, Utf8)).group_by("again", (Utf8, Utf8), |key, _| key.clone()).count("counts");
+        let app = App::start(&b.build().unwrap(), Config::client(&client)).await.unwrap();
+        app.running().await.unwrap();
+        app.close().await.unwrap();
+        let topics = [format!("{name}-counts-changelog"), format!("{name}-again-repartition")];
+        for topic in topics.map(ConfigResource::Topic) {
+            let admin = Admin::new(&cluster.client);
+            let configs = admin.describe_configs(std::slice::from_ref(&topic)).await.unwrap();
+            let value = |name: &str| {
+                let entries = configs[&topic].as_ref().unwrap();
+                entries.iter().find(|entry| entry.name == name).unwrap().value.clone().unwrap()
+            };
+            assert_eq!(value("message.timestamp.type"), "CreateTime");
+            let limit = if name == "new" { i64::MAX.to_string() } else { "3600000".to_owned() };
+            assert_eq!(value("message.timestamp.after.max.ms"), limit, "{topic:?}");
+        }
+    }
+    older.close().await;
     cluster.stop().await;
 }

@@ -9,7 +9,7 @@ use crate::{
     topology::TopicKind,
 };
 use kappa_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition, consumer::ConsumerError};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 use tokio::{sync::mpsc::Sender, time::sleep};
 
 /// Longest wait of one poll; the end is known, so a poll waits only for the network.
@@ -59,6 +59,16 @@ fn partitions(shared: &Shared, places: &[Place]) -> Vec<TopicPartition> {
 /// The offset of a partition that was asked for with others: whoever is asked knows all of them, or fails.
 fn known(offsets: &BTreeMap<TopicPartition, i64>, partition: &TopicPartition) -> i64 {
     *offsets.get(partition).expect("offsets are those of all partitions asked for")
+}
+
+/// Where a partition begins and ends.
+pub(super) async fn bounds(
+    consumer: &Consumer,
+    partition: &TopicPartition,
+) -> Result<Range<i64>, ConsumerError> {
+    let of = std::slice::from_ref(partition);
+    let (begins, ends) = (consumer.beginning_offsets(of).await?, consumer.end_offsets(of).await?);
+    Ok(known(&begins, partition)..known(&ends, partition))
 }
 
 async fn ranges(

@@ -12,9 +12,10 @@ use super::{
     outbox::Outbox,
     shared::Shared,
     state::Readiness,
+    watch::changed as topics_changed,
 };
 use crate::{
-    instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Place, Sight},
+    instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Place, Sight, Tasks},
     record::millis,
     task::{InputBatch, Life, Position, RestoreWish, Task},
     topology::TopicId,
@@ -25,6 +26,7 @@ use kappa_client::{
 };
 use std::{
     collections::BTreeSet,
+    panic::resume_unwind,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -45,6 +47,8 @@ const POLL: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(20);
 /// Longest time between two reports of what has been counted.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// More jobs than run at once.
+const JOBS_MAX: usize = 40;
 /// Events of jobs that wait for the instance.
 const EVENTS_MAX: usize = 16;
 
@@ -78,6 +82,8 @@ pub(super) struct Worker {
     jobs: JoinSet<()>,
     events: mpsc::Sender<JobEvent>,
     restored: mpsc::Sender<JobEvent>,
+    /// How long tasks may run before the next question, since there was one.
+    owed: Option<Duration>,
     /// Whom to tell when a change of the assignment has been dealt with.
     settled: Option<oneshot::Sender<()>>,
     /// How many tasks were uncommitted at the end.
@@ -92,29 +98,18 @@ pub(super) fn sight(consumer: &Consumer) -> Option<Sight> {
     Some(Sight { age_ms, generation: consumer.membership().map(|member| member.generation) })
 }
 
-impl Worker {
-    /// Runs a worker until it is told to leave or the application closes or fails. Blocks the thread.
-    pub(super) fn run(
-        number: usize,
-        shared: &Arc<Shared>,
-        (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
-    ) -> Result<(), AppError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| AppError::Begin(Arc::new(error.into())))?;
-        runtime.block_on(async {
-            let mut worker = Worker::begin(number, shared, (asks, leave)).await?;
-            let ran = worker.work().await;
-            let closed = worker.close(ran.is_ok()).await;
-            ran.and(closed)
-        })
-    }
+/// What a worker needs before it can have tasks: whoever cannot write must not be given any.
+struct Connected {
+    assignor: Arc<TaskAssignor>,
+    consumer: Arc<Consumer>,
+    fence: Arc<Fence>,
+    outbox: Outbox,
+    events: mpsc::Sender<JobEvent>,
+    of_jobs: mpsc::Receiver<JobEvent>,
+}
 
-    async fn begin(
-        number: usize,
-        shared: &Arc<Shared>,
-        (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
-    ) -> Result<Worker, AppError> {
-        let setup = &shared.setup;
+impl Connected {
+    async fn new(number: usize, shared: &Arc<Shared>) -> Result<Connected, AppError> {
         let assignor = Arc::new(TaskAssignor::new(number, shared));
         let session = shared.config.session_timeout;
         let config = ConsumerConfig::group(shared.names.group())
@@ -122,19 +117,60 @@ impl Worker {
             .auto_commit(None::<Duration>)
             // A source that is deleted must not come back as another.
             .allow_auto_create_topics(false)
-            .offset_reset(OffsetReset::Earliest)
+            // Where it begins is said of each partition by a seek.
+            .offset_reset(OffsetReset::None)
             .session_timeout(session)
             .heartbeat_interval((session / 4).min(HEARTBEAT_MAX));
         let consumer = Arc::new(Consumer::new(&shared.client, shared.config.fetching(config))?);
-        let inputs: BTreeSet<TopicId> =
-            setup.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
-        consumer.subscribe(inputs.iter().map(|topic| Arc::clone(shared.topics.name(*topic))))?;
         let fence = Arc::new(Fence::new(millis(session)));
         let (events, of_jobs) = mpsc::channel(EVENTS_MAX);
-        let (restored, of_changelogs) = mpsc::channel(EVENTS_MAX);
         let outbox =
             Outbox::start(Arc::clone(shared), Arc::clone(&consumer), Arc::clone(&fence), events.clone());
         let outbox = outbox.await?;
+        Ok(Connected { assignor, consumer, fence, outbox, events, of_jobs })
+    }
+}
+
+impl Worker {
+    /// Runs a worker until it is told to leave or the application closes or fails. Blocks the thread.
+    pub(super) fn run(
+        number: usize,
+        shared: &Arc<Shared>,
+        (mut asks, mut leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
+    ) -> Result<(), AppError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| AppError::Begin(Arc::new(error.into())))?;
+        runtime.block_on(async {
+            let mut closing = shared.closing.subscribe();
+            let mut connecting = pin!(Connected::new(number, shared));
+            let connected = loop {
+                tokio::select! {
+                    connected = &mut connecting => break connected?,
+                    Some(ask) = asks.recv() => ask(&Tasks::new()),
+                    _ = closing.wait_for(|closes| *closes) => return Ok(()),
+                    Ok(_) = leave.wait_for(|leaves| *leaves) => return Ok(()),
+                }
+            };
+            let mut worker = Worker::begin(number, shared, connected, (asks, leave))?;
+            let ran = worker.work().await;
+            let closed = worker.close(ran.is_ok()).await;
+            ran.and(closed)
+        })
+    }
+
+    /// Joins the group, which may give it tasks from then on.
+    fn begin(
+        number: usize,
+        shared: &Arc<Shared>,
+        connected: Connected,
+        (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
+    ) -> Result<Worker, AppError> {
+        let Connected { assignor, consumer, fence, outbox, events, of_jobs } = connected;
+        let setup = &shared.setup;
+        let inputs: BTreeSet<TopicId> =
+            setup.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
+        consumer.subscribe(inputs.iter().map(|topic| Arc::clone(shared.topics.name(*topic))))?;
+        let (restored, of_changelogs) = mpsc::channel(EVENTS_MAX);
         // The consumer announces one change at a time and waits for it.
         let (moves, announced) = mpsc::channel(1);
         let mut ticks = interval(TICK);
@@ -160,6 +196,7 @@ impl Worker {
             jobs: JoinSet::new(),
             events,
             restored,
+            owed: None,
             settled: None,
             closed: None,
             began: now,
@@ -191,7 +228,10 @@ impl Worker {
         let mut listener = self.inbox.moves.clone();
         let wait = if self.instance.has_work() { Duration::ZERO } else { POLL };
         let mut polling = pin!(consumer.poll_with(wait, &mut listener));
-        while self.closed.is_none() {
+        let polled = loop {
+            if self.closed.is_some() {
+                return Ok(Vec::new());
+            }
             let (has_work, is_held) = (self.instance.has_work(), self.instance.is_held());
             let wants_restored = self.instance.wants_restored();
             tokio::select! {
@@ -201,17 +241,59 @@ impl Worker {
                     self.announced(change)?;
                 }
                 Some(event) = self.inbox.events.recv() => self.answered(event?)?,
-                Some(ask) = self.inbox.asks.recv() => self.tell(Event::Asked(ask))?,
+                Some(ask) = self.inbox.asks.recv(), if self.owed.is_none() => self.asked(ask)?,
                 _ = self.inbox.closing.changed() => self.tell(Event::Close)?,
                 Ok(()) = self.inbox.leave.changed() => self.tell(Event::Close)?,
                 _ = self.inbox.ticks.tick() => self.tick()?,
+                Some(ended) = self.jobs.join_next() => {
+                    if let Err(failed) = ended && failed.is_panic() {
+                        resume_unwind(failed.into_panic());
+                    }
+                }
                 Some(event) = self.inbox.restored.recv(), if wants_restored => self.tell(event?)?,
-                polled = &mut polling => return tolerate(polled),
+                polled = &mut polling => break polled,
                 Ok(()) = self.inbox.progressed.changed(), if is_held => self.turn()?,
                 () = yield_now(), if has_work => self.turn()?,
+                () = yield_now(), if self.owed.is_some() => self.owed = None,
             }
+        };
+        match polled {
+            Err(ConsumerError::OffsetOutOfRange { partition, offset }) => {
+                self.out_of_range(&partition, offset).await?;
+                Ok(Vec::new())
+            }
+            // Its task tells where it begins, once it has been looked up.
+            Err(ConsumerError::NoOffset(_)) => Ok(Vec::new()),
+            // What may pass by itself is left to the next poll.
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "poll failed; trying again");
+                Ok(Vec::new())
+            }
+            polled => Ok(polled?),
         }
-        Ok(Vec::new())
+    }
+
+    /// Goes on behind records that have been deleted; where the log ends before the position, its next records would be
+    /// taken for processed.
+    async fn out_of_range(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), AppError> {
+        let bounds = match jobs::bounds(&self.consumer, partition).await {
+            Err(error) if error.is_retriable() => offset..offset,
+            bounds => bounds?,
+        };
+        if offset > bounds.end {
+            return Err(match topics_changed(&self.shared, &partition.topic).await? {
+                Some(change) => AppError::TopicChanged { topic: partition.topic.to_string(), change },
+                None => AppError::BeyondEnd { partition: partition.clone(), offset, end: bounds.end },
+            });
+        }
+        if offset < bounds.start {
+            tracing::warn!(%partition, from = offset, to = bounds.start, "records were deleted before they were read");
+        }
+        match self.consumer.seek(partition, offset.max(bounds.start)) {
+            // It has been given to others meanwhile.
+            Err(ConsumerError::NotAssigned(_)) => Ok(()),
+            sought => Ok(sought?),
+        }
     }
 
     fn answered(&mut self, event: Event) -> Result<(), AppError> {
@@ -226,6 +308,7 @@ impl Worker {
     fn tick(&mut self) -> Result<(), AppError> {
         let (moment, places) = (self.moment(), self.instance.places().collect::<Vec<Place>>());
         places.into_iter().try_for_each(|place| self.passed(moment, place))?;
+        debug_assert!(self.jobs.len() <= JOBS_MAX, "those that have ended are forgotten");
         self.tell(Event::Tick)?;
         if self.reported.elapsed() >= REPORT_INTERVAL {
             self.report();
@@ -233,11 +316,24 @@ impl Worker {
         Ok(())
     }
 
-    /// Lets tasks run until there is nothing to do, somebody asks or the turn is over.
+    /// Answers a question. The next waits for a turn that may take as long, so that no number of questions keeps records
+    /// from being processed.
+    fn asked(&mut self, ask: Ask) -> Result<(), AppError> {
+        let began = Instant::now();
+        self.tell(Event::Asked(ask))?;
+        self.owed = Some(began.elapsed().min(TURN));
+        Ok(())
+    }
+
+    /// Lets tasks run until there is nothing to do, somebody asks who is not to wait, or the turn is over.
     fn turn(&mut self) -> Result<(), AppError> {
-        let turn = Instant::now();
+        let (turn, owed) = (Instant::now(), self.owed.take().unwrap_or_default());
+        let goes_on = |asks: &mpsc::Receiver<Ask>| {
+            let elapsed = turn.elapsed();
+            elapsed < TURN && (asks.is_empty() || elapsed < owed)
+        };
         self.tell(Event::Work)?;
-        while self.instance.has_work() && turn.elapsed() < TURN && self.inbox.asks.is_empty() {
+        while self.instance.has_work() && goes_on(&self.inbox.asks) {
             self.tell(Event::Work)?;
         }
         self.tell(Event::Rest)
@@ -423,21 +519,17 @@ pub(super) fn input(fetched: &FetchedBatch, is_repartition: bool) -> Result<Inpu
         true => InputBatch::from_repartition(&fetched.batch),
         false => InputBatch::from_decoded(&fetched.batch),
     };
-    decoded.map_err(|reason| AppError::Record {
+    let failed = |reason| AppError::Record {
         topic: Arc::clone(&fetched.partition.topic),
         partition: fetched.partition.partition,
         offset: fetched.batch.base_offset(),
         reason: Arc::new(reason),
+    };
+    let batch = decoded.map_err(failed)?;
+    // A batch comes whole, though its first records may have been deleted.
+    Ok(if fetched.batch.base_offset() < fetched.start {
+        batch.within(fetched.start..i64::MAX)
+    } else {
+        batch
     })
-}
-
-/// What may pass by itself is left to the next poll.
-fn tolerate(polled: Result<Vec<FetchedBatch>, ConsumerError>) -> Result<Vec<FetchedBatch>, AppError> {
-    match polled {
-        Err(error) if error.is_retriable() => {
-            tracing::warn!(%error, "poll failed; trying again");
-            Ok(Vec::new())
-        }
-        other => Ok(other?),
-    }
 }
