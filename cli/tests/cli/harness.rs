@@ -105,6 +105,11 @@ impl Broker {
         (self.child, self.address) = Broker::child(&self.address, self.data_dir.path());
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// A command that talks to this broker.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = kappa();
