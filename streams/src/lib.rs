@@ -30,6 +30,13 @@
 //! `instance` decides which tasks run, move, are restored and committed; all of that is synchronous, does no I/O and
 //! reads no clock. `runtime` alone meets the client; `test_driver` stands in its place in tests.
 //!
+//! | A record is | decided in | done in |
+//! |---|---|---|
+//! | chosen | `instance` (whose turn it is), `task/choose` (which of its heads) | `task/machine` |
+//! | written | `task/stamps`, `instance/commits` (what, when) | `runtime/outbox` |
+//! | committed | `instance/commits` (when), `task/commit` (what) | `runtime/outbox` |
+//! | restored | `instance/moves` (when), `task/restore` (from where) | `runtime/worker/jobs` (read), `task/restore` and `store` (applied) |
+//!
 //! # Promises
 //! - At least once: outputs and changelog are acknowledged before offsets are committed. A task that moves gracefully
 //!   commits first, so that counts stay exact; after a kill, what came behind the last commit is processed again.

@@ -305,6 +305,12 @@ impl Instance {
         }
     }
 
+    /// Whether the group may hear that this one goes, and give its tasks to others at once: not while something that was sent
+    /// for them may still arrive, as after an end that is not clean.
+    pub(crate) fn may_leave(&self, is_clean: bool) -> bool {
+        is_clean || self.tasks.is_empty()
+    }
+
     /// Lets the task whose turn it is process a stint.
     fn work(&mut self, out: &mut Vec<Action>) -> Result<(), Failure> {
         self.release_held();

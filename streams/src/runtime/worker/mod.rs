@@ -491,7 +491,7 @@ impl Worker {
         if !clean {
             self.outbox.abandon();
         }
-        let may_leave = clean || self.instance.tasks().is_empty();
+        let may_leave = self.instance.may_leave(clean);
         drop(self.instance);
         self.jobs.shutdown().await;
         self.shared.restores.retain(self.number, |_| false);
