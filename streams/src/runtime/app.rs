@@ -29,11 +29,16 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 /// Follows global tables. Should that end by a panic the application fails: it would go on with rows as they were.
 async fn follow_globals(reader: GlobalReader, shared: Arc<Shared>) {
-    let Err(ended) = tokio::spawn(reader.follow(Arc::clone(&shared))).await else { return };
+    // The set ends it when this is aborted.
+    let mut following = JoinSet::from_iter([reader.follow(Arc::clone(&shared))]);
+    let Some(Err(ended)) = following.join_next().await else { return };
     let names: Vec<String> =
         shared.setup.topology.0.globals.iter().map(|table| format!("{:?}", table.name)).collect();
     let one_of = if names.len() > 1 { "one of the global tables" } else { "global table" };

@@ -173,6 +173,16 @@ impl Service for Cut {
     }
 }
 
+/// A cluster with topics `in` and `out`, and a client whose requests may be cut off.
+async fn begun() -> (Cluster, Arc<Cut>, Client) {
+    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
+    cluster.topic("in", 1).await;
+    cluster.topic("out", 1).await;
+    let cut = Cut::of(&cluster);
+    let client = Client::in_process(Arc::clone(&cut) as Arc<dyn Service>);
+    (cluster, cut, client)
+}
+
 fn short(client: &Client) -> Config {
     Config::client(client)
         .commit_interval(Duration::from_millis(100))
@@ -202,11 +212,7 @@ async fn what_is_discarded_is_never_written_with_a_producer_id_at_once() {
 }
 
 async fn what_is_discarded_is_never_written(takes_time: bool) {
-    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
-    cluster.topic("in", 1).await;
-    cluster.topic("out", 1).await;
-    let cut = Cut::of(&cluster);
-    let client = Client::in_process(Arc::clone(&cut) as Arc<dyn Service>);
+    let (cluster, cut, client) = begun().await;
     let first = App::start(&counted_and_told().0, short(&client)).await.unwrap();
     timeout(Duration::from_secs(20), first.running()).await.unwrap().unwrap();
     write(&cluster, "in", 0..5).await;
@@ -244,11 +250,7 @@ async fn what_is_discarded_is_never_written(takes_time: bool) {
 /// An instance that the group has given up for another goes on answering.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_have_lost_a_table_does_not_answer_for_it() {
-    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
-    cluster.topic("in", 1).await;
-    cluster.topic("out", 1).await;
-    let cut = Cut::of(&cluster);
-    let client = Client::in_process(Arc::clone(&cut) as Arc<dyn Service>);
+    let (cluster, cut, client) = begun().await;
     let (topology, counts) = counted_and_told();
     let config = |client| short(client).query_timeout(Duration::from_secs(2));
     let first = App::start(&topology, config(&client)).await.unwrap();
@@ -278,11 +280,7 @@ async fn who_may_have_lost_a_table_does_not_answer_for_it() {
 /// A worker that begins while there is no broker cannot be told to end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_close_waits_no_longer_than_a_session_for_a_worker_that_has_just_begun() {
-    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
-    cluster.topic("in", 1).await;
-    cluster.topic("out", 1).await;
-    let cut = Cut::of(&cluster);
-    let client = Client::in_process(Arc::clone(&cut) as Arc<dyn Service>);
+    let (cluster, cut, client) = begun().await;
     let app = Arc::new(App::start(&counted_and_told().0, short(&client)).await.unwrap());
     write(&cluster, "in", 0..5).await;
     settle(&app).await;
@@ -373,11 +371,7 @@ async fn questions_do_not_keep_a_worker_from_its_records() {
 /// A worker that begins has no tasks, and holds up the answers of those that have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_begins_holds_up_no_question() {
-    let cluster = Cluster::with(&[("group.min.session.timeout.ms", "1000")]).await;
-    cluster.topic("in", 1).await;
-    cluster.topic("out", 1).await;
-    let cut = Cut::of(&cluster);
-    let client = Client::in_process(Arc::clone(&cut) as Arc<dyn Service>);
+    let (cluster, cut, client) = begun().await;
     let (topology, counts) = counted_and_told();
     let config = short(&client).query_timeout(Duration::from_secs(3));
     let app = Arc::new(App::start(&topology, config).await.unwrap());
