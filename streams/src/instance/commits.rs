@@ -8,9 +8,8 @@
 //! to the committed offsets would count records twice. Tasks that are lost go back to what is committed, in whoever
 //! gets them.
 
-use super::{Action, Failure, Instance, Outcome, Pacing, Standing};
+use super::{Action, Appended, Failure, Instance, Outcome, Pacing, Standing};
 use crate::{
-    processor::Outputs,
     task::{CommittedOffset, Life, Position, TaskId},
     topology::TopicKind,
 };
@@ -157,7 +156,7 @@ impl Instance {
     }
 
     fn commit(&mut self, ids: &[TaskId], out: &mut Vec<Action>) -> Result<(), Failure> {
-        let (mut tasks, mut records, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tasks, mut rows, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             self.append(*id, out);
             let Some(task) = self.tasks.get_mut(id) else {
@@ -174,8 +173,12 @@ impl Instance {
                 continue;
             };
             self.commits.done_with(*id);
-            records.extend(Some(commit.changelog).filter(|records| !records.is_empty()));
-            tasks.push((task.life(), commit.offsets.clone()));
+            let (life, outputs) = (task.life(), commit.changelog);
+            if !outputs.is_empty() {
+                self.unsent += outputs.size();
+                rows.push(Appended { life, outputs });
+            }
+            tasks.push((life, commit.offsets.clone()));
             offsets.extend(commit.offsets);
         }
         if tasks.is_empty() {
@@ -184,10 +187,9 @@ impl Instance {
         self.commits.last = self.moment.ms;
         self.commits.numbers += 1;
         let number = self.commits.numbers;
-        self.unsent += records.iter().map(Outputs::size).sum::<usize>();
         let generation = self.moment.group.and_then(|sight| sight.generation);
         self.commits.under_way = Some(UnderWay { number, generation, tasks });
-        out.push(Action::Commit { commit: number, records, offsets });
+        out.push(Action::Commit { commit: number, rows, offsets });
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! What an instance is told, and what it asks for in return.
 
-use super::{Sight, Tasks};
+use super::{Appended, Sight, Tasks};
 use crate::{
-    processor::{Outputs, ProcessError},
+    processor::ProcessError,
     task::{
         ChangelogRange, CommittedOffset, InputBatch, Life, Position, RestoreWish, Start, TaskId, TaskState,
     },
@@ -108,19 +108,13 @@ pub(crate) enum Action {
     Resume(Place),
     /// Read changelogs.
     Restore { life: Life, wishes: Vec<RestoreWish> },
-    /// Append outputs, in the order of these actions, as long as the fence is open.
-    Append {
-        /// For whom: the simulation checks that it is still theirs.
-        #[cfg_attr(not(test), expect(dead_code, reason = "who carries it out need not know"))]
-        life: Life,
-        outputs: Outputs,
-    },
     /// Tell where these partitions end, and then what the group has committed of them, by [`Event::Consumed`].
     AskReaders(Vec<Place>),
-    /// Append these too, wait until they and all that was appended before are kept, then write the offsets; none of it
-    /// once the fence is closed.
-    Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },
-    /// Forget everything that was to be appended or committed and has not gone out.
+    /// Hand over outputs to the [`Outbox`](super::Outbox); the same for the two that follow.
+    Append(Appended),
+    /// Hand over a commit, whose end is an [`Event::CommitEnded`].
+    Commit { commit: u64, rows: Vec<Appended>, offsets: Vec<CommittedOffset> },
+    /// Discard what was handed over and has not gone out.
     Discard,
     /// Delete repartition records below these positions.
     Purge(Vec<Position>),

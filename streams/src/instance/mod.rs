@@ -2,8 +2,9 @@
 //!
 //! Everything that happens to it goes in by [`Instance::on`], with the time; everything it wants comes out as
 //! [`Action`]s. It owns its tasks: which of them is next (here), how they come and go (`moves`) and what they leave to their
-//! process (`shelf`), when they are committed and what follows from the answer (`commits`), whether they may be written for at
-//! all (`fence`), how far they may be ahead of their readers (`leads`). It waits for nothing: whatever takes time is asked
+//! process (`shelf`), when they are committed and what follows from the answer (`commits`), in which order what they write
+//! goes out (`outbox`), whether they may be written for at all (`fence`), how far they may be ahead of their readers (`leads`);
+//! `pace` says how records and questions take turns. It waits for nothing: whatever takes time is asked
 //! for, and its answer is an event. The runtime moves bytes between this and a cluster, the test driver and the simulation
 //! between this and a log in memory; none of them decides anything.
 
@@ -12,16 +13,20 @@ mod event;
 mod fence;
 mod leads;
 mod moves;
+mod outbox;
+mod pace;
 mod shelf;
 
 pub(crate) use event::{Action, Ask, Consumed, Event, Failure, Found, Moment, Outcome, Place};
 pub(crate) use fence::{Fence, Sight, Standing};
+pub(crate) use outbox::{Appended, Done, Outbox, Step};
+pub(crate) use pace::Pace;
 pub(crate) use shelf::Shelf;
 
 use crate::{
     processor::{Counters, Frontier},
     task::{InputBatch, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
-    topology::{Changelog, Globals, Plan, TopicId, Topology},
+    topology::{Changelog, Globals, Plan, TopicId, TopicKind, Topology},
 };
 use commits::Commits;
 use leads::Leads;
@@ -91,6 +96,12 @@ impl Setup {
     pub(crate) fn changelogs(&self, id: TaskId) -> Vec<Place> {
         let topics = self.topology.changelogs(id.sub_topology);
         topics.map(|(Changelog::Own(topic) | Changelog::Source(topic))| (topic, id.partition)).collect()
+    }
+
+    /// Whether an input may begin elsewhere than at the beginning of its topic. A table's topic is its changelog: without its
+    /// beginning the table would miss rows, until a restart restores them. Repartition topics are read whole as well.
+    pub(crate) fn begins_where_told(&self, topic: TopicId) -> bool {
+        self.topology.topic(topic).kind == TopicKind::External && !self.topology.is_table(topic)
     }
 
     /// The task that reads a partition.
@@ -383,7 +394,7 @@ impl Instance {
         if !outputs.is_empty() {
             self.commits.handed_over(id);
             self.unsent += outputs.size();
-            out.push(Action::Append { life: task.life(), outputs });
+            out.push(Action::Append(Appended { life: task.life(), outputs }));
         }
     }
 

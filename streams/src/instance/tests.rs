@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     Builder, Windows,
     codec::{I64, Utf8, opt},
-    processor::Outputs,
     record::Headers,
     task::{ChangelogRange, CommittedOffset, InputBatchBuilder, Position, StampConfig, Start},
 };
@@ -119,10 +118,10 @@ impl World {
     /// The commit that is wanted: its number, how many changed rows, and its offsets.
     fn commit(&mut self) -> Option<(u64, usize, Vec<i64>)> {
         self.take().into_iter().find_map(|action| match action {
-            Action::Commit { commit, records, offsets } => {
+            Action::Commit { commit, rows, offsets } => {
                 let offsets =
                     offsets.iter().map(|CommittedOffset { position, .. }| position.offset).collect();
-                Some((commit, records.iter().map(Outputs::len).sum(), offsets))
+                Some((commit, rows.iter().map(|rows| rows.outputs.len()).sum(), offsets))
             }
             _ => None,
         })
@@ -465,8 +464,9 @@ fn a_window_that_expired_before_a_kill_is_not_counted_anew() {
     world.pass(100);
     let commit = |world: &mut World| {
         let commit = world.take().into_iter().find_map(|action| match action {
-            Action::Commit { commit, records, offsets } => {
-                let rows: Vec<_> = records.into_iter().flat_map(Outputs::into_records).collect();
+            Action::Commit { commit, rows, offsets } => {
+                let rows: Vec<_> =
+                    rows.into_iter().flat_map(|appended| appended.outputs.into_records()).collect();
                 Some((commit, rows, offsets))
             }
             _ => None,
@@ -501,7 +501,7 @@ fn a_window_that_expired_before_a_kill_is_not_counted_anew() {
     next.fetch_times(5, &[5, 200]);
     next.pass(100);
     let told = next.take().into_iter().flat_map(|action| match action {
-        Action::Append { outputs, .. } => outputs.into_records().collect::<Vec<_>>(),
+        Action::Append(Appended { outputs, .. }) => outputs.into_records().collect::<Vec<_>>(),
         _ => Vec::new(),
     });
     // The sink has the count of the sixth: rows are written behind results.

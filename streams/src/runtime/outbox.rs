@@ -1,15 +1,14 @@
-//! Records on their way out, and commits behind them: done in the order in which they were handed over.
+//! Carries out what an instance's outbox says is next, with a producer.
 //!
 //! A task of its own has the producer, so that nobody waits for room or for a disk but it. Nothing passes while the
-//! fence is closed: the producer asks it before each request, and so does a commit before its offsets. What is
-//! discarded ends with its producer. How much waits here is bounded by the instance, which is told what has gone.
+//! fence is closed: the producer asks it before each request, and so does the outbox before offsets. How much waits here is
+//! bounded by the instance, which is told what has gone.
 
 use super::{AppError, shared::Shared, worker::sight};
 use crate::{
-    instance::{Event, Fence, Outcome, Standing},
+    instance::{self, Appended, Done, Event, Fence, Outcome, Place, Standing, Step},
     processor::{OutputView, Outputs, Stamp},
     task::{CommittedOffset, FRONTIER_HEADER, Position, WRITER_HEADER, writer_header},
-    topology::TopicId,
 };
 use kappa_client::{
     Consumer, Producer, ProducerRecord, RequestError, TopicPartition,
@@ -17,9 +16,18 @@ use kappa_client::{
     consumer::ConsumerError,
     producer::{Delivery, SendError},
 };
-use std::{sync::Arc, time::Duration};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -27,22 +35,27 @@ use tokio::{
 /// Time before a producer is asked for again.
 const RETRY: Duration = Duration::from_millis(50);
 
-enum Work {
-    Append(Outputs),
-    Commit { commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset> },
-}
-
-struct Job {
-    /// How many discards came before it.
-    discards: u64,
-    work: Work,
-}
-
 /// Where a worker hands over what is to be written.
 pub(super) struct Outbox {
-    jobs: mpsc::UnboundedSender<Job>,
-    discards: watch::Sender<u64>,
+    desk: Arc<Desk>,
     writer: JoinHandle<()>,
+}
+
+/// Between a worker and whoever writes for it.
+struct Desk {
+    outbox: Mutex<instance::Outbox>,
+    /// Something was handed over, or nothing more will be.
+    handed_over: Notify,
+    is_closed: AtomicBool,
+    /// How often something was discarded: a producer sends until the next time. Changed with the outbox locked.
+    discards: watch::Sender<u64>,
+}
+
+impl Desk {
+    fn hand_over(&self, what: impl FnOnce(&mut instance::Outbox)) {
+        what(&mut self.outbox.lock());
+        self.handed_over.notify_one();
+    }
 }
 
 impl Outbox {
@@ -52,32 +65,35 @@ impl Outbox {
         fence: Arc<Fence>,
         events: mpsc::Sender<Result<Event, AppError>>,
     ) -> Result<Outbox, RequestError> {
-        let (discards, discarded) = watch::channel(0);
-        let producer = producer(&shared, &consumer, &fence, discarded.clone()).await?;
-        let (jobs, to_do) = mpsc::unbounded_channel();
-        let writer = Writer { shared, consumer, fence, events, producer };
-        let writer = tokio::spawn(writer.run(to_do, discarded));
-        Ok(Outbox { jobs, discards, writer })
+        let desk = Arc::new(Desk {
+            outbox: Mutex::default(),
+            handed_over: Notify::new(),
+            is_closed: AtomicBool::new(false),
+            discards: watch::Sender::new(0),
+        });
+        let discards = desk.discards.subscribe();
+        let producer = producer(&desk, &shared, &consumer, &fence).await?;
+        let writer =
+            Writer { desk: Arc::clone(&desk), shared, consumer, fence, producer, sent: BTreeMap::new() };
+        Ok(Outbox { desk, writer: tokio::spawn(writer.run(discards, events)) })
     }
 
-    fn hand_over(&self, work: Work) {
-        // Without a writer there has been an error, which ends the worker.
-        let _ = self.jobs.send(Job { discards: *self.discards.borrow(), work });
+    /// Hands over records of a task.
+    pub(super) fn append(&self, appended: Appended) {
+        self.desk.hand_over(|outbox| outbox.append(appended));
     }
 
-    /// Appends outputs of a task.
-    pub(super) fn append(&self, outputs: Outputs) {
-        self.hand_over(Work::Append(outputs));
+    /// Hands over a commit.
+    pub(super) fn commit(&self, commit: u64, rows: Vec<Appended>, offsets: Vec<CommittedOffset>) {
+        self.desk.hand_over(|outbox| outbox.commit(commit, rows, offsets));
     }
 
-    /// Appends records, waits until all that was appended is kept, and writes the offsets.
-    pub(super) fn commit(&self, commit: u64, records: Vec<Outputs>, offsets: Vec<CommittedOffset>) {
-        self.hand_over(Work::Commit { commit, records, offsets });
-    }
-
-    /// Forgets everything that was handed over and has not gone out: from here on the producer sends nothing of it.
+    /// Discards what has not gone out: from here on the producer sends nothing of it.
     pub(super) fn discard(&self) {
-        self.discards.send_modify(|discards| *discards += 1);
+        self.desk.hand_over(|outbox| {
+            outbox.discard();
+            self.desk.discards.send_modify(|discards| *discards += 1);
+        });
     }
 
     /// Ends with everything that is left undone.
@@ -86,23 +102,23 @@ impl Outbox {
     }
 
     /// Does what is left and ends, or gives up after a time.
-    pub(super) async fn close(self, patience: Duration) {
-        let Outbox { jobs, discards, mut writer } = self;
-        drop(jobs);
-        if timeout(patience, &mut writer).await.is_err() {
-            writer.abort();
+    pub(super) async fn close(mut self, patience: Duration) {
+        self.desk.is_closed.store(true, Ordering::Release);
+        self.desk.handed_over.notify_one();
+        if timeout(patience, &mut self.writer).await.is_err() {
+            self.writer.abort();
         }
-        drop(discards);
     }
 }
 
 /// A producer that sends until the next discard.
 async fn producer(
+    desk: &Desk,
     shared: &Shared,
     consumer: &Arc<Consumer>,
     fence: &Arc<Fence>,
-    discards: watch::Receiver<u64>,
 ) -> Result<Producer, RequestError> {
+    let discards = desk.discards.subscribe();
     let before = *discards.borrow();
     let producer = Producer::new(&shared.client, shared.config.producer()).await?;
     let (consumer, fence) = (Arc::clone(consumer), Arc::clone(fence));
@@ -113,30 +129,35 @@ async fn producer(
 
 /// Whoever has the producer.
 struct Writer {
+    desk: Arc<Desk>,
     shared: Arc<Shared>,
     consumer: Arc<Consumer>,
     fence: Arc<Fence>,
-    events: mpsc::Sender<Result<Event, AppError>>,
     producer: Producer,
+    /// The last record of each partition that the producer was given since it was flushed.
+    sent: BTreeMap<Place, Delivery>,
 }
 
 impl Writer {
     /// Works until nobody hands over any more and everything is done, or until something fails.
-    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>, mut discards: watch::Receiver<u64>) {
-        loop {
-            let discarded = *discards.borrow();
-            // Once there is something to discard, what is being done is dropped where it stands.
-            let done = tokio::select! {
+    async fn run(
+        mut self,
+        mut discards: watch::Receiver<u64>,
+        events: mpsc::Sender<Result<Event, AppError>>,
+    ) {
+        while let Some(step) = self.next(&mut discards).await {
+            let event = tokio::select! {
                 biased;
-                Ok(()) = discards.changed() => self.discard(&discards).await,
-                done = self.next(&mut jobs, discarded) => match done {
-                    Ok(true) => Ok(()),
-                    Ok(false) => break,
-                    Err(error) => Err(error),
-                },
+                // Dropped where it stands.
+                Ok(()) = discards.changed() => continue,
+                event = self.carry_out(step) => event,
             };
-            if let Err(error) = done {
-                let _ = self.events.send(Err(error)).await;
+            let failed = event.is_err();
+            if let Some(event) = event.transpose() {
+                // Without a worker nobody wants to know.
+                let _ = events.send(event).await;
+            }
+            if failed {
                 return;
             }
         }
@@ -145,49 +166,59 @@ impl Writer {
         }
     }
 
-    async fn tell(&self, event: Event) {
-        // Without a worker nobody wants to know.
-        let _ = self.events.send(Ok(event)).await;
-    }
-
-    /// Does one thing; false if there is nothing to do any more.
-    async fn next(
-        &mut self,
-        jobs: &mut mpsc::UnboundedReceiver<Job>,
-        discards: u64,
-    ) -> Result<bool, AppError> {
-        match jobs.recv().await {
-            Some(Job { discards: before, .. }) if before < discards => {}
-            Some(Job { work: Work::Append(outputs), .. }) => drop(self.append(outputs).await?),
-            Some(Job { work: Work::Commit { commit, records, offsets }, .. }) => {
-                let logged = self.log(records).await?;
-                let outcome = self.commit(&offsets).await?;
-                self.tell(Event::CommitEnded { commit, outcome, logged }).await;
-            }
-            None => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// Forgets what the producer has not sent, by forgetting the producer.
-    async fn discard(&mut self, discards: &watch::Receiver<u64>) -> Result<(), AppError> {
+    /// What is to be done now, once there is something; `None` if there will be nothing any more.
+    async fn next(&self, discards: &mut watch::Receiver<u64>) -> Option<Step> {
         loop {
-            match producer(&self.shared, &self.consumer, &self.fence, discards.clone()).await {
-                Ok(producer) => {
-                    self.producer = producer;
-                    return Ok(());
-                }
+            // What is closed before it is looked at has nothing more.
+            let is_closed = self.desk.is_closed.load(Ordering::Acquire);
+            let standing = self.fence.standing(sight(&self.consumer));
+            let step = {
+                let mut outbox = self.desk.outbox.lock();
+                discards.mark_unchanged();
+                outbox.next(standing)
+            };
+            if step.is_some() || is_closed {
+                return step;
+            }
+            self.desk.handed_over.notified().await;
+        }
+    }
+
+    async fn carry_out(&mut self, step: Step) -> Result<Option<Event>, AppError> {
+        let done = match step {
+            Step::Append(appended) => {
+                self.append(&appended.outputs).await?;
+                Done::Append { bytes: appended.outputs.size() }
+            }
+            Step::Flush => {
+                self.producer.flush().await?;
+                Done::Flush { ends: mem::take(&mut self.sent).into_iter().filter_map(end).collect() }
+            }
+            Step::Offsets(offsets) => Done::Offsets(self.commit(&offsets).await?),
+            Step::Renew => {
+                self.sent.clear();
+                self.producer = self.another_producer().await?;
+                Done::Renew
+            }
+            Step::Tell(event) => return Ok(Some(event)),
+        };
+        Ok(self.desk.outbox.lock().done(done))
+    }
+
+    async fn another_producer(&self) -> Result<Producer, AppError> {
+        loop {
+            match producer(&self.desk, &self.shared, &self.consumer, &self.fence).await {
                 Err(error) if error.is_retriable() => {
                     tracing::warn!(%error, "no new producer yet; trying again");
                     sleep(RETRY).await;
                 }
-                Err(error) => return Err(error.into()),
+                producer => return Ok(producer?),
             }
         }
     }
 
-    /// Hands records to the producer, those of a partition in their order and in one go; returns the last of each.
-    async fn append(&mut self, outputs: Outputs) -> Result<Vec<(TopicId, Delivery)>, AppError> {
+    /// Hands records to the producer, those of a partition in their order and in one go.
+    async fn append(&mut self, outputs: &Outputs) -> Result<(), AppError> {
         let mut views: Vec<OutputView<'_>> = outputs.iter().collect();
         views.sort_by_key(|view| (view.topic, view.partition));
         let ours: Vec<OurHeaders> = views.iter().map(OurHeaders::of).collect();
@@ -198,54 +229,25 @@ impl Writer {
             headers.extend(own.filter(|(key, _)| !is_ours(key)).chain(ours.iter()));
             ends.push(headers.len());
         }
+        let shared = Arc::clone(&self.shared);
         let mut records = Vec::with_capacity(views.len());
         let mut begin = 0;
         for (view, end) in views.iter().zip(ends) {
-            records.push(self.record(view, headers.get(begin..end).unwrap_or_default()));
+            records.push(record(&shared, view, headers.get(begin..end).unwrap_or_default()));
             begin = end;
         }
-        let mut last: Vec<(TopicId, Delivery)> = Vec::new();
         let (mut views, mut records) = (&views[..], &records[..]);
         while let Some(OutputView { topic, .. }) = views.first() {
             let (count, delivery) = self.send(records).await?;
-            last.pop_if(|(of, before)| of == topic && before.partition() == delivery.partition());
-            last.push((*topic, delivery));
+            self.sent.insert((*topic, delivery.partition()), delivery);
             views = views.get(count..).unwrap_or_default();
             records = records.get(count..).unwrap_or_default();
         }
-        self.tell(Event::Sent { bytes: outputs.size() }).await;
-        Ok(last)
+        Ok(())
     }
 
-    /// Appends rows once all that was appended before is acknowledged, waits until they are too, and tells where they end
-    /// in each changelog.
-    async fn log(&mut self, records: Vec<Outputs>) -> Result<Vec<Position>, AppError> {
-        // A row that is kept without the results of its change suppresses them when its record comes again: nothing has
-        // changed then.
-        self.producer.flush().await?;
-        let mut last = Vec::new();
-        for outputs in records {
-            last.extend(self.append(outputs).await?);
-        }
-        self.producer.flush().await?;
-        let end = |(topic, delivery): (TopicId, Delivery)| {
-            let offset = delivery.try_result()?.ok()?.offset;
-            let partition = delivery.partition();
-            (offset >= 0).then_some(Position { topic, partition, offset: offset + 1 })
-        };
-        Ok(last.into_iter().filter_map(end).collect())
-    }
-
-    /// The order is what at least once means: an offset is written only when all that follows from the records before
-    /// it is acknowledged. Where it may be somebody else's work, nothing is written.
-    async fn commit(&mut self, offsets: &[CommittedOffset]) -> Result<Outcome, AppError> {
-        if self.fence.standing(sight(&self.consumer)) != Standing::Owner {
-            return Ok(Outcome::Again);
-        }
+    async fn commit(&self, offsets: &[CommittedOffset]) -> Result<Outcome, AppError> {
         let offsets: Vec<_> = offsets.iter().map(|offset| self.committable(offset)).collect();
-        if offsets.is_empty() {
-            return Ok(Outcome::Done);
-        }
         match self.consumer.commit_offsets(&offsets).await {
             Ok(()) => Ok(Outcome::Done),
             Err(ConsumerError::Rebalanced { code }) => {
@@ -270,17 +272,6 @@ impl Writer {
         (self.shared.topics.partition(position.topic, position.partition), offset)
     }
 
-    fn record<'a>(&'a self, view: &OutputView<'a>, headers: &'a [HeaderRef<'a>]) -> ProducerRecord<'a> {
-        ProducerRecord {
-            topic: self.shared.topics.name(view.topic),
-            partition: Some(view.partition),
-            timestamp: Some(view.record.timestamp),
-            key: view.record.key,
-            value: view.record.value,
-            headers,
-        }
-    }
-
     /// Hands the first records to the producer, waiting while its buffer is full; returns how many, and the last.
     async fn send(&self, records: &[ProducerRecord<'_>]) -> Result<(usize, Delivery), AppError> {
         loop {
@@ -294,6 +285,23 @@ impl Writer {
             }
         }
     }
+}
+
+fn record<'a>(shared: &'a Shared, view: &OutputView<'a>, headers: &'a [HeaderRef<'a>]) -> ProducerRecord<'a> {
+    ProducerRecord {
+        topic: shared.topics.name(view.topic),
+        partition: Some(view.partition),
+        timestamp: Some(view.record.timestamp),
+        key: view.record.key,
+        value: view.record.value,
+        headers,
+    }
+}
+
+/// Where a partition ends behind a record that is acknowledged, unless that is not known.
+fn end(((topic, partition), delivery): (Place, Delivery)) -> Option<Position> {
+    let offset = delivery.try_result()?.ok()?.offset;
+    (offset >= 0).then_some(Position { topic, partition, offset: offset + 1 })
 }
 
 type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);

@@ -161,9 +161,13 @@ impl Cluster {
         Heartbeat::Generation { generation: self.generation, revoked, assigned }
     }
 
-    /// Whether offsets of a member in this generation are taken.
+    /// Whether offsets of a member in this generation are taken. Of somebody who names none they are while there are no
+    /// members.
     pub(super) fn takes(&self, member: u64, generation: Option<i32>) -> bool {
-        self.members.contains_key(&member) && generation == Some(self.generation)
+        match generation {
+            Some(generation) => self.members.contains_key(&member) && generation == self.generation,
+            None => self.members.is_empty(),
+        }
     }
 
     /// Whether a task is this member's.

@@ -6,13 +6,12 @@ use super::{
 };
 use crate::{
     instance::{
-        Action, Consumed, Event, Fence, Found, Instance, Moment, Outcome, Place, Setup, Shelf, Sight,
-        Standing,
+        Action, Appended, Consumed, Done, Event, Fence, Found, Instance, Moment, Outbox, Outcome, Place,
+        Setup, Shelf, Sight, Standing, Step,
     },
     processor::{Frontier, Output},
     safeguard::Safeguard,
     task::{ChangelogRange, CommittedOffset, Life, Position, RestoreWish, Start, TaskId},
-    topology::{Changelog, SubTopology},
 };
 use parking_lot::Mutex;
 use std::{
@@ -20,18 +19,31 @@ use std::{
     sync::Arc,
 };
 
-/// Something that is handed over to be written.
-#[derive(Debug)]
-enum Job {
-    Append { life: Life, records: Vec<Output>, bytes: usize },
-    Commit { commit: u64, records: Vec<(TaskId, Output)>, bytes: usize, offsets: Vec<CommittedOffset> },
-}
-
-/// What goes through the network from a process to the cluster.
+/// What goes through the network from a process to the cluster. Whoever is told of its arrival knows it by the producer
+/// that sent it.
 #[derive(Debug)]
 pub(super) enum Content {
-    Record(Life, Output),
-    Offsets { commit: u64, generation: Option<i32>, offsets: Vec<CommittedOffset> },
+    Record { life: Life, output: Output, producer: u64 },
+    Offsets { producer: u64, generation: Option<i32>, offsets: Vec<CommittedOffset> },
+}
+
+/// Sends what it is given while the fence is open, until there is something to discard.
+#[derive(Debug, Default)]
+struct Producer {
+    number: u64,
+    is_shut: bool,
+    buffer: Vec<(Life, Output)>,
+    /// Records sent and not acknowledged.
+    in_flight: usize,
+    /// Where partitions end behind what was acknowledged since it was flushed.
+    ends: BTreeMap<Place, i64>,
+}
+
+/// A step of the outbox that takes time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UnderWay {
+    Flush,
+    Offsets,
 }
 
 /// A changelog that is being read.
@@ -40,6 +52,12 @@ struct Reading {
     life: Life,
     wish: RestoreWish,
     at: i64,
+}
+
+impl Producer {
+    fn is_flushed(&self) -> bool {
+        self.buffer.is_empty() && self.in_flight == 0
+    }
 }
 
 /// One member of the group.
@@ -70,13 +88,11 @@ pub(super) struct Process {
     fetching: BTreeMap<Place, i64>,
     lookups: Vec<(u64, Vec<TaskId>)>,
     readings: Vec<Reading>,
-    jobs: VecDeque<Job>,
+    outbox: Outbox,
+    producer: Producer,
+    under_way: Option<UnderWay>,
     /// What processes on the same machine have left.
     shelf: Arc<Mutex<Shelf>>,
-    /// Where changelogs end behind the rows that the commit under way has appended.
-    logged: BTreeMap<Place, i64>,
-    /// Records sent and not acknowledged.
-    pub(super) in_flight: usize,
     /// Partitions whose readers' progress is asked for.
     questions: Vec<Vec<Place>>,
     /// Whether it has been told to close.
@@ -113,10 +129,10 @@ impl Process {
             fetching: BTreeMap::new(),
             lookups: Vec::new(),
             readings: Vec::new(),
-            jobs: VecDeque::new(),
+            outbox: Outbox::default(),
+            producer: Producer::default(),
+            under_way: None,
             shelf,
-            logged: BTreeMap::new(),
-            in_flight: 0,
             questions: Vec::new(),
             is_closing: false,
             closed: None,
@@ -151,26 +167,15 @@ impl Process {
                 let readings = wishes.into_iter().map(|wish| Reading { life, wish, at: wish.from });
                 self.readings.extend(readings);
             }
-            Action::Append { life, outputs } => {
-                let bytes = outputs.size();
-                let mut records: Vec<Output> = outputs.into_records().collect();
-                if Safeguard::Frontier.is_out() {
-                    let stamps = records.iter_mut().filter_map(|record| record.stamp.as_mut());
-                    stamps.for_each(|stamp| stamp.frontier = Frontier::Idle);
-                }
-                self.jobs.push_back(Job::Append { life, records, bytes });
-            }
+            Action::Append(appended) => self.outbox.append(appended),
             Action::AskReaders(places) => self.questions.push(places),
-            Action::Commit { commit, records, offsets } => {
-                let bytes = records.iter().map(crate::processor::Outputs::size).sum();
-                let records = records.into_iter().flat_map(|outputs| outputs.into_records());
-                let records = records.map(|record| (self.task_of_changelog(&record), record)).collect();
-                self.jobs.push_back(Job::Commit { commit, records, bytes, offsets });
-            }
-            Action::Discard if Safeguard::Discards.is_out() => {}
+            Action::Commit { commit, rows, offsets } => self.outbox.commit(commit, rows, offsets),
             Action::Discard => {
-                self.jobs.clear();
-                self.in_flight = 0;
+                self.outbox.discard();
+                if !Safeguard::Discards.is_out() {
+                    self.under_way = None;
+                    self.producer.is_shut = true;
+                }
             }
             Action::Settled { uncommitted } => {
                 self.uncommitted += uncommitted;
@@ -184,17 +189,6 @@ impl Process {
             Action::Closed { uncommitted } => self.closed = Some(uncommitted),
             Action::Pause(_) | Action::Resume(_) | Action::Purge(_) => {}
         }
-    }
-
-    /// Which task a changed row is of.
-    fn task_of_changelog(&self, record: &Output) -> TaskId {
-        let topology = &self.setup.topology.0;
-        let is_of = |part: &SubTopology| {
-            let mut stores = part.stores.iter().map(|index| topology.stores[*index].changelog);
-            stores.any(|changelog| changelog == Changelog::Own(record.topic))
-        };
-        let sub_topology = topology.sub_topologies.iter().position(is_of).unwrap();
-        TaskId { sub_topology, partition: record.partition }
     }
 
     fn places(&self, tasks: &[TaskId]) -> Vec<Place> {
@@ -216,13 +210,14 @@ impl Process {
     }
 
     /// It is no member any more.
-    pub(super) fn lost(&mut self, now: i64) {
+    pub(super) fn lost(&mut self) {
         self.heard = None;
         self.released.clear();
         self.fetching.clear();
         self.next_change = None;
         self.change = Some(Vec::new());
-        self.tell(now, Event::Lost);
+        // Others may have its tasks before it looks.
+        self.mail.push_back(Event::Lost);
     }
 
     /// Lets it look at what has come, work and write; returns what goes into the network.
@@ -276,11 +271,11 @@ impl Process {
         self.tell(now, Event::Rest);
         let mut sent = Vec::new();
         loop {
-            let more = self.write(now);
-            if more.is_empty() {
+            let before = self.to_write();
+            sent.extend(self.write(now));
+            if self.to_write() == before {
                 return sent;
             }
-            sent.extend(more);
         }
     }
 
@@ -362,56 +357,75 @@ impl Process {
         self.tell(now, Event::Passed { place, position, end: Some(end) });
     }
 
-    /// Does the next of what was handed over, as far as the fence lets it.
+    /// Goes on with what was handed over, as far as the fence lets it.
     fn write(&mut self, now: i64) -> Vec<Content> {
-        if self.fence.standing(self.sight(now)) != Standing::Owner {
-            return Vec::new();
+        let standing = self.fence.standing(self.sight(now));
+        let Producer { number: producer, is_shut, buffer, in_flight, .. } = &mut self.producer;
+        let producer = *producer;
+        let mut sent = Vec::new();
+        if standing == Standing::Owner && !*is_shut {
+            *in_flight += buffer.len();
+            sent.extend(buffer.drain(..).map(|(life, output)| Content::Record { life, output, producer }));
         }
-        if let Some(Job::Commit { records, .. }) = self.jobs.front()
-            && self.in_flight > 0
-            && !(if records.is_empty() { Safeguard::Order } else { Safeguard::Results }).is_out()
-        {
-            return Vec::new();
+        if self.under_way == Some(UnderWay::Flush) && self.producer.is_flushed() {
+            self.under_way = None;
+            let position = |((topic, partition), offset)| Position { topic, partition, offset };
+            let ends = std::mem::take(&mut self.producer.ends).into_iter().map(position).collect();
+            self.done(Done::Flush { ends });
         }
-        let generation = self.heard.and_then(|(_, generation)| generation);
-        match self.jobs.pop_front() {
-            Some(Job::Append { life, records, bytes }) => {
-                self.in_flight += records.len();
-                self.mail.push_back(Event::Sent { bytes });
-                records.into_iter().map(|record| Content::Record(life, record)).collect()
-            }
-            Some(Job::Commit { commit, records, bytes, offsets }) if !records.is_empty() => {
-                self.in_flight += records.len();
-                self.mail.push_back(Event::Sent { bytes });
-                self.jobs.push_front(Job::Commit { commit, records: Vec::new(), bytes: 0, offsets });
-                let mut sent: Vec<Content> = records
-                    .into_iter()
-                    .map(|(task, record)| Content::Record(Life { task, number: 0 }, record))
-                    .collect();
-                if Safeguard::Order.is_out() {
-                    let Some(Job::Commit { offsets, .. }) = self.jobs.pop_front() else { return sent };
-                    sent.insert(0, Content::Offsets { commit, generation, offsets });
+        if self.under_way.is_some() {
+            return sent;
+        }
+        match self.outbox.next(standing) {
+            Some(Step::Append(Appended { life, outputs })) => {
+                let bytes = outputs.size();
+                let mut records: Vec<Output> = outputs.into_records().collect();
+                if Safeguard::Frontier.is_out() {
+                    let stamps = records.iter_mut().filter_map(|record| record.stamp.as_mut());
+                    stamps.for_each(|stamp| stamp.frontier = Frontier::Idle);
                 }
-                sent
+                self.producer.buffer.extend(records.into_iter().map(|record| (life, record)));
+                self.done(Done::Append { bytes });
             }
-            Some(Job::Commit { commit, offsets, .. }) => {
-                vec![Content::Offsets { commit, generation, offsets }]
+            Some(Step::Flush) => self.under_way = Some(UnderWay::Flush),
+            Some(Step::Offsets(offsets)) => {
+                self.under_way = Some(UnderWay::Offsets);
+                let generation = self.heard.and_then(|(_, generation)| generation);
+                sent.push(Content::Offsets { producer, generation, offsets });
             }
-            None => Vec::new(),
+            Some(Step::Renew) => {
+                self.producer = Producer { number: producer + 1, ..Producer::default() };
+                self.done(Done::Renew);
+            }
+            Some(Step::Tell(event)) => self.mail.push_back(event),
+            None => {}
         }
+        sent
+    }
+
+    fn done(&mut self, done: Done) {
+        self.mail.extend(self.outbox.done(done));
+    }
+
+    /// How much is to be written, in steps and records.
+    fn to_write(&self) -> (usize, Option<UnderWay>, usize) {
+        (self.outbox.len(), self.under_way, self.producer.buffer.len())
     }
 
     /// Something that it sent has arrived, and the partition ends behind it.
-    pub(super) fn acknowledged(&mut self, place: Place, end: i64) {
-        self.logged.insert(place, end);
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub(super) fn acknowledged(&mut self, producer: u64, place: Place, end: i64) {
+        if producer == self.producer.number {
+            self.producer.ends.insert(place, end);
+            self.producer.in_flight -= 1;
+        }
     }
 
-    pub(super) fn answered(&mut self, commit: u64, taken: bool) {
-        let outcome = if taken { Outcome::Done } else { Outcome::Refused };
-        let position = |((topic, partition), offset)| Position { topic, partition, offset };
-        let logged = std::mem::take(&mut self.logged).into_iter().map(position).collect();
-        self.mail.push_back(Event::CommitEnded { commit, outcome, logged });
+    /// The group has answered to offsets.
+    pub(super) fn answered(&mut self, producer: u64, taken: bool) {
+        if producer == self.producer.number && self.under_way == Some(UnderWay::Offsets) {
+            self.under_way = None;
+            self.done(Done::Offsets(if taken { Outcome::Done } else { Outcome::Refused }));
+        }
     }
 
     /// What it waits for, as text.
@@ -420,8 +434,8 @@ impl Process {
             "{}: {} in the mail, {} to write, {} in flight, change {:?}, released {:?}, {} to restore, {} looked up",
             self.member,
             self.mail.len(),
-            self.jobs.len(),
-            self.in_flight,
+            self.outbox.len(),
+            self.producer.in_flight,
             self.change,
             self.released,
             self.readings.len(),
@@ -432,8 +446,8 @@ impl Process {
     /// Whether it waits for nothing.
     pub(super) fn rests(&self) -> bool {
         self.mail.is_empty()
-            && self.jobs.is_empty()
-            && self.in_flight == 0
+            && self.to_write() == (0, None, 0)
+            && self.producer.in_flight == 0
             && self.change.is_none()
             && self.released.is_empty()
             && self.readings.is_empty()

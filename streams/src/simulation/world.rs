@@ -48,7 +48,7 @@ impl Message {
     /// Messages that stay in order have the same.
     fn place(&self) -> Option<Place> {
         match &self.content {
-            Content::Record(_, output) => Some((output.topic, output.partition)),
+            Content::Record { output, .. } => Some((output.topic, output.partition)),
             Content::Offsets { .. } => None,
         }
     }
@@ -416,8 +416,10 @@ impl World {
                     if self.traced {
                         self.trace.push(format!("{now} {} lost", process.member));
                     }
-                    process.lost(now)
+                    process.lost();
                 }
+                // It joins again once it has dealt with what it has lost.
+                Heartbeat::Unknown if !settled => {}
                 Heartbeat::Unknown => {
                     self.members += 1;
                     process.member = self.members;
@@ -448,7 +450,7 @@ impl World {
     fn arrive(&mut self, message: Message) {
         let process = self.processes.iter_mut().find(|process| process.member == message.from);
         match message.content {
-            Content::Record(Life { task, .. }, output) => {
+            Content::Record { life: Life { task, .. }, output, producer } => {
                 if !self.cluster.owns(message.from, task) {
                     self.wrong
                         .get_or_insert(format!("{} writes for {task} and does not have it", message.from));
@@ -456,15 +458,15 @@ impl World {
                 let place = (output.topic, output.partition);
                 self.cluster.topics.write(output);
                 let end = self.cluster.topics.end(place.0, place.1);
-                process.into_iter().for_each(|process| process.acknowledged(place, end));
+                process.into_iter().for_each(|process| process.acknowledged(producer, place, end));
             }
-            Content::Offsets { commit, generation, offsets } => {
+            Content::Offsets { producer, generation, offsets } => {
                 let taken = self.cluster.takes(message.from, generation);
                 for offset in offsets.into_iter().filter(|_| taken) {
                     let place = (offset.position.topic, offset.position.partition);
                     self.cluster.committed.insert(place, (offset.position.offset, offset.metadata));
                 }
-                process.into_iter().for_each(|process| process.answered(commit, taken));
+                process.into_iter().for_each(|process| process.answered(producer, taken));
                 self.tell(|_| format!("offsets of {} in {generation:?} taken: {taken}", message.from));
             }
         }
@@ -509,7 +511,7 @@ impl World {
         let from = self.processes[at].member;
         for content in sent {
             let due = self.now + self.random.below(NETWORK_MS as u64) as i64;
-            if let Content::Record(life, output) = &content
+            if let Content::Record { life, output, .. } = &content
                 && self.application.bounds_leads()
             {
                 let place = (output.topic, output.partition);

@@ -24,8 +24,8 @@ use crate::{
     codec::{CodecError, Data},
     dsl::Table,
     instance::{
-        Action, Consumed, Event, Failure, Fence, Found, Instance, InstanceConfig, Moment, Outcome, Pacing,
-        Place, Setup, Sight,
+        Action, Appended, Consumed, Event, Failure, Fence, Found, Instance, InstanceConfig, Moment, Outcome,
+        Pacing, Place, Setup, Sight,
     },
     processor::{Counters, Outputs, ProcessError},
     query::{self, Dump, Row, Span},
@@ -315,7 +315,7 @@ impl TestDriver {
             Action::Restore { life, wishes } => {
                 wishes.into_iter().for_each(|wish| self.restore(life, wish, events));
             }
-            Action::Append { outputs, .. } => self.write(outputs, events),
+            Action::Append(Appended { outputs, .. }) => self.write(outputs, events),
             Action::AskReaders(places) => {
                 let consumed = |place: Place| Consumed {
                     place,
@@ -324,8 +324,8 @@ impl TestDriver {
                 };
                 events.push_back(Event::Consumed(places.into_iter().map(consumed).collect()));
             }
-            Action::Commit { commit, records, offsets } => {
-                records.into_iter().for_each(|outputs| self.write(outputs, events));
+            Action::Commit { commit, rows, offsets } => {
+                rows.into_iter().for_each(|Appended { outputs, .. }| self.write(outputs, events));
                 for offset in offsets {
                     let Position { topic, partition, offset: next } = offset.position;
                     self.committed.insert((topic, partition), (next, offset.metadata));

@@ -6,7 +6,6 @@ use crate::{
     instance::{Consumed, Event, Found, Place},
     runtime::{AppError, StartAt, shared::Shared, topics},
     task::{ChangelogRange, Life, Position, RestoreWish, Start, TaskId},
-    topology::TopicKind,
 };
 use kappa_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition, consumer::ConsumerError};
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
@@ -121,14 +120,8 @@ async fn begins(
         return Ok(BTreeMap::new());
     }
     let mut begins = consumer.beginning_offsets(fresh).await?;
-    // A table's topic is its changelog: without its beginning the table would miss rows, until a restart restores
-    // them. Repartition topics are read whole as well.
     let chosen = |partition: &TopicPartition| {
-        let topic = shared.topics.id(&partition.topic);
-        topic.is_some_and(|topic| {
-            let topology = &shared.setup.topology;
-            topology.topic(topic).kind == TopicKind::External && !topology.is_table(topic)
-        })
+        shared.topics.id(&partition.topic).is_some_and(|topic| shared.setup.begins_where_told(topic))
     };
     match &shared.config.start_at {
         StartAt::Beginning => {}

@@ -15,7 +15,7 @@ use super::{
     watch::changed as topics_changed,
 };
 use crate::{
-    instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Place, Sight, Tasks},
+    instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Pace, Place, Sight, Tasks},
     record::millis,
     task::{InputBatch, Life, Position, RestoreWish, Task},
     topology::TopicId,
@@ -37,8 +37,6 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
 
-/// How long records are processed before anything else is looked at.
-const TURN: Duration = Duration::from_millis(10);
 /// Longest time between heartbeats: how late a worker hears that tasks are to move.
 const HEARTBEAT_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for records.
@@ -82,8 +80,7 @@ pub(super) struct Worker {
     jobs: JoinSet<()>,
     events: mpsc::Sender<JobEvent>,
     restored: mpsc::Sender<JobEvent>,
-    /// How long tasks may run before the next question, since there was one.
-    owed: Option<Duration>,
+    pace: Pace,
     /// Whom to tell when a change of the assignment has been dealt with.
     settled: Option<oneshot::Sender<()>>,
     /// How many tasks were uncommitted at the end.
@@ -196,7 +193,7 @@ impl Worker {
             jobs: JoinSet::new(),
             events,
             restored,
-            owed: None,
+            pace: Pace::default(),
             settled: None,
             closed: None,
             began: now,
@@ -241,7 +238,7 @@ impl Worker {
                     self.announced(change)?;
                 }
                 Some(event) = self.inbox.events.recv() => self.answered(event?)?,
-                Some(ask) = self.inbox.asks.recv(), if self.owed.is_none() => self.asked(ask)?,
+                Some(ask) = self.inbox.asks.recv(), if self.pace.may_ask() => self.asked(ask)?,
                 _ = self.inbox.closing.changed() => self.tell(Event::Close)?,
                 Ok(()) = self.inbox.leave.changed() => self.tell(Event::Close)?,
                 _ = self.inbox.ticks.tick() => self.tick()?,
@@ -254,7 +251,7 @@ impl Worker {
                 polled = &mut polling => break polled,
                 Ok(()) = self.inbox.progressed.changed(), if is_held => self.turn()?,
                 () = yield_now(), if has_work => self.turn()?,
-                () = yield_now(), if self.owed.is_some() => self.owed = None,
+                () = yield_now(), if !self.pace.may_ask() => self.pace.rest(),
             }
         };
         match polled {
@@ -316,26 +313,21 @@ impl Worker {
         Ok(())
     }
 
-    /// Answers a question. The next waits for a turn that may take as long, so that no number of questions keeps records
-    /// from being processed.
     fn asked(&mut self, ask: Ask) -> Result<(), AppError> {
         let began = Instant::now();
         self.tell(Event::Asked(ask))?;
-        self.owed = Some(began.elapsed().min(TURN));
+        self.pace.asked(began.elapsed());
         Ok(())
     }
 
     /// Lets tasks run until there is nothing to do, somebody asks who is not to wait, or the turn is over.
     fn turn(&mut self) -> Result<(), AppError> {
-        let (turn, owed) = (Instant::now(), self.owed.take().unwrap_or_default());
-        let goes_on = |asks: &mpsc::Receiver<Ask>| {
-            let elapsed = turn.elapsed();
-            elapsed < TURN && (asks.is_empty() || elapsed < owed)
-        };
+        let began = Instant::now();
         self.tell(Event::Work)?;
-        while self.instance.has_work() && goes_on(&self.inbox.asks) {
+        while self.instance.has_work() && self.pace.goes_on(began.elapsed(), !self.inbox.asks.is_empty()) {
             self.tell(Event::Work)?;
         }
+        self.pace.rest();
         self.tell(Event::Rest)
     }
 
@@ -414,12 +406,12 @@ impl Worker {
             Action::Pause(place) => self.consumer.pause(&[partition(place)]),
             Action::Resume(place) => self.consumer.resume(&[partition(place)]),
             Action::Restore { life, wishes } => restores.push((life, wishes)),
-            Action::Append { outputs, .. } => self.outbox.append(outputs),
+            Action::Append(appended) => self.outbox.append(appended),
             Action::AskReaders(places) => {
                 let (shared, consumer) = (Arc::clone(&self.shared), Arc::clone(&self.consumer));
                 self.jobs.spawn(jobs::ask_readers(shared, consumer, places, self.events.clone()));
             }
-            Action::Commit { commit, records, offsets } => self.outbox.commit(commit, records, offsets),
+            Action::Commit { commit, rows, offsets } => self.outbox.commit(commit, rows, offsets),
             Action::Discard => self.outbox.discard(),
             Action::Purge(below) => {
                 self.jobs.spawn(jobs::purge(Arc::clone(&self.shared), below));
