@@ -27,7 +27,7 @@ const fn in_coarser_units(property: Property, coarser: &'static [(&'static str, 
 #[rustfmt::skip]
 pub const TABLE: &[Property] = &[
     topic("cleanup.policy", "log.cleanup.policy", Kind::List(&["delete", "compact"]), "delete",
-        "`delete` removes old segments by time and size. `compact` is kept and shown; until compaction exists nothing of such a topic is removed, and DeleteRecords is refused (`POLICY_VIOLATION`)."),
+        "`delete` removes old segments by time and size. With `compact` a record without a key is refused (`INVALID_RECORD`), and so is one of a batch that decompresses to more than 64 times its size and 4 MiB; without `delete`, so is DeleteRecords (`POLICY_VIOLATION`). Until compaction exists nothing else of `compact` takes effect: alone it keeps all records, with `delete` old segments go as they do without it."),
     topic("compression.type", "compression.type", Kind::Choice(&["producer"]), "producer",
         "Batches are stored as the producer compressed them."),
     topic("delete.retention.ms", "log.cleaner.delete.retention.ms", Kind::Long(0, i64::MAX), DAY_MS,

@@ -207,7 +207,9 @@ impl From<TopicError> for Refusal {
 pub(crate) fn append_error_code(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::Batch(BatchError::UnsupportedMagic { .. }) => ErrorCode::UnsupportedForMessageFormat,
-        AppendError::Batch(BatchError::Record(_) | BatchError::Decompress(_)) => ErrorCode::InvalidRecord,
+        AppendError::Batch(BatchError::Record(_) | BatchError::Decompress(_)) | AppendError::NoKey { .. } => {
+            ErrorCode::InvalidRecord
+        }
         AppendError::Batch(_) => ErrorCode::CorruptMessage,
         AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
         AppendError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,

@@ -4,13 +4,15 @@
 //! A producer that wants no answer (acks=0) learns of a refusal by losing its connection, as with Kafka.
 
 use super::{Node, Refusal, append_error_code};
-use crate::partition::{Appended, Expansion, Partition};
+use crate::partition::{AppendError, Appended, Expansion, Partition};
 use crate::topic::{Topic, is_internal};
 use bytes::Bytes;
 use kappa_protocol::messages::produce_request::PartitionProduceData;
-use kappa_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kappa_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
 use kappa_protocol::messages::{ProduceRequest, ProduceResponse};
-use kappa_protocol::record::Batch;
+use kappa_protocol::record::{Batch, BatchError, RecordError};
 use kappa_protocol::{Context, ErrorCode, LaneError, Operation, Reply, Resource};
 use std::future::ready;
 use std::sync::Arc;
@@ -22,6 +24,29 @@ struct Pending {
     partition: usize,
     log: Arc<Partition>,
     appended: Appended,
+}
+
+/// Why a batch was not appended, and for which record if it is one of them.
+struct Refused {
+    refusal: Refusal,
+    record: Option<i32>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, record: None }
+    }
+}
+
+impl From<AppendError> for Refused {
+    fn from(error: AppendError) -> Self {
+        let record = match error {
+            AppendError::NoKey { index }
+            | AppendError::Batch(BatchError::Record(RecordError { index, .. })) => Some(index),
+            _ => None,
+        };
+        Self { refusal: Refusal::new(append_error_code(&error), error.to_string()), record }
+    }
 }
 
 /// Bytes of all messages of an answer: what is refused beyond them has a code alone.
@@ -141,7 +166,14 @@ impl Target {
                 };
                 (answer, Some((log, appended)))
             }
-            Err(refusal) => (refused(node, index, refusal), None),
+            Err(Refused { refusal, record }) => {
+                let mut answer = refused(node, index, refusal);
+                answer.record_errors.extend(record.map(|batch_index| BatchIndexAndErrorMessage {
+                    batch_index,
+                    batch_index_error_message: None,
+                }));
+                (answer, None)
+            }
         }
     }
 
@@ -150,14 +182,14 @@ impl Target {
         node: &Node,
         data: PartitionProduceData,
         expansion: &mut Expansion,
-    ) -> Result<(Arc<Partition>, Appended), Refusal> {
+    ) -> Result<(Arc<Partition>, Appended), Refused> {
         let topic = self.topic.as_ref().map_err(Clone::clone)?;
         if !matches!(self.acks, -1..=1) {
-            return Err(Refusal::new(ErrorCode::InvalidRequiredAcks, "acks must be -1 (all), 0 or 1"));
+            return Err(Refusal::new(ErrorCode::InvalidRequiredAcks, "acks must be -1 (all), 0 or 1").into());
         }
         if self.transactional {
             let message = "transactions are not supported: produce without a transactional id";
-            return Err(Refusal::new(ErrorCode::InvalidTxnState, message));
+            return Err(Refusal::new(ErrorCode::InvalidTxnState, message).into());
         }
         let partition = topic.partition(data.index).ok_or_else(|| {
             let message = format!("topic {} has no partition {}", topic.name, data.index);
@@ -168,11 +200,10 @@ impl Target {
             return Err(Refusal::new(
                 ErrorCode::InvalidRecord,
                 "a produce request carries one batch per partition",
-            ));
+            )
+            .into());
         }
-        let appended = partition
-            .append_of(batch.clone(), expansion)
-            .map_err(|error| Refusal::new(append_error_code(&error), error.to_string()))?;
+        let appended = partition.append_of(batch.clone(), expansion)?;
         count(node, &batch);
         Ok((partition, appended))
     }

@@ -12,6 +12,7 @@ use crate::clock::Moment;
 use crate::flush::{FlushMode, is_too_dirty};
 use bytes::Bytes;
 use kappa_protocol::record::{Batch, BatchError, DecompressError, TimestampRange, TimestampType};
+use std::sync::atomic::Ordering;
 
 /// Time after a failure of the disk in which appends are refused without trying, in ms.
 pub(super) const RETRY_AFTER_MS: i64 = 200;
@@ -69,7 +70,11 @@ impl Partition {
     /// As [`Partition::append`].
     pub fn append_of(&self, batch: Bytes, expansion: &mut Expansion) -> Result<Appended, AppendError> {
         let view = Batch::produced(&batch)?;
+        let limit = expansion.limit(&view);
         let timestamps = expansion.timestamps(&view)?;
+        if self.needs_keys.load(Ordering::Relaxed) {
+            check_keys(&view, limit)?;
+        }
         if view.is_transactional() {
             return Err(AppendError::Transactional { producer_id: view.producer_id() });
         }
@@ -133,11 +138,16 @@ impl Default for Expansion {
 }
 
 impl Expansion {
+    /// Decompressed bytes of a batch that are looked into.
+    fn limit(&self, batch: &Batch<'_>) -> usize {
+        batch.size().saturating_mul(EXPANSION_MAX).saturating_add(self.spare)
+    }
+
     /// The timestamps of a batch's records, or what its header says of them where they decompress to so much that one
     /// request of many such batches would hold up everybody.
     fn timestamps(&mut self, batch: &Batch<'_>) -> Result<TimestampRange, BatchError> {
         let own = batch.size().saturating_mul(EXPANSION_MAX);
-        let found = batch.timestamps_and_len(own.saturating_add(self.spare));
+        let found = batch.timestamps_and_len(self.limit(batch));
         let beyond = found.as_ref().map_or(usize::MAX, |(_, len)| len.saturating_sub(own));
         self.spare = self.spare.saturating_sub(beyond);
         match found {
@@ -149,6 +159,16 @@ impl Expansion {
             found => found.map(|(timestamps, _)| timestamps),
         }
     }
+}
+
+/// Refuses a batch with a record that has no key, or that decompresses to more than `limit` bytes: its keys are unknown.
+fn check_keys(batch: &Batch<'_>, limit: usize) -> Result<(), AppendError> {
+    for (index, record) in (0..).zip(&batch.decode(limit)?) {
+        if record.map_err(BatchError::Record)?.key.is_none() {
+            return Err(AppendError::NoKey { index });
+        }
+    }
+    Ok(())
 }
 
 impl State {

@@ -13,6 +13,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// When what was appended is synced, and who waits for it.
     pub flush: FlushPolicy,
+    /// Whether every record must have a key (`cleanup.policy` contains `compact`).
+    pub needs_keys: bool,
     /// Largest batch in bytes (`max.message.bytes`, 1 MiB and 12 bytes).
     pub max_message_bytes: usize,
     /// Whose clock the records' timestamps are from (`message.timestamp.type`).
@@ -30,6 +32,7 @@ impl Default for PartitionConfig {
         Self {
             log: LogConfig::default(),
             flush: FlushPolicy::default(),
+            needs_keys: false,
             max_message_bytes: 1024 * 1024 + 12,
             timestamp_type: TimestampType::CreateTime,
             timestamp_before_max_ms: i64::MAX,

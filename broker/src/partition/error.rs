@@ -28,6 +28,12 @@ pub enum AppendError {
         /// `segment.bytes`.
         segment_bytes: u32,
     },
+    /// A record has no key, and the topic keeps the last one of each key.
+    #[error("record {index} of the batch has no key, which a compacted topic (cleanup.policy) needs")]
+    NoKey {
+        /// Which record of the batch, from 0 on.
+        index: i32,
+    },
     /// The timestamps are too far from the broker's clock.
     #[error("timestamp {timestamp} is out of range, the broker's clock is at {now_ms}")]
     Timestamp {

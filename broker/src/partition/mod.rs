@@ -89,6 +89,8 @@ pub struct Partition {
     syncing: Mutex<()>,
     /// Held for a commit, and by whoever cuts the log: taken after `syncing`, before `state`.
     committing: Mutex<()>,
+    /// What the settings say of it, for who does not hold `state`.
+    needs_keys: AtomicBool,
     /// Whether it waits for the next round of commits, which takes all that is appended before.
     awaits_round: AtomicBool,
     me: Weak<Partition>,
@@ -216,6 +218,7 @@ impl Partition {
         let key = key(topic_id, &directory);
         let mut held = Held::new(env.producers.clone());
         held.set(producers.len());
+        let needs_keys = config.needs_keys;
         let state = State {
             offsets: Offsets::opened(log.log_start(), log.next_offset()),
             high_watermark: log.end(),
@@ -242,6 +245,7 @@ impl Partition {
             maintaining: Mutex::new(None),
             syncing: Mutex::new(()),
             committing: Mutex::new(()),
+            needs_keys: AtomicBool::new(needs_keys),
             awaits_round: AtomicBool::new(false),
             me: me.clone(),
         })
@@ -273,6 +277,7 @@ impl Partition {
         let mut wakers = Wakers::default();
         let mut state = self.state.lock();
         state.log.reconfigure(config.log.clone());
+        self.needs_keys.store(config.needs_keys, Ordering::Relaxed);
         state.config = config;
         if !state.is_commit() {
             let end = state.log.end();

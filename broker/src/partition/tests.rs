@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 mod folds;
+mod keys;
 mod no_loss;
 mod overlaps;
 mod producers;

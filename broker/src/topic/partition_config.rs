@@ -13,7 +13,7 @@ pub(crate) fn partition_config(name: &str, topic: &Overrides, broker: &BrokerLay
     let bytes = |property| topic_number::<u32>(property, topic, broker);
     let unbounded = |property| Some(long(property)).filter(|value| *value >= 0);
     let policy = topic_text("cleanup.policy", topic, broker);
-    let compacted = policy.split(',').any(|word| word.trim() == "compact");
+    let contains = |wanted| policy.split(',').any(|word| word.trim() == wanted);
     PartitionConfig {
         log: LogConfig {
             segment_bytes: bytes("segment.bytes"),
@@ -22,12 +22,12 @@ pub(crate) fn partition_config(name: &str, topic: &Overrides, broker: &BrokerLay
             index_interval_bytes: bytes("index.interval.bytes"),
             retention_ms: unbounded("retention.ms"),
             retention_bytes: unbounded("retention.bytes").map(i64::cast_unsigned),
-            // Until compaction exists, whatever is to be compacted is kept whole.
-            delete_by_retention: !compacted,
+            delete_by_retention: contains("delete"),
             file_delete_delay_ms: long("file.delete.delay.ms"),
             must_be_whole: is_internal(name),
         },
         flush: flush_policy(name, topic, broker),
+        needs_keys: contains("compact"),
         max_message_bytes: topic_number("max.message.bytes", topic, broker),
         timestamp_type: match &*topic_text("message.timestamp.type", topic, broker) {
             "LogAppendTime" => TimestampType::LogAppendTime,
@@ -49,4 +49,22 @@ fn flush_policy(name: &str, topic: &Overrides, broker: &BrokerLayers) -> FlushPo
     };
     let number = |property| topic_number(property, topic, broker);
     FlushPolicy { mode, messages: number("flush.messages"), ms: number("flush.ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_of_the_cleanup_policy_has_its_own_effect() {
+        let effects = |policy: &str| {
+            let topic = Overrides::from([("cleanup.policy".into(), policy.into())]);
+            let config = partition_config("t", &topic, &BrokerLayers::default());
+            (config.log.delete_by_retention, config.needs_keys)
+        };
+        assert_eq!(effects("delete"), (true, false));
+        assert_eq!(effects("compact"), (false, true));
+        assert_eq!(effects("compact,delete"), (true, true));
+        assert_eq!(effects("delete, compact"), (true, true));
+    }
 }

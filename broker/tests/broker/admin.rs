@@ -1,6 +1,7 @@
 //! Topics, partitions, records, configs and descriptions, as admin tools use them.
 
 use crate::client::{Client, Running, batch, error_of, produce};
+use bytes::Bytes;
 use kappa_protocol::ErrorCode;
 use kappa_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kappa_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -10,6 +11,7 @@ use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kappa_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kappa_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kappa_protocol::messages::*;
+use kappa_protocol::record::{BatchBuilder, BatchOptions};
 use tempfile::tempdir;
 
 fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> CreatableTopic {
@@ -24,6 +26,17 @@ fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> CreatableTopi
         configs: configs.iter().map(config).collect(),
         ..Default::default()
     }
+}
+
+/// A batch with the values 0, 1 and so on under these keys.
+fn keyed(keys: &[Option<&str>]) -> Bytes {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for (value, key) in keys.iter().enumerate() {
+        let (key, value) = (key.map(str::as_bytes), value.to_string());
+        builder.push(now.as_millis() as i64, key, Some(value.as_bytes()), std::iter::empty());
+    }
+    builder.finish(0)
 }
 
 fn value(client: &mut Client, kind: i8, name: &str, key: &str) -> (String, i8) {
@@ -113,15 +126,37 @@ fn records_of_a_topic_that_is_only_compacted_are_not_deleted() {
     }
     let codes = policies.map(|policy| {
         let name = policy.replace(',', "-");
-        client.produce(&name, 0, &["a", "b"]);
+        let response = client.call(9, produce(&name, 0, -1, keyed(&[Some("k"), Some("k")])));
+        assert_eq!(error_of(&response), 0);
         let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 1 }];
         let topics = vec![DeleteRecordsTopic { name, partitions }];
         let response = client.call(2, DeleteRecordsRequest { topics, timeout_ms: 1000 });
         ErrorCode::from(response.topics[0].partitions[0].error_code)
     });
     assert_eq!(codes, [ErrorCode::PolicyViolation, ErrorCode::None, ErrorCode::None]);
-    assert_eq!(client.values("compact", 0, 0), ["a", "b"]);
-    assert_eq!(client.values("compact-delete", 0, 1), ["b"]);
+    assert_eq!(client.values("compact", 0, 0), ["0", "1"]);
+    assert_eq!(client.values("compact-delete", 0, 1), ["1"]);
+    running.stop();
+}
+
+#[test]
+fn a_record_without_a_key_is_refused_by_name_where_the_topic_is_compacted() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    let topics = vec![topic("rows", 1, &[("cleanup.policy", "compact,delete")])];
+    client.call(7, CreateTopicsRequest { topics, ..Default::default() });
+    let mixed = || produce("rows", 0, -1, keyed(&[Some("a"), None, Some("b")]));
+    for version in [3, 7, 8, 12] {
+        let response = client.call(version, mixed());
+        let answer = &response.responses[0].partition_responses[0];
+        assert_eq!((answer.error_code, answer.base_offset), (ErrorCode::InvalidRecord as i16, -1));
+        let named: Vec<i32> = answer.record_errors.iter().map(|record| record.batch_index).collect();
+        assert_eq!(named, if version >= 8 { vec![1] } else { vec![] });
+    }
+    assert_eq!(alter(&mut client, 2, "rows", &[("cleanup.policy", 0, "delete")]).0, 0);
+    assert_eq!(error_of(&client.call(9, mixed())), 0);
+    assert_eq!(client.values("rows", 0, 0), ["0", "1", "2"]);
     running.stop();
 }
 

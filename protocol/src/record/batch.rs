@@ -14,6 +14,7 @@ use super::{
     Compression, DecompressError, ProducerStamp, RecordBody, RecordError, TimestampType,
     checksum::{crc32c, crc32c_of_two},
 };
+use bytes::{BufMut, Bytes};
 
 /// Bytes of a batch before its records.
 pub const BATCH_HEADER_LEN: usize = 61;
@@ -28,7 +29,7 @@ pub(super) const COMPRESSION_MASK: i16 = 0x07;
 pub(super) const LOG_APPEND_TIME_BIT: i16 = 0x08;
 pub(super) const TRANSACTIONAL_BIT: i16 = 0x10;
 pub(super) const CONTROL_BIT: i16 = 0x20;
-const DELETE_HORIZON_BIT: i16 = 0x40;
+pub(super) const DELETE_HORIZON_BIT: i16 = 0x40;
 
 /// Why bytes are not an acceptable record batch.
 #[derive(Debug, thiserror::Error)]
@@ -429,6 +430,19 @@ pub fn patched_prefix(bytes: &[u8], base_offset: i64, leader_epoch: i32) -> [u8;
     put(&mut prefix, 0, base_offset.to_be_bytes());
     put(&mut prefix, 12, leader_epoch.to_be_bytes());
     prefix
+}
+
+/// The batch of `bytes`, which begin with room for the header, with everything of it that the checksum covers in `covered`.
+pub(super) fn assemble(mut bytes: Vec<u8>, (base_offset, leader_epoch): (i64, i32), covered: &[u8]) -> Bytes {
+    let length = i32::try_from(bytes.len() - LENGTH_END).expect("the caller bounds the size of a batch");
+    let (mut prefix, rest) = bytes.split_at_mut(CRC_END);
+    rest.get_mut(..covered.len()).expect("room for the header was kept").copy_from_slice(covered);
+    prefix.put_i64(base_offset);
+    prefix.put_i32(length);
+    prefix.put_i32(leader_epoch);
+    prefix.put_i8(MAGIC);
+    prefix.put_u32(crc32c(rest));
+    bytes.into()
 }
 
 fn check_magic(bytes: &[u8]) -> Result<(), BatchError> {

@@ -114,6 +114,11 @@ impl<'a> RecordIter<'a> {
         }
     }
 
+    /// Encoded bytes that come behind what was read.
+    pub(super) fn bytes_left(&self) -> usize {
+        self.rest.len()
+    }
+
     #[inline]
     fn read(&mut self) -> Result<Record<'a>, RecordFault> {
         let mut input = read_bytes(&mut self.rest)?;

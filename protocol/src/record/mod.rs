@@ -2,7 +2,8 @@
 //!
 //! [`Batch`] is a borrowed view of one, with the checks that bytes from a producer ([`Batch::produced`])
 //! or from a log ([`Batch::stored`]) must pass; [`DecodedBatch`] owns its records for a consumer;
-//! [`BatchBuilder`] makes one. Records are decoded lazily and point into the bytes they came from.
+//! [`BatchBuilder`] makes one, and
+//! [`Batch::compacted`] leaves records out of one. Records are decoded lazily and point into the bytes they came from.
 //! Invariant: no bytes make this module panic, or allocate more than a limit its caller gave.
 //! It knows neither files nor sockets nor clocks, and no request or response that carries a batch.
 //!
@@ -25,6 +26,7 @@
 mod batch;
 mod builder;
 mod checksum;
+mod compacted;
 mod compression;
 mod decoded;
 mod iter;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod batches;
+mod compacted;
 mod corpus;
 mod exercise;
 mod golden;
