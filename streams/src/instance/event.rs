@@ -8,6 +8,7 @@ use crate::{
     },
     topology::TopicId,
 };
+use std::ops::Range;
 
 /// A partition of a topic of the topology.
 pub(crate) type Place = (TopicId, i32);
@@ -77,6 +78,8 @@ pub(crate) enum Event {
     Fetched { place: Place, batch: InputBatch },
     /// Below `position` there is nothing of an input but what was fetched; it ends at `end` for now, if that is known.
     Passed { place: Place, position: Option<i64>, end: Option<i64> },
+    /// An input has no record of this offset, which was to be read next; it begins and ends here.
+    OutOfRange { life: Life, place: Place, offset: i64, bounds: Range<i64> },
     /// Records of the changelog of a store.
     Restored { life: Life, store: usize, batch: InputBatch },
     /// The changelog of a store has been read as far as it was wished for.
@@ -102,6 +105,9 @@ pub(crate) enum Action {
     LookUp { lookup: u64, tasks: Vec<TaskId> },
     /// Fetch an input from here on.
     Fetch(Position),
+    /// An input ends before the offset that was to be read next: its next records would be taken for processed. The
+    /// application must not go on.
+    BeyondEnd { place: Place, offset: i64, end: i64 },
     /// Fetch no more of an input for now.
     Pause(Place),
     /// Go on fetching it.

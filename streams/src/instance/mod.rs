@@ -25,7 +25,7 @@ pub(crate) use shelf::Shelf;
 
 use crate::{
     processor::{Counters, Frontier},
-    task::{InputBatch, Life, ProgressTable, Run, Task, TaskConfig, TaskId},
+    task::{InputBatch, Life, Position, ProgressTable, Run, Task, TaskConfig, TaskId},
     topology::{Changelog, Globals, Plan, TopicId, TopicKind, Topology},
 };
 use commits::Commits;
@@ -33,6 +33,7 @@ use leads::Leads;
 use moves::Moves;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -206,6 +207,9 @@ impl Instance {
             Event::Found { lookup, found } => self.found(lookup, found, out),
             Event::Fetched { place, batch } => self.fetched(place, batch, out),
             Event::Passed { place, position, end } => self.passed(place, position, end),
+            Event::OutOfRange { life, place, offset, bounds } => {
+                self.out_of_range((life, place), offset, &bounds, out);
+            }
             Event::Restored { life, store, batch } => self.restored(life, store, batch),
             Event::RestoreEnded { life, store } => self.restore_ended(life, store),
             Event::Sent { bytes } => self.unsent = self.unsent.saturating_sub(bytes),
@@ -426,6 +430,25 @@ impl Instance {
         if end.is_some_and(|end| task.set_end(place.0, end)) {
             self.ready.insert(id);
         }
+    }
+
+    /// Goes on behind records that have been deleted.
+    fn out_of_range(
+        &mut self,
+        (life, place): (Life, Place),
+        offset: i64,
+        bounds: &Range<i64>,
+        out: &mut Vec<Action>,
+    ) {
+        if self.alive(life).is_none() {
+            return;
+        }
+        if offset > bounds.end {
+            out.push(Action::BeyondEnd { place, offset, end: bounds.end });
+            return;
+        }
+        let (topic, partition) = place;
+        out.push(Action::Fetch(Position { topic, partition, offset: offset.max(bounds.start) }));
     }
 
     fn restored(&mut self, life: Life, store: usize, batch: InputBatch) {

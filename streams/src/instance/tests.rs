@@ -510,6 +510,27 @@ fn a_window_that_expired_before_a_kill_is_not_counted_anew() {
     assert!(told.is_empty(), "a window that has gone is not counted anew: {told:?}");
 }
 
+#[test]
+fn what_was_deleted_is_passed_and_what_lies_beyond_the_end_stops_the_application() {
+    let mut world = World::new();
+    let life = world.assign(0);
+    let place = (INPUT, 0);
+    let mut told = |life, offset, bounds| {
+        world.tell(Event::OutOfRange { life, place, offset, bounds });
+        world.take()
+    };
+    let at = |actions: Vec<Action>| match actions.as_slice() {
+        [Action::Fetch(position)] => Some(position.offset),
+        _ => None,
+    };
+    assert_eq!(at(told(life, 3, 10..20)), Some(10));
+    assert_eq!(at(told(life, 20, 10..20)), Some(20), "they have come meanwhile, or are about to");
+    let beyond = told(life, 21, 10..20);
+    assert!(matches!(beyond.as_slice(), [Action::BeyondEnd { offset: 21, end: 20, .. }]), "{beyond:?}");
+    let earlier = Life { number: life.number + 1, ..life };
+    assert!(told(earlier, 3, 10..20).is_empty(), "it is somebody else's position");
+}
+
 /// A function that takes 20 ms per record, and another task of the same worker.
 #[test]
 fn a_slow_task_holds_up_no_other_for_long() {

@@ -4,7 +4,11 @@
 //! fence is closed: the producer asks it before each request, and so does the outbox before offsets. How much waits here is
 //! bounded by the instance, which is told what has gone.
 
-use super::{AppError, shared::Shared, worker::sight};
+use super::{
+    AppError,
+    shared::Shared,
+    worker::{answer, sight},
+};
 use crate::{
     instance::{self, Appended, Done, Event, Fence, Outcome, Place, Standing, Step},
     processor::{OutputView, Outputs, Stamp},
@@ -29,11 +33,8 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
-
-/// Time before a producer is asked for again.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// Where a worker hands over what is to be written.
 pub(super) struct Outbox {
@@ -197,24 +198,13 @@ impl Writer {
             Step::Offsets(offsets) => Done::Offsets(self.commit(&offsets).await?),
             Step::Renew => {
                 self.sent.clear();
-                self.producer = self.another_producer().await?;
+                let renew = || producer(&self.desk, &self.shared, &self.consumer, &self.fence);
+                self.producer = answer("another producer", renew).await?;
                 Done::Renew
             }
             Step::Tell(event) => return Ok(Some(event)),
         };
         Ok(self.desk.outbox.lock().done(done))
-    }
-
-    async fn another_producer(&self) -> Result<Producer, AppError> {
-        loop {
-            match producer(&self.desk, &self.shared, &self.consumer, &self.fence).await {
-                Err(error) if error.is_retriable() => {
-                    tracing::warn!(%error, "no new producer yet; trying again");
-                    sleep(RETRY).await;
-                }
-                producer => return Ok(producer?),
-            }
-        }
     }
 
     /// Hands records to the producer, those of a partition in their order and in one go.

@@ -188,6 +188,7 @@ impl Process {
             Action::Shelve { task, state } => drop(self.shelf.lock().put(task, state, now + SESSION_MS)),
             Action::Closed { uncommitted } => self.closed = Some(uncommitted),
             Action::Pause(_) | Action::Resume(_) | Action::Purge(_) => {}
+            Action::BeyondEnd { .. } => unreachable!("topics in memory keep all"),
         }
     }
 

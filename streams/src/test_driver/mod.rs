@@ -334,6 +334,7 @@ impl TestDriver {
             }
             // A fetch asks the instance whether it wants more; nothing is on its way that could be discarded.
             Action::Pause(_) | Action::Resume(_) | Action::Discard => {}
+            Action::BeyondEnd { .. } => unreachable!("topics in memory keep all"),
             // What it takes back is restored, which is what it is to show.
             Action::Purge(_) | Action::Shelve { .. } => {}
             Action::Settled { .. } | Action::Closed { .. } => {}

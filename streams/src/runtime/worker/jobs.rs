@@ -4,7 +4,7 @@
 use super::{JobEvent, input};
 use crate::{
     instance::{Consumed, Event, Found, Place},
-    runtime::{AppError, StartAt, shared::Shared, topics},
+    runtime::{AppError, StartAt, shared::Shared, topics, watch},
     task::{ChangelogRange, Life, Position, RestoreWish, Start, TaskId},
 };
 use kappa_client::{Consumer, ConsumerConfig, OffsetReset, TopicPartition, consumer::ConsumerError};
@@ -21,6 +21,24 @@ async fn fail(error: AppError, events: &Sender<JobEvent>) {
     let _ = events.send(Err(error)).await;
 }
 
+/// Asks until there is an answer, or an error that does not pass by itself.
+pub(in crate::runtime) async fn answer<T, E, F>(what: &str, mut ask: impl FnMut() -> F) -> Result<T, AppError>
+where
+    E: Into<ConsumerError>,
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        match ask().await.map_err(Into::into) {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(%error, "{what}: no answer yet; trying again");
+                sleep(RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// What there is of tasks that are to be taken over.
 pub(super) async fn look_up(
     shared: Arc<Shared>,
@@ -28,15 +46,9 @@ pub(super) async fn look_up(
     (lookup, tasks): (u64, Vec<TaskId>),
     events: Sender<JobEvent>,
 ) {
-    let mut found = loop {
-        match find(&shared, &consumer, &tasks).await {
-            Ok(found) => break found,
-            Err(error) if error.is_retriable() => {
-                tracing::warn!(%error, "offsets of new tasks not found; trying again");
-                sleep(RETRY).await;
-            }
-            Err(error) => return fail(error.into(), &events).await,
-        }
+    let mut found = match answer("offsets of new tasks", || find(&shared, &consumer, &tasks)).await {
+        Ok(found) => found,
+        Err(error) => return fail(error, &events).await,
     };
     found.kept = tasks.iter().filter_map(|id| Some((*id, shared.shelf.take(*id)?))).collect();
     let _ = events.send(Ok(Event::Found { lookup, found })).await;
@@ -60,11 +72,40 @@ fn known(offsets: &BTreeMap<TopicPartition, i64>, partition: &TopicPartition) ->
     *offsets.get(partition).expect("offsets are those of all partitions asked for")
 }
 
+/// Where an input begins and ends that does not have what was to be read next.
+pub(super) async fn find_bounds(
+    shared: Arc<Shared>,
+    consumer: Arc<Consumer>,
+    (life, place, offset): (Life, Place, i64),
+    events: Sender<JobEvent>,
+) {
+    let partition = shared.topics.partition(place.0, place.1);
+    let bounds = match answer("begin and end of an input", || bounds(&consumer, &partition)).await {
+        Ok(bounds) => bounds,
+        Err(error) => return fail(error, &events).await,
+    };
+    if offset < bounds.start {
+        tracing::warn!(%partition, from = offset, to = bounds.start, "records were deleted before they were read");
+    }
+    let _ = events.send(Ok(Event::OutOfRange { life, place, offset, bounds })).await;
+}
+
+/// Says why an application cannot go on that would read beyond the end of a partition.
+pub(super) async fn beyond_end(
+    shared: Arc<Shared>,
+    (partition, offset, end): (TopicPartition, i64, i64),
+    events: Sender<JobEvent>,
+) {
+    let error = match answer("what became of a topic", || watch::changed(&shared, &partition.topic)).await {
+        Ok(Some(change)) => AppError::TopicChanged { topic: partition.topic.to_string(), change },
+        Ok(None) => AppError::BeyondEnd { partition, offset, end },
+        Err(error) => error,
+    };
+    fail(error, &events).await;
+}
+
 /// Where a partition begins and ends.
-pub(super) async fn bounds(
-    consumer: &Consumer,
-    partition: &TopicPartition,
-) -> Result<Range<i64>, ConsumerError> {
+async fn bounds(consumer: &Consumer, partition: &TopicPartition) -> Result<Range<i64>, ConsumerError> {
     let of = std::slice::from_ref(partition);
     let (begins, ends) = (consumer.beginning_offsets(of).await?, consumer.end_offsets(of).await?);
     Ok(known(&begins, partition)..known(&ends, partition))
@@ -227,15 +268,9 @@ pub(super) async fn ask_readers(
     places: Vec<Place>,
     events: Sender<JobEvent>,
 ) {
-    let told = loop {
-        match consumed(&shared, &consumer, &places).await {
-            Ok(told) => break told,
-            Err(error) if error.is_retriable() => {
-                tracing::warn!(%error, "progress of readers not found; trying again");
-                sleep(RETRY).await;
-            }
-            Err(error) => return fail(error.into(), &events).await,
-        }
+    let told = match answer("progress of readers", || consumed(&shared, &consumer, &places)).await {
+        Ok(told) => told,
+        Err(error) => return fail(error, &events).await,
     };
     let _ = events.send(Ok(Event::Consumed(told))).await;
 }

@@ -5,6 +5,8 @@
 
 mod jobs;
 
+pub(super) use jobs::answer;
+
 use super::{
     AppError,
     assignor::TaskAssignor,
@@ -12,7 +14,6 @@ use super::{
     outbox::Outbox,
     shared::Shared,
     state::Readiness,
-    watch::changed as topics_changed,
 };
 use crate::{
     instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Pace, Place, Sight, Tasks},
@@ -81,6 +82,8 @@ pub(super) struct Worker {
     events: mpsc::Sender<JobEvent>,
     restored: mpsc::Sender<JobEvent>,
     pace: Pace,
+    /// Inputs of which it is being asked where they begin and end.
+    out_of_range: BTreeSet<Place>,
     /// Whom to tell when a change of the assignment has been dealt with.
     settled: Option<oneshot::Sender<()>>,
     /// How many tasks were uncommitted at the end.
@@ -194,6 +197,7 @@ impl Worker {
             events,
             restored,
             pace: Pace::default(),
+            out_of_range: BTreeSet::new(),
             settled: None,
             closed: None,
             began: now,
@@ -256,7 +260,7 @@ impl Worker {
         };
         match polled {
             Err(ConsumerError::OffsetOutOfRange { partition, offset }) => {
-                self.out_of_range(&partition, offset).await?;
+                self.out_of_range(&partition, offset);
                 Ok(Vec::new())
             }
             // Its task tells where it begins, once it has been looked up.
@@ -270,31 +274,25 @@ impl Worker {
         }
     }
 
-    /// Goes on behind records that have been deleted; where the log ends before the position, its next records would be
-    /// taken for processed.
-    async fn out_of_range(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), AppError> {
-        let bounds = match jobs::bounds(&self.consumer, partition).await {
-            Err(error) if error.is_retriable() => offset..offset,
-            bounds => bounds?,
-        };
-        if offset > bounds.end {
-            return Err(match topics_changed(&self.shared, &partition.topic).await? {
-                Some(change) => AppError::TopicChanged { topic: partition.topic.to_string(), change },
-                None => AppError::BeyondEnd { partition: partition.clone(), offset, end: bounds.end },
-            });
-        }
-        if offset < bounds.start {
-            tracing::warn!(%partition, from = offset, to = bounds.start, "records were deleted before they were read");
-        }
-        match self.consumer.seek(partition, offset.max(bounds.start)) {
-            // It has been given to others meanwhile.
-            Err(ConsumerError::NotAssigned(_)) => Ok(()),
-            sought => Ok(sought?),
+    /// Asks where a partition begins and ends that does not have what was to be read next.
+    fn out_of_range(&mut self, partition: &TopicPartition, offset: i64) {
+        let Some(topic) = self.shared.topics.id(&partition.topic) else { return };
+        let place = (topic, partition.partition);
+        let task = self.shared.setup.task_of(place).and_then(|id| self.instance.tasks().get(&id));
+        if let Some(task) = task
+            && self.out_of_range.insert(place)
+        {
+            let (shared, consumer) = (Arc::clone(&self.shared), Arc::clone(&self.consumer));
+            let what = (task.life(), place, offset);
+            self.jobs.spawn(jobs::find_bounds(shared, consumer, what, self.events.clone()));
         }
     }
 
     fn answered(&mut self, event: Event) -> Result<(), AppError> {
         let committed = matches!(event, Event::CommitEnded { outcome: Outcome::Done, .. });
+        if let Event::OutOfRange { place, .. } = &event {
+            self.out_of_range.remove(place);
+        }
         self.tell(event)?;
         if committed {
             self.report();
@@ -402,6 +400,10 @@ impl Worker {
             }
             Action::Fetch(Position { topic, partition: of, offset }) => {
                 self.consumer.seek(&partition((topic, of)), offset)?;
+            }
+            Action::BeyondEnd { place, offset, end } => {
+                let (shared, partition) = (Arc::clone(&self.shared), partition(place));
+                self.jobs.spawn(jobs::beyond_end(shared, (partition, offset, end), self.events.clone()));
             }
             Action::Pause(place) => self.consumer.pause(&[partition(place)]),
             Action::Resume(place) => self.consumer.resume(&[partition(place)]),
