@@ -36,7 +36,8 @@ pub(super) struct GenerationRecord {
     pub(super) group: String,
     /// Its internal topics, those included that only an earlier topology had.
     pub(super) topics: Vec<String>,
-    /// What the present topology keeps in each of them; none in records of versions that did not note it.
+    /// What the present topology keeps in each of them; none where there is nothing to go on with, as after a reset, and in
+    /// records of versions that did not note it.
     #[serde(default)]
     pub(super) contents: Option<BTreeMap<String, String>>,
     /// Ids of its internal topics; none in records of versions that did not note them.
@@ -137,6 +138,18 @@ impl GenerationRecord {
         });
         let all = going_on.chain(dropped().map(|(topic, _)| (topic, Fate::Dropped)));
         all.map(|(topic, fate)| TopicFate { topic: topic.clone(), what: self.what(topic), fate }).collect()
+    }
+
+    /// The record once nothing is left of the generation.
+    fn after_reset(&self) -> GenerationRecord {
+        GenerationRecord {
+            topics: Vec::new(),
+            contents: None,
+            ids: BTreeMap::new(),
+            making: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            ..self.clone()
+        }
     }
 
     /// An internal topic as people know it.
@@ -350,20 +363,8 @@ pub async fn reset(client: &Client, application: &str, generation: u32) -> Resul
     for deleted in admin.delete_groups(&[&record.group]).await?.into_values() {
         absent_is_fine(deleted)?;
     }
-    let (topics, group) = (record.topics, record.group);
-    let empty = GenerationRecord {
-        generation,
-        fingerprint: record.fingerprint,
-        group: group.clone(),
-        topics: Vec::new(),
-        contents: Some(BTreeMap::new()),
-        ids: BTreeMap::new(),
-        making: BTreeSet::new(),
-        sources: BTreeMap::new(),
-        replay_until: record.replay_until,
-    };
-    write(client, application, &empty).await.map_err(Arc::new)?;
-    Ok(ResetReport { generation, topics, group })
+    write(client, application, &record.after_reset()).await.map_err(Arc::new)?;
+    Ok(ResetReport { generation, topics: record.topics, group: record.group })
 }
 
 fn is_absent(error: &RequestError) -> bool {
@@ -442,6 +443,7 @@ mod tests {
             said
         };
         assert_eq!(sorted(said), sorted(expected.to_vec()));
+        assert_eq!(now.fates(&was.after_reset()), [], "everything begins together");
         let refused = now.follow(Some(&was), 0).unwrap_err().to_string();
         assert!(refused.contains("store \"c\"") && !refused.contains("store \"a\""), "{refused}");
         for cure in ["new generation", "reset"] {
