@@ -412,14 +412,15 @@ impl World {
                     process.heard = Some((now, Some(generation)));
                     process.rebalanced(now, revoked, assigned);
                 }
+                // One change at a time: it hears of what it has lost once it has dealt with the one before, and joins again
+                // once it has dealt with that.
+                Heartbeat::Unknown if !settled => {}
                 Heartbeat::Unknown if process.heard.is_some() => {
                     if self.traced {
                         self.trace.push(format!("{now} {} lost", process.member));
                     }
                     process.lost();
                 }
-                // It joins again once it has dealt with what it has lost.
-                Heartbeat::Unknown if !settled => {}
                 Heartbeat::Unknown => {
                     self.members += 1;
                     process.member = self.members;
