@@ -33,8 +33,8 @@
 //! | A record is | decided in | done in |
 //! |---|---|---|
 //! | chosen | `instance` (whose turn it is), `task/choose` (which of its heads) | `task/machine` |
-//! | written | `task/stamps`, `instance/commits` (what, when), `instance/outbox` (in which order) | `runtime/outbox` |
-//! | committed | `instance/commits` (when), `task/commit` (what), `instance/outbox` (behind what) | `runtime/outbox` |
+//! | written | `task/stamps`, `instance/commits` (what, when), `instance/outbox` (in which order) | `runtime/writer` |
+//! | committed | `instance/commits` (when), `task/commit` (what), `instance/outbox` (behind what) | `runtime/writer` |
 //! | restored | `instance/moves` (when), `task/restore` (from where) | `runtime/worker/jobs` (read), `task/restore` and `store` (applied) |
 //!
 //! # Promises

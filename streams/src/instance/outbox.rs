@@ -38,7 +38,6 @@ pub(crate) enum Step {
 }
 
 /// How a step has ended that was carried out.
-#[derive(Debug)]
 pub(crate) enum Done {
     /// The producer has so many bytes.
     Append { bytes: usize },
@@ -48,6 +47,8 @@ pub(crate) enum Done {
     Offsets(Outcome),
     /// There is a new producer.
     Renew,
+    /// The instance is to be told.
+    Tell(Event),
 }
 
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub(crate) struct Outbox {
     ends: Vec<Position>,
     /// The commit whose offsets are being written.
     committing: Option<u64>,
+    /// Whether nothing more is handed over.
+    is_closed: bool,
 }
 
 impl Outbox {
@@ -87,12 +90,23 @@ impl Outbox {
     }
 
     /// Forgets everything that was handed over and has not gone out. A step that is being carried out is to be dropped
-    /// where it stands.
+    /// where it stands: it is not done any more.
     pub(crate) fn discard(&mut self) {
         if Safeguard::Discards.is_out() {
             return;
         }
         *self = Outbox { waiting: VecDeque::from([Waiting::Renew]), ..Outbox::default() };
+    }
+
+    /// Nothing more is handed over, so that nothing needs another producer.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+        self.waiting.pop_back_if(|last| matches!(last, Waiting::Renew));
+    }
+
+    /// Whether there is nothing to do any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_closed && self.waiting.is_empty()
     }
 
     /// What is to be done next, once what came before it is done.
@@ -131,6 +145,7 @@ impl Outbox {
             }
             Done::Offsets(outcome) => self.committing.take().map(|commit| self.ended(commit, outcome)),
             Done::Renew => None,
+            Done::Tell(event) => Some(event),
         }
     }
 
@@ -171,18 +186,17 @@ mod tests {
             let (said, done) = match step {
                 Step::Append(appended) => {
                     let topic = appended.outputs.iter().next().unwrap().topic;
-                    (format!("append to {}", topic.0), Some(Done::Append { bytes: appended.outputs.size() }))
+                    (Some(format!("append to {}", topic.0)), Done::Append { bytes: appended.outputs.size() })
                 }
-                Step::Flush => ("flush".to_owned(), Some(Done::Flush { ends: row_end() })),
+                Step::Flush => (Some("flush".to_owned()), Done::Flush { ends: row_end() }),
                 Step::Offsets(offsets) => {
-                    (format!("offset {}", offsets[0].position.offset), Some(Done::Offsets(Outcome::Done)))
+                    (Some(format!("offset {}", offsets[0].position.offset)), Done::Offsets(Outcome::Done))
                 }
-                Step::Renew => ("renew".to_owned(), Some(Done::Renew)),
-                Step::Tell(event) => (told(&event), None),
+                Step::Renew => (Some("renew".to_owned()), Done::Renew),
+                Step::Tell(event) => (None, Done::Tell(event)),
             };
-            let event = done.and_then(|done| outbox.done(done));
-            steps.push(said);
-            steps.extend(event.iter().map(told));
+            steps.extend(said);
+            steps.extend(outbox.done(done).iter().map(told));
         }
         steps
     }
@@ -250,14 +264,29 @@ mod tests {
         outbox.append(record(SINK));
         assert_eq!(run(&mut outbox, Standing::Owner, 99), ["renew", "append to 1", "sent"]);
 
-        // The answer to offsets that were on their way is nobody's any more.
+        // A discard is the last thing that happens to a commit whose offsets are on their way.
         outbox.commit(4, Vec::new(), offsets());
         assert!(matches!(outbox.next(Standing::Owner), Some(Step::Flush)));
         assert!(outbox.done(Done::Flush { ends: row_end() }).is_none());
         assert!(matches!(outbox.next(Standing::Owner), Some(Step::Offsets(_))));
         outbox.discard();
-        assert!(outbox.done(Done::Offsets(Outcome::Done)).is_none());
         outbox.commit(5, Vec::new(), offsets());
-        assert_eq!(outbox.len(), 3);
+        let steps = run(&mut outbox, Standing::Owner, 99);
+        assert_eq!(steps, ["renew", "flush", "offset 7", "commit 5 Done, 1 logged"]);
+    }
+
+    #[test]
+    fn no_producer_is_renewed_for_nothing_at_the_end() {
+        let mut outbox = Outbox::default();
+        outbox.discard();
+        outbox.close();
+        assert!(outbox.is_over());
+        let mut outbox = Outbox::default();
+        outbox.discard();
+        outbox.append(record(SINK));
+        outbox.close();
+        assert!(!outbox.is_over());
+        assert_eq!(run(&mut outbox, Standing::Owner, 99), ["renew", "append to 1", "sent"]);
+        assert!(outbox.is_over());
     }
 }

@@ -15,7 +15,6 @@ mod generations;
 mod globals;
 mod moves;
 mod offsets;
-mod outbox;
 mod owners;
 mod prometheus;
 mod shared;
@@ -26,6 +25,7 @@ mod view;
 mod watch;
 mod worker;
 mod workers;
+mod writer;
 
 pub use app::App;
 pub use config::{Config, StartAt};

@@ -398,7 +398,7 @@ impl Process {
                 self.producer = Producer { number: producer + 1, ..Producer::default() };
                 self.done(Done::Renew);
             }
-            Some(Step::Tell(event)) => self.mail.push_back(event),
+            Some(Step::Tell(event)) => self.done(Done::Tell(event)),
             None => {}
         }
         sent
@@ -422,10 +422,10 @@ impl Process {
     }
 
     /// The group has answered to offsets.
-    pub(super) fn answered(&mut self, producer: u64, taken: bool) {
+    pub(super) fn answered(&mut self, producer: u64, outcome: Outcome) {
         if producer == self.producer.number && self.under_way == Some(UnderWay::Offsets) {
             self.under_way = None;
-            self.done(Done::Offsets(if taken { Outcome::Done } else { Outcome::Refused }));
+            self.done(Done::Offsets(outcome));
         }
     }
 

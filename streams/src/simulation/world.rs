@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Dump, TestDriver,
-    instance::{Event, InstanceConfig, Pacing, Place, Setup, Shelf},
+    instance::{Event, InstanceConfig, Outcome, Pacing, Place, Setup, Shelf},
     record::Headers,
     safeguard::without,
     task::{Life, ProgressTable, StampConfig, TaskConfig, TaskId},
@@ -467,7 +467,13 @@ impl World {
                     let place = (offset.position.topic, offset.position.partition);
                     self.cluster.committed.insert(place, (offset.position.offset, offset.metadata));
                 }
-                process.into_iter().for_each(|process| process.answered(producer, taken));
+                let outcome = match taken {
+                    // The answer is lost, the offsets are not.
+                    _ if self.random.one_in(20) => Outcome::Again,
+                    true => Outcome::Done,
+                    false => Outcome::Refused,
+                };
+                process.into_iter().for_each(|process| process.answered(producer, outcome));
                 self.tell(|_| format!("offsets of {} in {generation:?} taken: {taken}", message.from));
             }
         }

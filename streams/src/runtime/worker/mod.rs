@@ -1,7 +1,7 @@
 //! The shell of an instance: a thread that moves bytes between it and the cluster, and carries out what it wants.
 //!
 //! Nothing is decided here, and nothing waits here but for events: what takes time runs as a job beside it, whose
-//! answer is an event (`jobs`, and the outbox). A thread is one member of the group, with a consumer and a producer.
+//! answer is an event (`jobs`, and the writer). A thread is one member of the group, with a consumer and a producer.
 
 mod jobs;
 
@@ -11,9 +11,9 @@ use super::{
     AppError,
     assignor::TaskAssignor,
     moves::{Announced, Move, Moves},
-    outbox::Outbox,
     shared::Shared,
     state::Readiness,
+    writer::WriterHandle,
 };
 use crate::{
     instance::{Action, Ask, Event, Failure, Fence, Instance, Moment, Outcome, Pace, Place, Sight, Tasks},
@@ -76,7 +76,7 @@ pub(super) struct Worker {
     assignor: Arc<TaskAssignor>,
     consumer: Arc<Consumer>,
     instance: Instance,
-    outbox: Outbox,
+    writer: WriterHandle,
     inbox: Inbox,
     jobs: JoinSet<()>,
     events: mpsc::Sender<JobEvent>,
@@ -103,7 +103,7 @@ struct Connected {
     assignor: Arc<TaskAssignor>,
     consumer: Arc<Consumer>,
     fence: Arc<Fence>,
-    outbox: Outbox,
+    writer: WriterHandle,
     events: mpsc::Sender<JobEvent>,
     of_jobs: mpsc::Receiver<JobEvent>,
 }
@@ -124,10 +124,14 @@ impl Connected {
         let consumer = Arc::new(Consumer::new(&shared.client, shared.config.fetching(config))?);
         let fence = Arc::new(Fence::new(millis(session)));
         let (events, of_jobs) = mpsc::channel(EVENTS_MAX);
-        let outbox =
-            Outbox::start(Arc::clone(shared), Arc::clone(&consumer), Arc::clone(&fence), events.clone());
-        let outbox = outbox.await?;
-        Ok(Connected { assignor, consumer, fence, outbox, events, of_jobs })
+        let writer = WriterHandle::start(
+            Arc::clone(shared),
+            Arc::clone(&consumer),
+            Arc::clone(&fence),
+            events.clone(),
+        );
+        let writer = writer.await?;
+        Ok(Connected { assignor, consumer, fence, writer, events, of_jobs })
     }
 }
 
@@ -165,7 +169,7 @@ impl Worker {
         connected: Connected,
         (asks, leave): (mpsc::Receiver<Ask>, watch::Receiver<bool>),
     ) -> Result<Worker, AppError> {
-        let Connected { assignor, consumer, fence, outbox, events, of_jobs } = connected;
+        let Connected { assignor, consumer, fence, writer, events, of_jobs } = connected;
         let setup = &shared.setup;
         let inputs: BTreeSet<TopicId> =
             setup.plan.sub_topologies.iter().flat_map(|part| part.inputs.iter().copied()).collect();
@@ -181,7 +185,7 @@ impl Worker {
             assignor,
             consumer,
             instance: Instance::new(Arc::clone(setup), fence),
-            outbox,
+            writer,
             inbox: Inbox {
                 moves: Moves(moves),
                 announced,
@@ -251,6 +255,7 @@ impl Worker {
                         resume_unwind(failed.into_panic());
                     }
                 }
+                Some(panic) = self.writer.panicked() => resume_unwind(panic),
                 Some(event) = self.inbox.restored.recv(), if wants_restored => self.tell(event?)?,
                 polled = &mut polling => break polled,
                 Ok(()) = self.inbox.progressed.changed(), if is_held => self.turn()?,
@@ -408,13 +413,13 @@ impl Worker {
             Action::Pause(place) => self.consumer.pause(&[partition(place)]),
             Action::Resume(place) => self.consumer.resume(&[partition(place)]),
             Action::Restore { life, wishes } => restores.push((life, wishes)),
-            Action::Append(appended) => self.outbox.append(appended),
+            Action::Append(appended) => self.writer.append(appended),
             Action::AskReaders(places) => {
                 let (shared, consumer) = (Arc::clone(&self.shared), Arc::clone(&self.consumer));
                 self.jobs.spawn(jobs::ask_readers(shared, consumer, places, self.events.clone()));
             }
-            Action::Commit { commit, rows, offsets } => self.outbox.commit(commit, rows, offsets),
-            Action::Discard => self.outbox.discard(),
+            Action::Commit { commit, rows, offsets } => self.writer.commit(commit, rows, offsets),
+            Action::Discard => self.writer.discard(),
             Action::Purge(below) => {
                 self.jobs.spawn(jobs::purge(Arc::clone(&self.shared), below));
             }
@@ -483,7 +488,7 @@ impl Worker {
         let uncommitted = self.closed.unwrap_or(0);
         let clean = ran && uncommitted == 0;
         if !clean {
-            self.outbox.abandon();
+            self.writer.abandon();
         }
         let may_leave = self.instance.may_leave(clean);
         drop(self.instance);
@@ -492,11 +497,11 @@ impl Worker {
         // Nothing answers any more; a change that is announced now is not waited for.
         drop(self.inbox);
         let patience = self.shared.config.session_timeout;
+        if clean {
+            self.writer.close(patience).await;
+        }
         if may_leave && let Ok(left) = timeout(patience, self.consumer.close_with(&mut ())).await {
             left?;
-        }
-        if clean {
-            self.outbox.close(patience).await;
         }
         match uncommitted {
             0 => Ok(()),

@@ -1,8 +1,8 @@
 //! Carries out what an instance's outbox says is next, with a producer.
 //!
 //! A task of its own has the producer, so that nobody waits for room or for a disk but it. Nothing passes while the
-//! fence is closed: the producer asks it before each request, and so does the outbox before offsets. How much waits here is
-//! bounded by the instance, which is told what has gone.
+//! fence is closed: the producer asks it before each request, and the outbox is told how it stands before offsets. How much
+//! waits here is bounded by the instance, which is told what has gone.
 
 use super::{
     AppError,
@@ -10,7 +10,7 @@ use super::{
     worker::{answer, sight},
 };
 use crate::{
-    instance::{self, Appended, Done, Event, Fence, Outcome, Place, Standing, Step},
+    instance::{Appended, Done, Event, Fence, Outbox, Outcome, Place, Standing, Step},
     processor::{OutputView, Outputs, Stamp},
     task::{CommittedOffset, FRONTIER_HEADER, Position, WRITER_HEADER, writer_header},
 };
@@ -21,62 +21,55 @@ use kappa_client::{
     producer::{Delivery, SendError},
 };
 use parking_lot::Mutex;
-use std::{
-    collections::BTreeMap,
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{any::Any, collections::BTreeMap, mem, panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::JoinHandle,
+    task::JoinSet,
     time::timeout,
 };
 
 /// Where a worker hands over what is to be written.
-pub(super) struct Outbox {
+pub(super) struct WriterHandle {
     desk: Arc<Desk>,
-    writer: JoinHandle<()>,
+    /// The writer.
+    task: JoinSet<()>,
 }
 
 /// Between a worker and whoever writes for it.
 struct Desk {
-    outbox: Mutex<instance::Outbox>,
+    outbox: Mutex<Outbox>,
     /// Something was handed over, or nothing more will be.
     handed_over: Notify,
-    is_closed: AtomicBool,
     /// How often something was discarded: a producer sends until the next time. Changed with the outbox locked.
     discards: watch::Sender<u64>,
 }
 
 impl Desk {
-    fn hand_over(&self, what: impl FnOnce(&mut instance::Outbox)) {
+    fn hand_over(&self, what: impl FnOnce(&mut Outbox)) {
         what(&mut self.outbox.lock());
         self.handed_over.notify_one();
     }
 }
 
-impl Outbox {
+impl WriterHandle {
     pub(super) async fn start(
         shared: Arc<Shared>,
         consumer: Arc<Consumer>,
         fence: Arc<Fence>,
         events: mpsc::Sender<Result<Event, AppError>>,
-    ) -> Result<Outbox, RequestError> {
+    ) -> Result<WriterHandle, RequestError> {
         let desk = Arc::new(Desk {
             outbox: Mutex::default(),
             handed_over: Notify::new(),
-            is_closed: AtomicBool::new(false),
             discards: watch::Sender::new(0),
         });
         let discards = desk.discards.subscribe();
         let producer = producer(&desk, &shared, &consumer, &fence).await?;
         let writer =
             Writer { desk: Arc::clone(&desk), shared, consumer, fence, producer, sent: BTreeMap::new() };
-        Ok(Outbox { desk, writer: tokio::spawn(writer.run(discards, events)) })
+        let mut task = JoinSet::new();
+        task.spawn(writer.run(discards, events));
+        Ok(WriterHandle { desk, task })
     }
 
     /// Hands over records of a task.
@@ -97,17 +90,23 @@ impl Outbox {
         });
     }
 
-    /// Ends with everything that is left undone.
-    pub(super) fn abandon(&self) {
-        self.writer.abort();
+    /// Ends with everything that is left undone: nothing of it is sent any more.
+    pub(super) fn abandon(&mut self) {
+        self.discard();
+        self.task.abort_all();
+    }
+
+    /// Waits for the writer to panic; `None` once it has ended in another way.
+    pub(super) async fn panicked(&mut self) -> Option<Box<dyn Any + Send>> {
+        let ended = self.task.join_next().await?.err()?;
+        ended.try_into_panic().ok()
     }
 
     /// Does what is left and ends, or gives up after a time.
     pub(super) async fn close(mut self, patience: Duration) {
-        self.desk.is_closed.store(true, Ordering::Release);
-        self.desk.handed_over.notify_one();
-        if timeout(patience, &mut self.writer).await.is_err() {
-            self.writer.abort();
+        self.desk.hand_over(Outbox::close);
+        if let Ok(Some(panic)) = timeout(patience, self.panicked()).await {
+            resume_unwind(panic);
         }
     }
 }
@@ -147,11 +146,22 @@ impl Writer {
         events: mpsc::Sender<Result<Event, AppError>>,
     ) {
         while let Some(step) = self.next(&mut discards).await {
-            let event = tokio::select! {
+            let done = tokio::select! {
                 biased;
                 // Dropped where it stands.
                 Ok(()) = discards.changed() => continue,
-                event = self.carry_out(step) => event,
+                done = self.carry_out(step) => done,
+            };
+            let event = match done {
+                Ok(done) => {
+                    let mut outbox = self.desk.outbox.lock();
+                    // What was carried out is no step of what has been handed over since.
+                    if discards.has_changed().unwrap_or(true) {
+                        continue;
+                    }
+                    Ok(outbox.done(done))
+                }
+                Err(error) => Err(error),
             };
             let failed = event.is_err();
             if let Some(event) = event.transpose() {
@@ -170,23 +180,21 @@ impl Writer {
     /// What is to be done now, once there is something; `None` if there will be nothing any more.
     async fn next(&self, discards: &mut watch::Receiver<u64>) -> Option<Step> {
         loop {
-            // What is closed before it is looked at has nothing more.
-            let is_closed = self.desk.is_closed.load(Ordering::Acquire);
             let standing = self.fence.standing(sight(&self.consumer));
-            let step = {
+            {
                 let mut outbox = self.desk.outbox.lock();
                 discards.mark_unchanged();
-                outbox.next(standing)
-            };
-            if step.is_some() || is_closed {
-                return step;
+                let step = outbox.next(standing);
+                if step.is_some() || outbox.is_over() {
+                    return step;
+                }
             }
             self.desk.handed_over.notified().await;
         }
     }
 
-    async fn carry_out(&mut self, step: Step) -> Result<Option<Event>, AppError> {
-        let done = match step {
+    async fn carry_out(&mut self, step: Step) -> Result<Done, AppError> {
+        Ok(match step {
             Step::Append(appended) => {
                 self.append(&appended.outputs).await?;
                 Done::Append { bytes: appended.outputs.size() }
@@ -202,9 +210,8 @@ impl Writer {
                 self.producer = answer("another producer", renew).await?;
                 Done::Renew
             }
-            Step::Tell(event) => return Ok(Some(event)),
-        };
-        Ok(self.desk.outbox.lock().done(done))
+            Step::Tell(event) => Done::Tell(event),
+        })
     }
 
     /// Hands records to the producer, those of a partition in their order and in one go.
