@@ -64,11 +64,13 @@ fn asked(wire: &mut Wire, key: ApiKey, ask: &Ask) -> Result<(), String> {
     if unexpected.is_empty() { Ok(()) } else { Err(unexpected.join(", ")) }
 }
 
-/// What the broker must say to a member that it has never seen.
+/// What the broker must say to a member that it has never seen, and where nothing is to be done.
 fn expected_error(key: ApiKey) -> ErrorCode {
     match key {
         ApiKey::JoinGroup => ErrorCode::MemberIdRequired,
         ApiKey::Heartbeat | ApiKey::SyncGroup | ApiKey::LeaveGroup => ErrorCode::UnknownMemberId,
+        ApiKey::ElectLeaders => ErrorCode::ElectionNotNeeded,
+        ApiKey::AlterPartitionReassignments => ErrorCode::NoReassignmentInProgress,
         _ => ErrorCode::None,
     }
 }
@@ -128,6 +130,9 @@ fn request(key: ApiKey, ask: &Ask) -> Request {
             ..Default::default()
         }
         .into(),
+        ApiKey::ElectLeaders | ApiKey::AlterPartitionReassignments | ApiKey::ListPartitionReassignments => {
+            of_the_cluster(key)
+        }
         other => panic!("{other} is advertised, but this test does not ask it"),
     }
 }
@@ -380,5 +385,27 @@ fn of_configs(key: ApiKey, ask: &Ask) -> Request {
             resource_types: if ask.version >= 1 { vec![TOPIC_RESOURCE] } else { Vec::new() },
         }
         .into(),
+    }
+}
+
+fn of_the_cluster(key: ApiKey) -> Request {
+    match key {
+        ApiKey::ElectLeaders => m::ElectLeadersRequest {
+            topic_partitions: Some(vec![m::elect_leaders_request::TopicPartitions {
+                topic: TOPIC.into(),
+                partitions: vec![0],
+            }]),
+            ..Default::default()
+        }
+        .into(),
+        ApiKey::AlterPartitionReassignments => m::AlterPartitionReassignmentsRequest {
+            topics: vec![m::alter_partition_reassignments_request::ReassignableTopic {
+                name: TOPIC.into(),
+                partitions: vec![m::alter_partition_reassignments_request::ReassignablePartition::default()],
+            }],
+            ..Default::default()
+        }
+        .into(),
+        _ => m::ListPartitionReassignmentsRequest::default().into(),
     }
 }

@@ -136,7 +136,10 @@ serve! {
     DescribeLogDirs 1..=5 InTurn => describe_log_dirs::handle;
     CreatePartitions 0..=3 InTurn => create_partitions::handle;
     DeleteGroups 0..=2 InTurn => group::delete_groups::handle;
+    ElectLeaders 0..=2 InTurn => elect_leaders::handle;
     IncrementalAlterConfigs 0..=1 InTurn => configs::alter_incrementally;
+    AlterPartitionReassignments 0..=1 InTurn => alter_partition_reassignments::handle;
+    ListPartitionReassignments 0..=0 InTurn => list_partition_reassignments::handle;
     OffsetDelete 0..=0 InTurn => group::offset_delete::handle;
     DescribeCluster 0..=2 InTurn => describe_cluster::handle;
     ListConfigResources 0..=1 InTurn => list_config_resources::handle;
@@ -188,6 +191,12 @@ fn items(response: &Response) -> usize {
             answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum()
         }
         Response::CreateTopics(answer) => answer.topics.len(),
+        Response::ElectLeaders(answer) => {
+            answer.replica_election_results.iter().map(|topic| 1 + topic.partition_result.len()).sum()
+        }
+        Response::AlterPartitionReassignments(answer) => {
+            answer.responses.iter().map(|topic| 1 + topic.partitions.len()).sum()
+        }
         Response::JoinGroup(answer) => answer.members.len(),
         _ => 0,
     }

@@ -1,0 +1,135 @@
+//! What is asked of a cluster, as one healthy node of Apache Kafka 4.3.1 answers it.
+
+use crate::client::{Client, Running};
+use kappa_protocol::ErrorCode::{
+    self, ElectionNotNeeded, InvalidReplicaAssignment, InvalidRequest, NoReassignmentInProgress,
+    None as NoError, UnknownTopicOrPartition,
+};
+use kappa_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
+use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
+use kappa_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+use kappa_protocol::messages::*;
+use tempfile::tempdir;
+
+/// Runs a test against a broker that has the topic `t` with two partitions.
+fn with_topic(test: impl FnOnce(&mut Client)) {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("t", 2);
+    test(&mut client);
+    running.stop();
+}
+
+type Elected = Vec<(String, Vec<(i32, ErrorCode)>)>;
+
+fn elect(client: &mut Client, version: i16, kind: i8, wanted: Option<&[(&str, &[i32])]>) -> (i16, Elected) {
+    let topic = |(topic, partitions): &(&str, &[i32])| TopicPartitions {
+        topic: (*topic).into(),
+        partitions: partitions.to_vec(),
+    };
+    let request = ElectLeadersRequest {
+        election_type: kind,
+        topic_partitions: wanted.map(|wanted| wanted.iter().map(topic).collect()),
+        ..Default::default()
+    };
+    let response = client.call(version, request);
+    let elected = response.replica_election_results.into_iter().map(|topic| {
+        let partition = |partition: &elect_leaders_response::PartitionResult| {
+            assert!(partition.error_message.as_deref().is_some_and(|message| !message.is_empty()));
+            (partition.partition_id, partition.error_code.into())
+        };
+        (topic.topic, topic.partition_result.iter().map(partition).collect())
+    });
+    (response.error_code, elected.collect())
+}
+
+#[test]
+fn no_election_is_needed_where_every_partition_is_led() {
+    with_topic(|client| {
+        let wanted: &[(&str, &[i32])] = &[("t", &[0, 5, -1]), ("nope", &[0]), ("t", &[1, 0])];
+        let expected = [
+            (
+                "t".to_owned(),
+                vec![
+                    (0, ElectionNotNeeded),
+                    (5, UnknownTopicOrPartition),
+                    (-1, UnknownTopicOrPartition),
+                    (1, ElectionNotNeeded),
+                ],
+            ),
+            ("nope".to_owned(), vec![(0, UnknownTopicOrPartition)]),
+        ];
+        for (version, kind) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)] {
+            assert_eq!(elect(client, version, kind, Some(wanted)), (0, expected.to_vec()));
+            let (error, all) = elect(client, version, kind, None);
+            assert!(error == 0 && all.contains(&("t".to_owned(), Vec::new())), "{all:?}");
+            assert!(all.iter().all(|(_, partitions)| partitions.is_empty()), "{all:?}");
+        }
+        let refused = vec![("t".to_owned(), vec![(0, InvalidRequest)])];
+        assert_eq!(elect(client, 2, 7, Some(&[("t", &[0])])), (InvalidRequest as i16, refused));
+        assert_eq!(elect(client, 2, 7, None), (InvalidRequest as i16, Vec::new()));
+    });
+}
+
+#[test]
+fn no_reassignment_is_ever_under_way() {
+    with_topic(|client| {
+        let topic = |name: &str| ListPartitionReassignmentsTopics {
+            name: name.into(),
+            partition_indexes: vec![0, 9],
+        };
+        for topics in [None, Some(Vec::new()), Some(vec![topic("t"), topic("nope")])] {
+            let request = ListPartitionReassignmentsRequest { topics, ..Default::default() };
+            let response = client.call(0, request);
+            assert_eq!((response.error_code, response.error_message, response.topics), (0, None, Vec::new()));
+        }
+    });
+}
+
+#[test]
+fn a_partition_may_stay_where_it_is_and_go_nowhere_else() {
+    with_topic(|client| {
+        let this = client.call(0, DescribeClusterRequest::default()).controller_id;
+        let cases: &[(&str, i32, Option<&[i32]>, ErrorCode)] = &[
+            ("t", 0, Some(&[this]), NoError),
+            ("t", 1, Some(&[this]), NoError),
+            ("t", 0, Some(&[this + 1]), InvalidReplicaAssignment),
+            ("t", 0, Some(&[this, this + 1]), InvalidReplicaAssignment),
+            ("t", 0, Some(&[this, this]), InvalidReplicaAssignment),
+            ("t", 0, Some(&[-1]), InvalidReplicaAssignment),
+            ("t", 0, Some(&[]), InvalidReplicaAssignment),
+            ("t", 0, None, NoReassignmentInProgress),
+            ("t", 2, Some(&[this]), UnknownTopicOrPartition),
+            ("t", -1, None, UnknownTopicOrPartition),
+            ("nope", 0, Some(&[this]), UnknownTopicOrPartition),
+            ("nope", 0, None, UnknownTopicOrPartition),
+        ];
+        let topic = |(name, index, replicas, _): &(&str, i32, Option<&[i32]>, _)| ReassignableTopic {
+            name: (*name).into(),
+            partitions: vec![ReassignablePartition {
+                partition_index: *index,
+                replicas: replicas.map(<[i32]>::to_vec),
+            }],
+        };
+        for (version, allow) in [(0, true), (1, true), (1, false)] {
+            let request = AlterPartitionReassignmentsRequest {
+                allow_replication_factor_change: allow,
+                topics: cases.iter().map(topic).collect(),
+                ..Default::default()
+            };
+            let response = client.call(version, request);
+            assert_eq!((response.error_code, response.error_message), (0, None));
+            assert_eq!(response.allow_replication_factor_change, allow);
+            assert_eq!(response.responses.len(), cases.len());
+            for (case, answer) in cases.iter().zip(&response.responses) {
+                let [partition] = answer.partitions.as_slice() else { panic!("{answer:?}") };
+                assert_eq!((answer.name.as_str(), partition.partition_index), (case.0, case.1));
+                assert_eq!(ErrorCode::from(partition.error_code), case.3, "{case:?}");
+                assert_eq!(partition.error_message.is_some(), case.3 != NoError, "{case:?}");
+            }
+        }
+    });
+}
