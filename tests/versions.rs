@@ -70,6 +70,7 @@ fn expected_error(key: ApiKey) -> ErrorCode {
         ApiKey::JoinGroup => ErrorCode::MemberIdRequired,
         ApiKey::Heartbeat | ApiKey::SyncGroup | ApiKey::LeaveGroup => ErrorCode::UnknownMemberId,
         ApiKey::ElectLeaders => ErrorCode::ElectionNotNeeded,
+        ApiKey::AlterReplicaLogDirs => ErrorCode::LogDirNotFound,
         ApiKey::AlterPartitionReassignments => ErrorCode::NoReassignmentInProgress,
         _ => ErrorCode::None,
     }
@@ -404,6 +405,16 @@ fn of_the_cluster(key: ApiKey) -> Request {
                 partitions: vec![m::alter_partition_reassignments_request::ReassignablePartition::default()],
             }],
             ..Default::default()
+        }
+        .into(),
+        ApiKey::AlterReplicaLogDirs => m::AlterReplicaLogDirsRequest {
+            dirs: vec![m::alter_replica_log_dirs_request::AlterReplicaLogDir {
+                path: "/nowhere".into(),
+                topics: vec![m::alter_replica_log_dirs_request::AlterReplicaLogDirTopic {
+                    name: TOPIC.into(),
+                    partitions: vec![0],
+                }],
+            }],
         }
         .into(),
         _ => m::ListPartitionReassignmentsRequest::default().into(),

@@ -133,6 +133,7 @@ serve! {
     OffsetForLeaderEpoch 2..=4 InTurn => offset_for_leader_epoch::handle;
     DescribeConfigs 1..=4 InTurn => describe_configs::handle;
     AlterConfigs 0..=2 InTurn => configs::alter;
+    AlterReplicaLogDirs 1..=2 InTurn => alter_replica_log_dirs::handle;
     DescribeLogDirs 1..=5 InTurn => describe_log_dirs::handle;
     CreatePartitions 0..=3 InTurn => create_partitions::handle;
     DeleteGroups 0..=2 InTurn => group::delete_groups::handle;
@@ -193,6 +194,9 @@ fn items(response: &Response) -> usize {
         Response::CreateTopics(answer) => answer.topics.len(),
         Response::ElectLeaders(answer) => {
             answer.replica_election_results.iter().map(|topic| 1 + topic.partition_result.len()).sum()
+        }
+        Response::AlterReplicaLogDirs(answer) => {
+            answer.results.iter().map(|topic| 1 + topic.partitions.len()).sum()
         }
         Response::AlterPartitionReassignments(answer) => {
             answer.responses.iter().map(|topic| 1 + topic.partitions.len()).sum()

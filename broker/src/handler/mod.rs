@@ -5,6 +5,7 @@
 //! frame shares its buffer with its neighbours. Only this file turns the domain's errors into error codes.
 
 pub(crate) mod alter_partition_reassignments;
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 pub(crate) mod configs;
 pub(crate) mod create_partitions;

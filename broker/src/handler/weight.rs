@@ -45,6 +45,10 @@ pub(crate) fn answer_bytes(node: &Node, cx: &Context, request: &Request) -> Opti
         Request::DescribeConfigs(request) => configs(node, request),
         Request::CreateTopics(request) => new_topics(node, request),
         Request::ElectLeaders(request) => elections(node, request),
+        Request::AlterReplicaLogDirs(request) => {
+            let topics = request.dirs.iter().flat_map(|dir| &dir.topics);
+            topics.map(|topic| NAMED_BYTES + topic.partitions.len() * FIGURE_BYTES).sum()
+        }
         Request::AlterPartitionReassignments(request) => {
             let partitions = request.topics.iter().map(|topic| topic.partitions.len());
             partitions.sum::<usize>() * NAMED_BYTES
@@ -176,14 +180,17 @@ fn members(node: &Node, request: &DescribeGroupsRequest) -> usize {
 mod tests {
     use super::*;
     use crate::{Broker, BrokerConfig, dispatch};
-    use kappa_protocol::messages::AlterPartitionReassignmentsRequest;
     use kappa_protocol::messages::alter_partition_reassignments_request::{
         ReassignablePartition, ReassignableTopic,
+    };
+    use kappa_protocol::messages::alter_replica_log_dirs_request::{
+        AlterReplicaLogDir, AlterReplicaLogDirTopic,
     };
     use kappa_protocol::messages::create_topics_request::CreatableTopic;
     use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
     use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
     use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
+    use kappa_protocol::messages::{AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest};
     use kappa_protocol::wire::Writer;
     use kappa_protocol::{Principal, Reply};
     use std::net::{IpAddr, Ipv4Addr};
@@ -232,6 +239,9 @@ mod tests {
         let wide = TopicPartitions { topic: "wide".into(), partitions: partitions.clone() };
         weighed(2, ElectLeadersRequest { topic_partitions: Some(vec![wide]), ..Default::default() }.into())
             .await;
+        let wide = AlterReplicaLogDirTopic { name: "wide".into(), partitions: partitions.clone() };
+        let dirs = vec![AlterReplicaLogDir { path: "/elsewhere".into(), topics: vec![wide] }];
+        weighed(2, AlterReplicaLogDirsRequest { dirs }.into()).await;
         let elsewhere = |partition_index| ReassignablePartition { partition_index, replicas: Some(vec![9]) };
         let wide = ReassignableTopic {
             name: "wide".into(),

@@ -2,12 +2,13 @@
 
 use crate::client::{Client, Running};
 use kappa_protocol::ErrorCode::{
-    self, ElectionNotNeeded, InvalidReplicaAssignment, InvalidRequest, NoReassignmentInProgress,
-    None as NoError, UnknownTopicOrPartition,
+    self, ElectionNotNeeded, InvalidReplicaAssignment, InvalidRequest, LogDirNotFound,
+    NoReassignmentInProgress, None as NoError, UnknownTopicOrPartition,
 };
 use kappa_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kappa_protocol::messages::alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic};
 use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
 use kappa_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kappa_protocol::messages::*;
@@ -130,6 +131,45 @@ fn a_partition_may_stay_where_it_is_and_go_nowhere_else() {
                 assert_eq!(ErrorCode::from(partition.error_code), case.3, "{case:?}");
                 assert_eq!(partition.error_message.is_some(), case.3 != NoError, "{case:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn a_replica_may_stay_in_the_data_directory_and_there_is_no_other() {
+    with_topic(|client| {
+        let home = client.call(4, DescribeLogDirsRequest { topics: None }).results.remove(0).log_dir;
+        let move_to = |client: &mut Client, version, wanted: &[(&str, &str, &[i32])]| {
+            let dir = |(path, name, partitions): &(&str, &str, &[i32])| AlterReplicaLogDir {
+                path: (*path).into(),
+                topics: vec![AlterReplicaLogDirTopic {
+                    name: (*name).into(),
+                    partitions: partitions.to_vec(),
+                }],
+            };
+            let request = AlterReplicaLogDirsRequest { dirs: wanted.iter().map(dir).collect() };
+            let topics = client.call(version, request).results.into_iter();
+            let codes = topics.map(|topic| {
+                let codes = topic.partitions.iter().map(|p| (p.partition_index, p.error_code.into()));
+                (topic.topic_name, codes.collect())
+            });
+            codes.collect::<Vec<(String, Vec<(i32, ErrorCode)>)>>()
+        };
+        for version in [1, 2] {
+            let stays = move_to(client, version, &[(&home, "t", &[0, 1, 2, -1]), (&home, "nope", &[0])]);
+            let unknown = UnknownTopicOrPartition;
+            let codes = vec![(-1, unknown), (0, NoError), (1, NoError), (2, unknown)];
+            assert_eq!(stays, [("t".into(), codes), ("nope".into(), vec![(0, unknown)])]);
+            for path in ["/nowhere", "", "relative", &format!("{home}/"), &format!("{home}/.")] {
+                let goes = move_to(client, version, &[(path, "t", &[0, 9]), (path, "nope", &[0])]);
+                let codes = vec![(0, LogDirNotFound), (9, LogDirNotFound)];
+                assert_eq!(goes, [("t".into(), codes), ("nope".into(), vec![(0, LogDirNotFound)])]);
+            }
+            let both = move_to(client, version, &[(&home, "t", &[0, 1]), ("/nowhere", "t", &[1])]);
+            assert_eq!(both, [("t".into(), vec![(0, NoError), (1, LogDirNotFound)])]);
+            let back = move_to(client, version, &[("/nowhere", "t", &[1]), (&home, "t", &[1])]);
+            assert_eq!(back, [("t".into(), vec![(1, NoError)])]);
+            assert_eq!(move_to(client, version, &[(&home, "t", &[])]), []);
         }
     });
 }
