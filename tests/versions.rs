@@ -417,6 +417,13 @@ fn of_the_cluster(key: ApiKey) -> Request {
             }],
         }
         .into(),
+        ApiKey::DescribeQuorum => m::DescribeQuorumRequest {
+            topics: vec![m::describe_quorum_request::TopicData {
+                topic_name: "__cluster_metadata".into(),
+                partitions: vec![m::describe_quorum_request::PartitionData { partition_index: 0 }],
+            }],
+        }
+        .into(),
         _ => m::ListPartitionReassignmentsRequest::default().into(),
     }
 }

@@ -142,6 +142,7 @@ serve! {
     AlterPartitionReassignments 0..=1 InTurn => alter_partition_reassignments::handle;
     ListPartitionReassignments 0..=0 InTurn => list_partition_reassignments::handle;
     OffsetDelete 0..=0 InTurn => group::offset_delete::handle;
+    DescribeQuorum 0..=2 InTurn => describe_quorum::handle;
     DescribeCluster 0..=2 InTurn => describe_cluster::handle;
     ListConfigResources 0..=1 InTurn => list_config_resources::handle;
     DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
@@ -194,6 +195,9 @@ fn items(response: &Response) -> usize {
         Response::CreateTopics(answer) => answer.topics.len(),
         Response::ElectLeaders(answer) => {
             answer.replica_election_results.iter().map(|topic| 1 + topic.partition_result.len()).sum()
+        }
+        Response::DescribeQuorum(answer) => {
+            answer.topics.iter().map(|topic| 1 + 2 * topic.partitions.len()).sum()
         }
         Response::AlterReplicaLogDirs(answer) => {
             answer.results.iter().map(|topic| 1 + topic.partitions.len()).sum()

@@ -45,6 +45,9 @@ pub(crate) fn answer_bytes(node: &Node, cx: &Context, request: &Request) -> Opti
         Request::DescribeConfigs(request) => configs(node, request),
         Request::CreateTopics(request) => new_topics(node, request),
         Request::ElectLeaders(request) => elections(node, request),
+        Request::DescribeQuorum(request) => {
+            request.topics.iter().map(|topic| NAMED_BYTES * (1 + 2 * topic.partitions.len())).sum()
+        }
         Request::AlterReplicaLogDirs(request) => {
             let topics = request.dirs.iter().flat_map(|dir| &dir.topics);
             topics.map(|topic| NAMED_BYTES + topic.partitions.len() * FIGURE_BYTES).sum()
@@ -188,9 +191,14 @@ mod tests {
     };
     use kappa_protocol::messages::create_topics_request::CreatableTopic;
     use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
+    use kappa_protocol::messages::describe_quorum_request::{
+        PartitionData as QuorumPartition, TopicData as QuorumTopic,
+    };
     use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
     use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
-    use kappa_protocol::messages::{AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest};
+    use kappa_protocol::messages::{
+        AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest, DescribeQuorumRequest,
+    };
     use kappa_protocol::wire::Writer;
     use kappa_protocol::{Principal, Reply};
     use std::net::{IpAddr, Ipv4Addr};
@@ -242,6 +250,11 @@ mod tests {
         let wide = AlterReplicaLogDirTopic { name: "wide".into(), partitions: partitions.clone() };
         let dirs = vec![AlterReplicaLogDir { path: "/elsewhere".into(), topics: vec![wide] }];
         weighed(2, AlterReplicaLogDirsRequest { dirs }.into()).await;
+        let topics = vec![QuorumTopic {
+            topic_name: "wide".into(),
+            partitions: (0..1_000).map(|partition_index| QuorumPartition { partition_index }).collect(),
+        }];
+        weighed(2, DescribeQuorumRequest { topics }.into()).await;
         let elsewhere = |partition_index| ReassignablePartition { partition_index, replicas: Some(vec![9]) };
         let wide = ReassignableTopic {
             name: "wide".into(),

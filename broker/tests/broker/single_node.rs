@@ -9,6 +9,7 @@ use kappa_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
 use kappa_protocol::messages::alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic};
+use kappa_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
 use kappa_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kappa_protocol::messages::*;
@@ -171,5 +172,62 @@ fn a_replica_may_stay_in_the_data_directory_and_there_is_no_other() {
             assert_eq!(back, [("t".into(), vec![(1, NoError)])]);
             assert_eq!(move_to(client, version, &[(&home, "t", &[])]), []);
         }
+    });
+}
+
+#[test]
+fn the_quorum_is_one_voter_that_leads_the_catalog() {
+    with_topic(|client| {
+        let describe = |client: &mut Client, version, wanted: &[(&str, &[i32])]| {
+            let partition = |index: &i32| PartitionData { partition_index: *index };
+            let topic = |(name, partitions): &(&str, &[i32])| TopicData {
+                topic_name: (*name).into(),
+                partitions: partitions.iter().map(partition).collect(),
+            };
+            let topics = wanted.iter().map(topic).collect();
+            let response = client.call(version, DescribeQuorumRequest { topics });
+            assert_eq!(response.error_code, 0);
+            response
+        };
+        let cluster = client.call(0, DescribeClusterRequest::default());
+        let (this, broker) = (cluster.controller_id, &cluster.brokers[0]);
+        let metadata: &[(&str, &[i32])] = &[("__cluster_metadata", &[0])];
+        let mut high_watermark = 0;
+        for version in [0, 1, 2] {
+            client.create_topic(&format!("of-version-{version}"), 1);
+            let mut response = describe(client, version, metadata);
+            assert_eq!(response.topics[0].topic_name, "__cluster_metadata");
+            let quorum = response.topics.remove(0).partitions.remove(0);
+            assert_eq!((quorum.error_code, quorum.partition_index, quorum.leader_id), (0, 0, this));
+            assert!(quorum.leader_epoch >= 0 && quorum.observers.is_empty());
+            assert!(quorum.high_watermark > high_watermark, "each creation is a record");
+            high_watermark = quorum.high_watermark;
+            let [voter] = quorum.current_voters.as_slice() else { panic!("{quorum:?}") };
+            assert_eq!((voter.replica_id, voter.log_end_offset), (this, high_watermark));
+            assert_eq!(voter.last_caught_up_timestamp > 0, version >= 1);
+            let nodes = response.nodes.iter().flat_map(|node| &node.listeners);
+            let found: Vec<(&str, i32)> = nodes.map(|at| (at.host.as_str(), i32::from(at.port))).collect();
+            let expected = [(broker.host.as_str(), broker.port)];
+            assert_eq!(found, if version >= 2 { expected.as_slice() } else { &[] });
+        }
+        let refused: &[&[(&str, &[i32])]] = &[
+            &[("t", &[0, 1])],
+            &[("__kappa_catalog", &[0])],
+            &[("__cluster_metadata", &[1])],
+            &[("__cluster_metadata", &[0, 0])],
+            &[("__cluster_metadata", &[0]), ("t", &[0])],
+        ];
+        for wanted in refused {
+            let response = describe(client, 2, wanted);
+            assert_eq!((response.topics.len(), response.nodes.len()), (wanted.len(), 0));
+            for (topic, (name, partitions)) in response.topics.iter().zip(*wanted) {
+                let codes = topic.partitions.iter().map(|p| (p.partition_index, p.error_code.into()));
+                let expected = partitions.iter().map(|index| (*index, UnknownTopicOrPartition));
+                assert_eq!(topic.topic_name, *name);
+                assert_eq!(codes.collect::<Vec<(i32, ErrorCode)>>(), expected.collect::<Vec<_>>());
+            }
+        }
+        assert!(describe(client, 2, &[]).topics.is_empty());
+        assert!(describe(client, 2, &[("__cluster_metadata", &[])]).topics[0].partitions.is_empty());
     });
 }
