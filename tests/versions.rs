@@ -34,7 +34,7 @@ fn every_advertised_version_of_every_api_is_answered() {
     });
     let topic_id = wire.ask(12, metadata(12, Uuid::nil())).unwrap().topics[0].topic_id;
     let advertised = wire.ask(0, m::ApiVersionsRequest::default()).unwrap().api_keys;
-    assert!(advertised.len() >= 29, "{} APIs", advertised.len());
+    assert!(advertised.len() >= 36, "{} APIs", advertised.len());
 
     let mut offences = Vec::new();
     for api in &advertised {
@@ -71,6 +71,7 @@ fn expected_error(key: ApiKey) -> ErrorCode {
         ApiKey::Heartbeat | ApiKey::SyncGroup | ApiKey::LeaveGroup => ErrorCode::UnknownMemberId,
         ApiKey::ElectLeaders => ErrorCode::ElectionNotNeeded,
         ApiKey::AlterReplicaLogDirs => ErrorCode::LogDirNotFound,
+        ApiKey::UnregisterBroker => ErrorCode::BrokerIdNotRegistered,
         ApiKey::AlterPartitionReassignments => ErrorCode::NoReassignmentInProgress,
         _ => ErrorCode::None,
     }
@@ -424,6 +425,8 @@ fn of_the_cluster(key: ApiKey) -> Request {
             }],
         }
         .into(),
+        ApiKey::UpdateFeatures => m::UpdateFeaturesRequest::default().into(),
+        ApiKey::UnregisterBroker => m::UnregisterBrokerRequest { broker_id: i32::MAX }.into(),
         _ => m::ListPartitionReassignmentsRequest::default().into(),
     }
 }

@@ -143,7 +143,9 @@ serve! {
     ListPartitionReassignments 0..=0 InTurn => list_partition_reassignments::handle;
     OffsetDelete 0..=0 InTurn => group::offset_delete::handle;
     DescribeQuorum 0..=2 InTurn => describe_quorum::handle;
+    UpdateFeatures 0..=2 InTurn => update_features::handle;
     DescribeCluster 0..=2 InTurn => describe_cluster::handle;
+    UnregisterBroker 0..=0 InTurn => unregister_broker::handle;
     ListConfigResources 0..=1 InTurn => list_config_resources::handle;
     DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
 }

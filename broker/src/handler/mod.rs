@@ -27,6 +27,8 @@ pub(crate) mod list_partition_reassignments;
 pub(crate) mod metadata;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod unregister_broker;
+pub(crate) mod update_features;
 pub(crate) mod weight;
 
 use crate::budget::Budget;

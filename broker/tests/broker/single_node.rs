@@ -2,8 +2,8 @@
 
 use crate::client::{Client, Running};
 use kappa_protocol::ErrorCode::{
-    self, ElectionNotNeeded, InvalidReplicaAssignment, InvalidRequest, LogDirNotFound,
-    NoReassignmentInProgress, None as NoError, UnknownTopicOrPartition,
+    self, BrokerIdNotRegistered, ElectionNotNeeded, InvalidReplicaAssignment, InvalidRequest,
+    InvalidUpdateVersion, LogDirNotFound, NoReassignmentInProgress, None as NoError, UnknownTopicOrPartition,
 };
 use kappa_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
@@ -12,6 +12,7 @@ use kappa_protocol::messages::alter_replica_log_dirs_request::{AlterReplicaLogDi
 use kappa_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
 use kappa_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+use kappa_protocol::messages::update_features_request::FeatureUpdateKey;
 use kappa_protocol::messages::*;
 use tempfile::tempdir;
 
@@ -229,5 +230,52 @@ fn the_quorum_is_one_voter_that_leads_the_catalog() {
         }
         assert!(describe(client, 2, &[]).topics.is_empty());
         assert!(describe(client, 2, &[("__cluster_metadata", &[])]).topics[0].partitions.is_empty());
+    });
+}
+
+#[test]
+fn features_stay_at_the_levels_that_are_advertised() {
+    with_topic(|client| {
+        let advertised =
+            ApiVersionsRequest { client_software_name: "test".into(), client_software_version: "1".into() };
+        let finalized = client.call(4, advertised).finalized_features;
+        let update = |feature: &str, max_version_level| FeatureUpdateKey {
+            feature: feature.into(),
+            max_version_level,
+            ..Default::default()
+        };
+        let stay: Vec<FeatureUpdateKey> =
+            finalized.iter().map(|feature| update(&feature.name, feature.max_version_level)).collect();
+        for version in [0, 1, 2] {
+            let set = |client: &mut Client, feature_updates: Vec<FeatureUpdateKey>| {
+                client.call(version, UpdateFeaturesRequest { feature_updates, ..Default::default() })
+            };
+            let response = set(client, stay.clone());
+            assert_eq!((response.error_code, response.error_message), (0, None));
+            assert_eq!(response.results.len(), if version < 2 { stay.len() } else { 0 });
+            let changes =
+                finalized.iter().map(|feature| update(&feature.name, feature.max_version_level - 1));
+            let refused = ["metadata.version", "nope", ""].map(|unknown| update(unknown, 1));
+            for change in changes.chain(refused) {
+                let response = set(client, stay.iter().cloned().chain([change]).collect());
+                assert_eq!(ErrorCode::from(response.error_code), InvalidUpdateVersion);
+                assert!(response.error_message.is_some() && response.results.is_empty());
+            }
+        }
+    });
+}
+
+#[test]
+fn the_only_broker_cannot_be_unregistered() {
+    with_topic(|client| {
+        let this = client.call(0, DescribeClusterRequest::default()).controller_id;
+        for (broker_id, expected) in
+            [(this, InvalidRequest), (this + 1, BrokerIdNotRegistered), (-1, BrokerIdNotRegistered)]
+        {
+            let response = client.call(0, UnregisterBrokerRequest { broker_id });
+            assert_eq!(ErrorCode::from(response.error_code), expected, "{broker_id}");
+            assert!(response.error_message.is_some());
+        }
+        assert_eq!(client.call(0, DescribeClusterRequest::default()).brokers.len(), 1);
     });
 }
