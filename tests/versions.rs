@@ -132,9 +132,13 @@ fn request(key: ApiKey, ask: &Ask) -> Request {
             ..Default::default()
         }
         .into(),
-        ApiKey::ElectLeaders | ApiKey::AlterPartitionReassignments | ApiKey::ListPartitionReassignments => {
-            of_the_cluster(key)
-        }
+        ApiKey::ElectLeaders
+        | ApiKey::AlterPartitionReassignments
+        | ApiKey::ListPartitionReassignments
+        | ApiKey::AlterReplicaLogDirs
+        | ApiKey::DescribeQuorum
+        | ApiKey::UpdateFeatures
+        | ApiKey::UnregisterBroker => of_the_cluster(key),
         other => panic!("{other} is advertised, but this test does not ask it"),
     }
 }
