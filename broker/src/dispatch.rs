@@ -372,6 +372,12 @@ request is begun when those before it are answered, except that it does not wait
 Produce with acks=0 has no answer to wait for: what reads behind it may not see it yet. A connection that the client
 closes is still read to the end of what came whole, and carried out.
 
+What is asked of a cluster is answered by one healthy node: every partition is led by its only replica (ElectLeaders), which
+stays where it is (AlterPartitionReassignments, AlterReplicaLogDirs). DescribeQuorum tells the epoch and offsets of the
+catalog under the name `__cluster_metadata`, and as the voter's endpoint the address that clients are told.
+UpdateFeatures takes the levels that ApiVersions tells and no others. UnregisterBroker refuses this broker with
+`INVALID_REQUEST`; Apache Kafka takes the only broker out of the cluster while it runs.
+
 | key | API | versions | first flexible version |
 |---|---|---|---|
 ";
