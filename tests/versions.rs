@@ -34,7 +34,7 @@ fn every_advertised_version_of_every_api_is_answered() {
     });
     let topic_id = wire.ask(12, metadata(12, Uuid::nil())).unwrap().topics[0].topic_id;
     let advertised = wire.ask(0, m::ApiVersionsRequest::default()).unwrap().api_keys;
-    assert!(advertised.len() >= 29, "{} APIs", advertised.len());
+    assert!(advertised.len() >= 36, "{} APIs", advertised.len());
 
     let mut offences = Vec::new();
     for api in &advertised {
@@ -64,11 +64,15 @@ fn asked(wire: &mut Wire, key: ApiKey, ask: &Ask) -> Result<(), String> {
     if unexpected.is_empty() { Ok(()) } else { Err(unexpected.join(", ")) }
 }
 
-/// What the broker must say to a member that it has never seen.
+/// What the broker must say to a member that it has never seen, and where nothing is to be done.
 fn expected_error(key: ApiKey) -> ErrorCode {
     match key {
         ApiKey::JoinGroup => ErrorCode::MemberIdRequired,
         ApiKey::Heartbeat | ApiKey::SyncGroup | ApiKey::LeaveGroup => ErrorCode::UnknownMemberId,
+        ApiKey::ElectLeaders => ErrorCode::ElectionNotNeeded,
+        ApiKey::AlterReplicaLogDirs => ErrorCode::LogDirNotFound,
+        ApiKey::UnregisterBroker => ErrorCode::BrokerIdNotRegistered,
+        ApiKey::AlterPartitionReassignments => ErrorCode::NoReassignmentInProgress,
         _ => ErrorCode::None,
     }
 }
@@ -128,6 +132,13 @@ fn request(key: ApiKey, ask: &Ask) -> Request {
             ..Default::default()
         }
         .into(),
+        ApiKey::ElectLeaders
+        | ApiKey::AlterPartitionReassignments
+        | ApiKey::ListPartitionReassignments
+        | ApiKey::AlterReplicaLogDirs
+        | ApiKey::DescribeQuorum
+        | ApiKey::UpdateFeatures
+        | ApiKey::UnregisterBroker => of_the_cluster(key),
         other => panic!("{other} is advertised, but this test does not ask it"),
     }
 }
@@ -380,5 +391,46 @@ fn of_configs(key: ApiKey, ask: &Ask) -> Request {
             resource_types: if ask.version >= 1 { vec![TOPIC_RESOURCE] } else { Vec::new() },
         }
         .into(),
+    }
+}
+
+fn of_the_cluster(key: ApiKey) -> Request {
+    match key {
+        ApiKey::ElectLeaders => m::ElectLeadersRequest {
+            topic_partitions: Some(vec![m::elect_leaders_request::TopicPartitions {
+                topic: TOPIC.into(),
+                partitions: vec![0],
+            }]),
+            ..Default::default()
+        }
+        .into(),
+        ApiKey::AlterPartitionReassignments => m::AlterPartitionReassignmentsRequest {
+            topics: vec![m::alter_partition_reassignments_request::ReassignableTopic {
+                name: TOPIC.into(),
+                partitions: vec![m::alter_partition_reassignments_request::ReassignablePartition::default()],
+            }],
+            ..Default::default()
+        }
+        .into(),
+        ApiKey::AlterReplicaLogDirs => m::AlterReplicaLogDirsRequest {
+            dirs: vec![m::alter_replica_log_dirs_request::AlterReplicaLogDir {
+                path: "/nowhere".into(),
+                topics: vec![m::alter_replica_log_dirs_request::AlterReplicaLogDirTopic {
+                    name: TOPIC.into(),
+                    partitions: vec![0],
+                }],
+            }],
+        }
+        .into(),
+        ApiKey::DescribeQuorum => m::DescribeQuorumRequest {
+            topics: vec![m::describe_quorum_request::TopicData {
+                topic_name: "__cluster_metadata".into(),
+                partitions: vec![m::describe_quorum_request::PartitionData { partition_index: 0 }],
+            }],
+        }
+        .into(),
+        ApiKey::UpdateFeatures => m::UpdateFeaturesRequest::default().into(),
+        ApiKey::UnregisterBroker => m::UnregisterBrokerRequest { broker_id: i32::MAX }.into(),
+        _ => m::ListPartitionReassignmentsRequest::default().into(),
     }
 }

@@ -133,12 +133,19 @@ serve! {
     OffsetForLeaderEpoch 2..=4 InTurn => offset_for_leader_epoch::handle;
     DescribeConfigs 1..=4 InTurn => describe_configs::handle;
     AlterConfigs 0..=2 InTurn => configs::alter;
+    AlterReplicaLogDirs 1..=2 InTurn => alter_replica_log_dirs::handle;
     DescribeLogDirs 1..=5 InTurn => describe_log_dirs::handle;
     CreatePartitions 0..=3 InTurn => create_partitions::handle;
     DeleteGroups 0..=2 InTurn => group::delete_groups::handle;
+    ElectLeaders 0..=2 InTurn => elect_leaders::handle;
     IncrementalAlterConfigs 0..=1 InTurn => configs::alter_incrementally;
+    AlterPartitionReassignments 0..=1 InTurn => alter_partition_reassignments::handle;
+    ListPartitionReassignments 0..=0 InTurn => list_partition_reassignments::handle;
     OffsetDelete 0..=0 InTurn => group::offset_delete::handle;
+    DescribeQuorum 0..=2 InTurn => describe_quorum::handle;
+    UpdateFeatures 0..=2 InTurn => update_features::handle;
     DescribeCluster 0..=2 InTurn => describe_cluster::handle;
+    UnregisterBroker 0..=0 InTurn => unregister_broker::handle;
     ListConfigResources 0..=1 InTurn => list_config_resources::handle;
     DescribeTopicPartitions 0..=0 InTurn => describe_topic_partitions::handle;
 }
@@ -188,6 +195,18 @@ fn items(response: &Response) -> usize {
             answer.topics.iter().map(|topic| 1 + topic.partitions.len()).sum()
         }
         Response::CreateTopics(answer) => answer.topics.len(),
+        Response::ElectLeaders(answer) => {
+            answer.replica_election_results.iter().map(|topic| 1 + topic.partition_result.len()).sum()
+        }
+        Response::DescribeQuorum(answer) => {
+            answer.topics.iter().map(|topic| 1 + 2 * topic.partitions.len()).sum()
+        }
+        Response::AlterReplicaLogDirs(answer) => {
+            answer.results.iter().map(|topic| 1 + topic.partitions.len()).sum()
+        }
+        Response::AlterPartitionReassignments(answer) => {
+            answer.responses.iter().map(|topic| 1 + topic.partitions.len()).sum()
+        }
         Response::JoinGroup(answer) => answer.members.len(),
         _ => 0,
     }
@@ -352,6 +371,12 @@ Produce requests are appended behind one another without waiting for syncs, and 
 request is begun when those before it are answered, except that it does not wait for a fetch that waits for records. A
 Produce with acks=0 has no answer to wait for: what reads behind it may not see it yet. A connection that the client
 closes is still read to the end of what came whole, and carried out.
+
+What is asked of a cluster is answered by one healthy node: every partition is led by its only replica (ElectLeaders), which
+stays where it is (AlterPartitionReassignments, AlterReplicaLogDirs). DescribeQuorum tells the epoch and offsets of the
+catalog under the name `__cluster_metadata`, and as the voter's endpoint the address that clients are told.
+UpdateFeatures takes the levels that ApiVersions tells and no others. UnregisterBroker refuses this broker with
+`INVALID_REQUEST`; Apache Kafka takes the only broker out of the cluster while it runs.
 
 | key | API | versions | first flexible version |
 |---|---|---|---|

@@ -30,20 +30,25 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 import org.apache.kafka.common.utils.Exit;
 import org.apache.kafka.tools.BrokerApiVersionsCommand;
+import org.apache.kafka.tools.ClusterTool;
 import org.apache.kafka.tools.ConsoleProducer;
 import org.apache.kafka.tools.ConsumerPerformance;
 import org.apache.kafka.tools.DeleteRecordsCommand;
 import org.apache.kafka.tools.DumpLogSegments;
 import org.apache.kafka.tools.EndToEndLatency;
+import org.apache.kafka.tools.FeatureCommand;
 import org.apache.kafka.tools.GetOffsetShell;
 import org.apache.kafka.tools.GroupsCommand;
+import org.apache.kafka.tools.LeaderElectionCommand;
 import org.apache.kafka.tools.LogDirsCommand;
+import org.apache.kafka.tools.MetadataQuorumCommand;
 import org.apache.kafka.tools.ProducerPerformance;
 import org.apache.kafka.tools.TopicCommand;
 import org.apache.kafka.tools.VerifiableConsumer;
 import org.apache.kafka.tools.VerifiableProducer;
 import org.apache.kafka.tools.consumer.ConsoleConsumer;
 import org.apache.kafka.tools.consumer.group.ConsumerGroupCommand;
+import org.apache.kafka.tools.reassign.ReassignPartitionsCommand;
 
 /**
  * Apache Kafka's own programs, unchanged, through their `main`, in one JVM: their standard output and exit code are
@@ -124,6 +129,9 @@ public final class KafkaPrograms {
         check("GroupsCommand lists the group", KafkaPrograms::groups);
         check("DeleteRecordsCommand moves the log start", KafkaPrograms::deleteRecords);
         check("LogDirsCommand shows the sizes", KafkaPrograms::logDirs);
+        check("LeaderElectionCommand finds every partition led", KafkaPrograms::elections);
+        check("ReassignPartitionsCommand finds the only replica where it is", KafkaPrograms::reassignments);
+        check("MetadataQuorumCommand, FeatureCommand and ClusterTool see one node", KafkaPrograms::oneNode);
         check("EndToEndLatency prints percentiles", KafkaPrograms::latency);
         check("two Java consumers share a group and one takes over", KafkaPrograms::javaGroup);
     }
@@ -196,8 +204,10 @@ public final class KafkaPrograms {
             + " Heartbeat(12): 0 to 4; LeaveGroup(13): 0 to 5; SyncGroup(14): 0 to 5; DescribeGroups(15): 0 to 6;"
             + " ListGroups(16): 0 to 5; ApiVersions(18): 0 to 4; CreateTopics(19): 2 to 7; DeleteTopics(20): 1 to 6;"
             + " DeleteRecords(21): 0 to 2; InitProducerId(22): 0 to 5; OffsetForLeaderEpoch(23): 2 to 4;"
-            + " DescribeConfigs(32): 1 to 4; AlterConfigs(33): 0 to 2; DescribeLogDirs(35): 1 to 5; CreatePartitions(37): 0 to 3;"
-            + " DeleteGroups(42): 0 to 2; IncrementalAlterConfigs(44): 0 to 1; OffsetDelete(47): 0; DescribeCluster(60): 0 to 2;"
+            + " DescribeConfigs(32): 1 to 4; AlterConfigs(33): 0 to 2; AlterReplicaLogDirs(34): 1 to 2; DescribeLogDirs(35): 1 to 5;"
+            + " CreatePartitions(37): 0 to 3; DeleteGroups(42): 0 to 2; ElectLeaders(43): 0 to 2; IncrementalAlterConfigs(44): 0 to 1;"
+            + " AlterPartitionReassignments(45): 0 to 1; ListPartitionReassignments(46): 0; OffsetDelete(47): 0; DescribeQuorum(55): 0 to 2;"
+            + " UpdateFeatures(57): 0 to 2; DescribeCluster(60): 0 to 2; UnregisterBroker(64): 0;"
             + " ListConfigResources(74): 0 to 1; DescribeTopicPartitions(75): 0";
         for (String line : served.split("; ?")) result.contains("\t" + line + " [usable: ");
         result.lacks("ERROR");
@@ -436,6 +446,51 @@ public final class KafkaPrograms {
             "\"logDir\":\"" + DATA.toAbsolutePath(), "\"error\":null");
         int size = Integer.parseInt(result.matches("\"partition\":\"jt-perf-none-0\",\"size\":(\\d+)|\"size\":(\\d+),\"partition\":\"jt-perf-none-0\"").group(1));
         if (size < 200 * PERFORMANCE_RECORDS) throw new AssertionError("jt-perf-none-0 of " + size + " bytes");
+    }
+
+    private static void elections() {
+        create("jt-node", 2);
+        for (String type : List.of("preferred", "unclean")) {
+            online(LeaderElectionCommand.class, "--election-type", type, "--all-topic-partitions").succeeded();
+            online(LeaderElectionCommand.class, "--election-type", type, "--topic", "jt-node", "--partition", "1").succeeded()
+                .contains("Valid replica already elected for partitions jt-node-1");
+        }
+        Result unknown = online(LeaderElectionCommand.class, "--election-type", "preferred", "--topic", "jt-none", "--partition", "0");
+        refused(unknown, "UnknownTopicOrPartitionException");
+    }
+
+    private static void reassignments() throws Exception {
+        online(ReassignPartitionsCommand.class, "--list").contains("No partition reassignments found.");
+        Path file = Files.createTempFile("reassignment", ".json");
+        try {
+            Files.writeString(file, "{\"version\":1,\"partitions\":[{\"topic\":\"jt-node\",\"partition\":0,\"replicas\":[" + node()
+                + "],\"log_dirs\":[\"" + DATA.toAbsolutePath() + "\"]}]}");
+            String[] how = {"--preserve-throttles", "--reassignment-json-file", file.toString()};
+            online(ReassignPartitionsCommand.class, "--execute", how[1], how[2])
+                .contains("Successfully started partition reassignment for jt-node-0", "Successfully started moving log directory to " + DATA.toAbsolutePath());
+            online(ReassignPartitionsCommand.class, "--verify", how[0], how[1], how[2])
+                .contains("Reassignment of partition jt-node-0 is completed.", " completed successfully.");
+            online(ReassignPartitionsCommand.class, "--cancel", how[0], how[1], how[2])
+                .contains("None of the specified partition reassignments are active.");
+        } finally {
+            Files.delete(file);
+        }
+    }
+
+    private static void oneNode() throws Exception {
+        Result status = online(MetadataQuorumCommand.class, "describe", "--status").succeeded();
+        status.matches("^LeaderId: +" + node() + "$");
+        status.matches("^HighWatermark: +[1-9][0-9]*$");
+        status.matches("^CurrentVoters: +\\[\\{\"id\": " + node() + ", [^{]*$");
+        status.matches("^CurrentObservers: +\\[\\]$");
+        online(MetadataQuorumCommand.class, "describe", "--replication").succeeded().matches("^" + node() + "\\s.*\\sLeader\\s*$");
+        refused(online(FeatureCommand.class, "upgrade", "--feature", "no.version=1"), "Could not upgrade no.version to 1");
+        refused(run(ClusterTool.class, "unregister", "--bootstrap-server", BOOTSTRAP, "--id", "99"), "BrokerIdNotRegisteredException");
+    }
+
+    private static void refused(Result result, String why) {
+        if (result.code != 1) throw new AssertionError("exit code " + result.code + ", printed " + cut(result.out + result.err));
+        new Result(1, result.out + result.err, "").contains(why);
     }
 
     private static void latency() {

@@ -1,7 +1,7 @@
 //! ApiVersions: what this broker answers.
 
 use super::{Api, Node};
-use kappa_protocol::messages::api_versions_response::ApiVersion;
+use kappa_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey};
 use kappa_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kappa_protocol::{ApiKey, Context, ErrorCode, Reply};
 use std::sync::Arc;
@@ -13,8 +13,18 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ApiVersionsRequest
         return Reply::Now(ApiVersionsResponse { error_code, ..Default::default() }.into());
     }
     let api_keys = node.apis.iter().map(version_range).collect();
-    // No feature is finalized: those of Apache Kafka stand for things this broker does not have.
-    Reply::Now(ApiVersionsResponse { api_keys, finalized_features_epoch: 0, ..Default::default() }.into())
+    let response = ApiVersionsResponse {
+        api_keys,
+        finalized_features_epoch: 0,
+        finalized_features: finalized(),
+        ..Default::default()
+    };
+    Reply::Now(response.into())
+}
+
+/// No feature is finalized: those of Apache Kafka stand for things this broker does not have.
+pub(crate) fn finalized() -> Vec<FinalizedFeatureKey> {
+    Vec::new()
 }
 
 /// The answer to a version that is not served: readable in version 0, and naming the versions that are.

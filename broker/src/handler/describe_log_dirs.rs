@@ -32,18 +32,23 @@ fn answer(node: &Node, request: DescribeLogDirsRequest) -> DescribeLogDirsRespon
         }
     };
     let dir = node.topics.data_dir();
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
     let usable = node.topics.env().disk.available_bytes(dir).unwrap_or_else(|error| {
         tracing::warn!(%error, "the room that is left in the data directory is not known");
         u64::MAX
     });
     let result = DescribeLogDirsResult {
-        log_dir: absolute.display().to_string(),
+        log_dir: log_dir(node),
         topics,
         usable_bytes: usable.cast_signed(),
         ..Default::default()
     };
     DescribeLogDirsResponse { results: vec![result], ..Default::default() }
+}
+
+/// The data directory as clients are told of it: its absolute path.
+pub(crate) fn log_dir(node: &Node) -> String {
+    let dir = node.topics.data_dir();
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf()).display().to_string()
 }
 
 fn describe(topic: &Topic, wanted: Option<&HashSet<i32>>) -> DescribeLogDirsTopic {

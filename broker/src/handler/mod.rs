@@ -4,6 +4,8 @@
 //! read, so it never blocks: what has to wait is in the [`Reply`]. What it keeps of a request's bytes it copies, since a
 //! frame shares its buffer with its neighbours. Only this file turns the domain's errors into error codes.
 
+pub(crate) mod alter_partition_reassignments;
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 pub(crate) mod configs;
 pub(crate) mod create_partitions;
@@ -13,15 +15,20 @@ pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_quorum;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
 pub(crate) mod group;
 pub(crate) mod init_producer_id;
 pub(crate) mod list_config_resources;
 pub(crate) mod list_offsets;
+pub(crate) mod list_partition_reassignments;
 pub(crate) mod metadata;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod unregister_broker;
+pub(crate) mod update_features;
 pub(crate) mod weight;
 
 use crate::budget::Budget;

@@ -12,7 +12,7 @@ use crate::config::TABLE;
 use crate::topic::Topic;
 use kappa_protocol::messages::{
     CreateTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
-    DescribeTopicPartitionsRequest, MetadataRequest, OffsetFetchRequest,
+    DescribeTopicPartitionsRequest, ElectLeadersRequest, MetadataRequest, OffsetFetchRequest,
 };
 use kappa_protocol::{Context, Request};
 use std::collections::HashSet;
@@ -44,6 +44,18 @@ pub(crate) fn answer_bytes(node: &Node, cx: &Context, request: &Request) -> Opti
         Request::DescribeLogDirs(request) => log_dirs(node, request),
         Request::DescribeConfigs(request) => configs(node, request),
         Request::CreateTopics(request) => new_topics(node, request),
+        Request::ElectLeaders(request) => elections(node, request),
+        Request::DescribeQuorum(request) => {
+            request.topics.iter().map(|topic| NAMED_BYTES * (1 + 2 * topic.partitions.len())).sum()
+        }
+        Request::AlterReplicaLogDirs(request) => {
+            let topics = request.dirs.iter().flat_map(|dir| &dir.topics);
+            topics.map(|topic| NAMED_BYTES + topic.partitions.len() * FIGURE_BYTES).sum()
+        }
+        Request::AlterPartitionReassignments(request) => {
+            let partitions = request.topics.iter().map(|topic| topic.partitions.len());
+            partitions.sum::<usize>() * NAMED_BYTES
+        }
         Request::ListConfigResources(_) => node.topics.count() * THING_BYTES,
         Request::Fetch(request) => fetch::named_bytes(request),
         Request::FindCoordinator(request) => request.coordinator_keys.len() * NAMED_BYTES,
@@ -139,6 +151,14 @@ fn new_topics(node: &Node, request: &CreateTopicsRequest) -> usize {
     request.topics.len() * NAMED_BYTES + request.topics.len().min(most) * settings * NEW_SETTING_BYTES
 }
 
+/// All topics are told without their partitions.
+fn elections(node: &Node, request: &ElectLeadersRequest) -> usize {
+    match &request.topic_partitions {
+        None => node.topics.count() * THING_BYTES,
+        Some(topics) => topics.iter().map(|topic| NAMED_BYTES * (1 + topic.partitions.len())).sum(),
+    }
+}
+
 fn offsets(node: &Node, request: &OffsetFetchRequest) -> usize {
     let single = [request.group_id.as_str()].into_iter().filter(|_| request.groups.is_empty());
     let groups: HashSet<&str> =
@@ -163,9 +183,22 @@ fn members(node: &Node, request: &DescribeGroupsRequest) -> usize {
 mod tests {
     use super::*;
     use crate::{Broker, BrokerConfig, dispatch};
+    use kappa_protocol::messages::alter_partition_reassignments_request::{
+        ReassignablePartition, ReassignableTopic,
+    };
+    use kappa_protocol::messages::alter_replica_log_dirs_request::{
+        AlterReplicaLogDir, AlterReplicaLogDirTopic,
+    };
     use kappa_protocol::messages::create_topics_request::CreatableTopic;
     use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
+    use kappa_protocol::messages::describe_quorum_request::{
+        PartitionData as QuorumPartition, TopicData as QuorumTopic,
+    };
+    use kappa_protocol::messages::elect_leaders_request::TopicPartitions;
     use kappa_protocol::messages::metadata_request::MetadataRequestTopic;
+    use kappa_protocol::messages::{
+        AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest, DescribeQuorumRequest,
+    };
     use kappa_protocol::wire::Writer;
     use kappa_protocol::{Principal, Reply};
     use std::net::{IpAddr, Ipv4Addr};
@@ -208,6 +241,27 @@ mod tests {
         weighed(0, pages.into()).await;
         weighed(5, kappa_protocol::messages::ListGroupsRequest::default().into()).await;
         weighed(1, kappa_protocol::messages::ListConfigResourcesRequest::default().into()).await;
+
+        weighed(2, ElectLeadersRequest { topic_partitions: None, ..Default::default() }.into()).await;
+        let partitions: Vec<i32> = (0..1_000).collect();
+        let wide = TopicPartitions { topic: "wide".into(), partitions: partitions.clone() };
+        weighed(2, ElectLeadersRequest { topic_partitions: Some(vec![wide]), ..Default::default() }.into())
+            .await;
+        let wide = AlterReplicaLogDirTopic { name: "wide".into(), partitions: partitions.clone() };
+        let dirs = vec![AlterReplicaLogDir { path: "/elsewhere".into(), topics: vec![wide] }];
+        weighed(2, AlterReplicaLogDirsRequest { dirs }.into()).await;
+        let topics = vec![QuorumTopic {
+            topic_name: "wide".into(),
+            partitions: (0..1_000).map(|partition_index| QuorumPartition { partition_index }).collect(),
+        }];
+        weighed(2, DescribeQuorumRequest { topics }.into()).await;
+        let elsewhere = |partition_index| ReassignablePartition { partition_index, replicas: Some(vec![9]) };
+        let wide = ReassignableTopic {
+            name: "wide".into(),
+            partitions: partitions.into_iter().map(elsewhere).collect(),
+        };
+        let request = AlterPartitionReassignmentsRequest { topics: vec![wide], ..Default::default() };
+        weighed(1, request.into()).await;
 
         let wide = MetadataRequestTopic { name: Some("wide".into()), ..Default::default() };
         let named = |count| MetadataRequest { topics: Some(vec![wide.clone(); count]), ..Default::default() };

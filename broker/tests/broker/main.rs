@@ -21,3 +21,4 @@ mod repair;
 mod repeated;
 mod restart;
 mod sessions;
+mod single_node;
