@@ -153,6 +153,28 @@ fn topics_are_deleted_by_name_and_by_id_and_may_come_back() {
 }
 
 #[test]
+fn the_catalog_is_in_no_list_of_all_topics() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 1);
+    for version in [0, 1, 12] {
+        let topics = if version == 0 { Some(Vec::new()) } else { None };
+        let all = client.call(version, MetadataRequest { topics, ..Default::default() }).topics;
+        let names: Vec<_> = all.iter().filter_map(|topic| topic.name.as_deref()).collect();
+        assert_eq!(names, ["lines"], "Metadata {version}");
+    }
+    let request = DescribeTopicPartitionsRequest { response_partition_limit: 100, ..Default::default() };
+    let all = client.call(0, request).topics;
+    let names: Vec<_> = all.iter().filter_map(|topic| topic.name.as_deref()).collect();
+    assert_eq!(names, ["lines"]);
+    let all = client.call(1, ListConfigResourcesRequest { resource_types: vec![2] }).config_resources;
+    let names: Vec<_> = all.iter().map(|resource| resource.resource_name.as_str()).collect();
+    assert_eq!(names, ["lines"]);
+    running.stop();
+}
+
+#[test]
 fn partitions_are_added_and_never_taken() {
     let dir = tempdir().unwrap();
     let running = Running::start(dir.path());
