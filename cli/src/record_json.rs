@@ -5,8 +5,11 @@
 //! `offset`) is printed, and ignored when read.
 
 use kappa_protocol::record::Record;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-use std::borrow::Cow;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, Visitor},
+};
+use std::{borrow::Cow, fmt};
 
 /// A record on its way out.
 #[derive(Serialize)]
@@ -73,11 +76,11 @@ fn to_hex(bytes: &[u8]) -> String {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RecordIn<'a> {
     #[serde(borrow, default)]
-    key: Option<Cow<'a, str>>,
+    key: Option<Text<'a>>,
     #[serde(default)]
     key_hex: Option<Hex>,
     #[serde(borrow, default)]
-    value: Option<Cow<'a, str>>,
+    value: Option<Text<'a>>,
     #[serde(default)]
     value_hex: Option<Hex>,
     /// Milliseconds since 1970.
@@ -99,7 +102,7 @@ struct HeaderIn<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
-    value: Option<Cow<'a, str>>,
+    value: Option<Text<'a>>,
     #[serde(default)]
     value_hex: Option<Hex>,
 }
@@ -107,24 +110,52 @@ struct HeaderIn<'a> {
 impl RecordIn<'_> {
     /// The key.
     pub(crate) fn key(&self) -> Option<&[u8]> {
-        bytes(self.key.as_deref(), self.key_hex.as_ref())
+        bytes(self.key.as_ref(), self.key_hex.as_ref())
     }
 
     /// The value.
     pub(crate) fn value(&self) -> Option<&[u8]> {
-        bytes(self.value.as_deref(), self.value_hex.as_ref())
+        bytes(self.value.as_ref(), self.value_hex.as_ref())
     }
 
     /// The headers, in order.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         self.headers
             .iter()
-            .map(|header| (header.name.as_ref(), bytes(header.value.as_deref(), header.value_hex.as_ref())))
+            .map(|header| (header.name.as_ref(), bytes(header.value.as_ref(), header.value_hex.as_ref())))
     }
 }
 
-fn bytes<'a>(text: Option<&'a str>, hex: Option<&'a Hex>) -> Option<&'a [u8]> {
-    hex.map(|hex| hex.0.as_slice()).or(text.map(str::as_bytes))
+fn bytes<'a>(text: Option<&'a Text<'_>>, hex: Option<&'a Hex>) -> Option<&'a [u8]> {
+    hex.map(|hex| hex.0.as_slice()).or(text.map(|text| text.0.as_bytes()))
+}
+
+/// A string; whoever writes something else is told how it becomes one.
+#[derive(Debug)]
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"a string (JSON goes in as text, such as "{\"a\": 1}")"#)
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(TextVisitor)
+    }
 }
 
 /// Bytes written as pairs of hexadecimal digits.

@@ -181,7 +181,7 @@ mod tests {
     fn the_topic_wins_over_the_broker_and_the_broker_over_the_default() {
         let mut broker = BrokerLayers::default();
         let mut topic = Overrides::new();
-        assert_eq!(topic_number::<i64>("retention.ms", &topic, &broker), 604_800_000);
+        assert_eq!(topic_number::<i64>("retention.ms", &topic, &broker), -1);
         set_broker(&mut broker.fixed, "log.retention.hours", "2").unwrap();
         assert_eq!(topic_number::<i64>("retention.ms", &topic, &broker), 7_200_000);
         set_broker(&mut broker.fixed, "log.retention.ms", "5").unwrap();

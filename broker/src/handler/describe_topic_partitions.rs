@@ -19,7 +19,9 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: DescribeTopicParti
     // Pages follow the order of names, as the cursor does.
     let mut names: BTreeSet<String> = request.topics.into_iter().map(|topic| topic.name).collect();
     if all {
-        names = node.topics.all().iter().map(|topic| topic.name.to_string()).collect();
+        let topics = node.topics.all();
+        let listed = topics.iter().filter(|topic| topic.is_listed());
+        names = listed.map(|topic| topic.name.to_string()).collect();
     }
     let (start_name, start_index) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.clone(), cursor.partition_index.max(0)),

@@ -34,7 +34,9 @@ pub(crate) fn handle(node: &Arc<Node>, cx: &Context, request: ListConfigResource
         config_resources.push(ConfigResource { resource_name, resource_type });
     };
     if types.contains(&TOPIC) {
-        node.topics.all().iter().for_each(|topic| list(TOPIC, topic.name.to_string()));
+        let topics = node.topics.all();
+        let listed = topics.iter().filter(|topic| topic.is_listed());
+        listed.for_each(|topic| list(TOPIC, topic.name.to_string()));
     }
     if types.contains(&BROKER) {
         list(BROKER, node.id().to_string());

@@ -116,7 +116,8 @@ fn all_topics(
     mut response: MetadataResponse,
 ) -> MetadataResponse {
     let topics = node.topics.all();
-    let visible = topics.iter().filter(|topic| cx.allows(Operation::Describe, Resource::Topic(&topic.name)));
+    let listed = topics.iter().filter(|topic| topic.is_listed());
+    let visible = listed.filter(|topic| cx.allows(Operation::Describe, Resource::Topic(&topic.name)));
     response.topics = visible.map(|topic| found(node, operations, topic)).collect();
     response
 }

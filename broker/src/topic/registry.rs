@@ -60,6 +60,12 @@ impl Topic {
         is_internal(&self.name)
     }
 
+    /// Whether who asks for all topics is told of it. The catalog is what Kafka keeps in `__cluster_metadata`, which its
+    /// listings leave out: tools that mirror, count or delete whatever is listed would trip over it.
+    pub(crate) fn is_listed(&self) -> bool {
+        &*self.name != CATALOG_TOPIC
+    }
+
     pub(super) fn set_partitions(&self, partitions: Partitions) {
         self.partitions.store(Arc::new(partitions));
     }

@@ -2,6 +2,7 @@
 
 use crate::client::{Client, Running, batch, error_of, produce};
 use bytes::Bytes;
+use kappa_broker::BrokerConfig;
 use kappa_protocol::ErrorCode;
 use kappa_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kappa_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -10,8 +11,10 @@ use kappa_protocol::messages::delete_topics_request::DeleteTopicState;
 use kappa_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kappa_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kappa_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kappa_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kappa_protocol::messages::*;
 use kappa_protocol::record::{BatchBuilder, BatchOptions};
+use std::time::{Duration, Instant};
 use tempfile::tempdir;
 
 fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> CreatableTopic {
@@ -184,6 +187,59 @@ fn topics_are_deleted_by_name_and_by_id_and_may_come_back() {
     assert_eq!(error_of(&response), gone.code());
     client.create_topic("lines", 1);
     assert_eq!(client.produce("lines", 0, &["new"]), 0);
+    running.stop();
+}
+
+#[test]
+fn the_catalog_is_in_no_list_of_all_topics() {
+    let dir = tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let mut client = running.client();
+    client.create_topic("lines", 1);
+    for version in [0, 1, 12] {
+        let topics = if version == 0 { Some(Vec::new()) } else { None };
+        let all = client.call(version, MetadataRequest { topics, ..Default::default() }).topics;
+        let names: Vec<_> = all.iter().filter_map(|topic| topic.name.as_deref()).collect();
+        assert_eq!(names, ["lines"], "Metadata {version}");
+    }
+    let request = DescribeTopicPartitionsRequest { response_partition_limit: 100, ..Default::default() };
+    let all = client.call(0, request).topics;
+    let names: Vec<_> = all.iter().filter_map(|topic| topic.name.as_deref()).collect();
+    assert_eq!(names, ["lines"]);
+    let all = client.call(1, ListConfigResourcesRequest { resource_types: vec![2] }).config_resources;
+    let names: Vec<_> = all.iter().map(|resource| resource.resource_name.as_str()).collect();
+    assert_eq!(names, ["lines"]);
+    running.stop();
+}
+
+#[test]
+fn an_old_record_stays_unless_a_retention_was_asked_for() {
+    let dir = tempdir().unwrap();
+    let mut config = BrokerConfig::new(dir.path());
+    config.set("log.retention.check.interval.ms", "20").unwrap();
+    let running = Running::with(config);
+    let mut client = running.client();
+    let week = topic("week", 1, &[("retention.ms", "604800000")]);
+    let topics = vec![topic("kept", 1, &[]), week];
+    client.call(7, CreateTopicsRequest { topics, timeout_ms: 10_000, ..Default::default() });
+    for name in ["kept", "week"] {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(1_356_998_400_000, None, Some(b"of 2013".as_slice()), std::iter::empty());
+        assert_eq!(error_of(&client.call(9, produce(name, 0, -1, builder.finish(0)))), 0);
+    }
+    let mut first = |name: &str| {
+        let partitions = vec![ListOffsetsPartition { timestamp: -2, ..Default::default() }];
+        let topics = vec![ListOffsetsTopic { name: name.into(), partitions }];
+        let listed = client.call(5, ListOffsetsRequest { topics, ..Default::default() });
+        listed.topics[0].partitions[0].offset
+    };
+    let started = Instant::now();
+    while first("week") != 1 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(first("kept"), 0);
     running.stop();
 }
 

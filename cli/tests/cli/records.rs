@@ -171,7 +171,7 @@ fn a_topic_of_the_broker_s_own_is_not_advised_to_be_created() {
 fn a_line_that_is_no_record_is_named_and_what_came_before_it_is_kept() {
     let broker = broker_with("lines", "1");
     let ran = broker.kappa_with(&["produce", "lines", "-K", ":"], b"a:1\nb\nc:3\n");
-    ran.failed(1, "kappa: line 2 of stdin has no key separator ':'");
+    ran.failed(1, "kappa: line 2 of stdin has no key separator ':'; the record before it was delivered");
     let ran = broker.kappa_with(&["produce", "lines", "--json"], b"{\"value\":\"2\"}\n{\"valu\":\"\"}\n");
     assert!(
         ran.stderr.starts_with("kappa: line 2 of stdin is not a record in JSON: unknown field `valu`"),
@@ -179,6 +179,16 @@ fn a_line_that_is_no_record_is_named_and_what_came_before_it_is_kept() {
         ran.stderr
     );
     assert_eq!(consumed(&broker, "lines", &[]).ok(), "1\n2\n");
+    let ran = broker.kappa_with(&["produce", "lines", "--json"], b"{\"value\":{\"a\":1}}\n");
+    assert!(
+        ran.stderr.contains(r#"expected a string (JSON goes in as text, such as "{\"a\": 1}")"#),
+        "{}",
+        ran.stderr
+    );
+    let ran = broker.kappa_with(&["produce", "lines"], b"3\n4\n");
+    assert_eq!(ran.ok(), "");
+    let ran = broker.kappa_with(&["produce", "lines", "-K", ":"], b"a:5\nb:6\nc\n");
+    ran.failed(1, "kappa: line 3 of stdin has no key separator ':'; the 2 records before it were delivered");
 }
 
 /// A `kappa produce` that goes on reading, with its stderr.
@@ -270,6 +280,43 @@ fn a_broker_that_comes_back_gets_everything_once() {
     producing.lines(1000);
     assert_eq!(producing.end(), (Some(0), String::new()));
     assert_eq!(consumed(&broker, "g", &[]).ok(), numbers(3000));
+}
+
+#[test]
+fn a_reader_is_told_once_that_the_broker_is_gone_and_once_that_it_is_back() {
+    let mut broker = broker_with("read", "1");
+    let mut command = broker.command(&["consume", "read"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // What is written once it reads, it prints.
+    let (mut out, mut said) =
+        (BufReader::new(child.stdout.take().unwrap()), BufReader::new(child.stderr.take().unwrap()));
+    let (sender, printed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while out.read_line(&mut line).is_ok_and(|read| read > 0) && sender.send(()).is_ok() {}
+    });
+    let write_until_printed = |broker: &Broker| {
+        let started = Instant::now();
+        broker.kappa_with(&["produce", "read"], b"x\n").ok();
+        while printed.recv_timeout(Duration::from_millis(500)).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(30));
+            broker.kappa_with(&["produce", "read"], b"x\n").ok();
+        }
+    };
+    write_until_printed(&broker);
+    broker.kill();
+    let mut lines = [String::new(), String::new()];
+    said.read_line(&mut lines[0]).unwrap();
+    assert!(lines[0].contains("no broker answers"), "{lines:?}");
+    broker.restart();
+    said.read_line(&mut lines[1]).unwrap();
+    assert!(lines[1].contains("a broker answers again"), "{lines:?}");
+    write_until_printed(&broker);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
 }
 
 #[test]

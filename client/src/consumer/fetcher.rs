@@ -9,6 +9,7 @@ use super::{
     decode::decode,
     exchange::{Fetched, Resolved, Start, Unresolved, Wish},
     partitions::Partitions,
+    search::Search,
 };
 use crate::{
     Client, LaneKind, RequestError, TopicPartition, coordinator::Coordinator, offsets,
@@ -65,7 +66,7 @@ impl Fetcher {
         let mut changed = self.partitions.changed.subscribe();
         let mut tasks = JoinSet::new();
         let mut nodes = HashSet::new();
-        let mut backoff = self.client.backoff();
+        let mut search = Search::new(self.client.backoff());
         loop {
             changed.borrow_and_update();
             let unresolved = self.partitions.take_unresolved();
@@ -73,7 +74,7 @@ impl Fetcher {
                 tasks.spawn(self.clone().resolve(unresolved));
             }
             let (wanted, next) = self.partitions.wanted();
-            let complete = self.find_leaders(&wanted).await;
+            self.find_leaders(&wanted, &mut search).await;
             let cluster = self.client.cluster();
             for (node, _) in wanted.iter().filter_map(|partition| leader(&cluster, partition)) {
                 if nodes.insert(node) {
@@ -82,41 +83,42 @@ impl Fetcher {
                     self.partitions.wake_fetchers();
                 }
             }
-            let idle = if complete { IDLE } else { backoff.next() };
-            if complete {
-                backoff.reset();
-            }
-            let due = next.unwrap_or(Instant::now() + idle).min(Instant::now() + idle);
+            let due = [next, search.next()].into_iter().flatten().fold(Instant::now() + IDLE, Instant::min);
             wait_for_change(&mut changed, due).await;
             while tasks.try_join_next().is_some() {}
         }
     }
 
-    /// Asks for metadata where it is missing or stale. False if some leader is still unknown.
-    async fn find_leaders(&self, wanted: &[TopicPartition]) -> bool {
+    /// Asks for metadata where it is missing or stale, and due.
+    async fn find_leaders(&self, wanted: &[TopicPartition], search: &mut Search) {
         let cluster = self.client.cluster();
         let age_max = self.client.config().metadata_age_max;
-        let stale = |name: &Arc<str>| cluster.topic(name).is_none_or(|topic| !topic.is_fresh(age_max));
         let mut topics: Vec<_> = wanted.iter().map(|wanted| wanted.topic.clone()).collect();
         topics.dedup();
-        topics.retain(stale);
-        if !topics.is_empty() {
-            match self.client.refresh(&topics, self.config.allow_auto_create_topics).await {
-                Ok(_) => self.partitions.wake_fetchers(),
-                Err(error) => {
-                    tracing::debug!(%error, "no metadata");
-                    return false;
-                }
-            }
+        search.retain(|name| topics.binary_search(name).is_ok());
+        let unled = |cluster: &Cluster| -> HashSet<Arc<str>> {
+            let unled = wanted.iter().filter(|partition| leader(cluster, partition).is_none());
+            unled.map(|partition| partition.topic.clone()).collect()
+        };
+        let unled_before = unled(&cluster);
+        let is_fresh = |name: &Arc<str>| cluster.topic(name).is_some_and(|topic| topic.is_fresh(age_max));
+        topics.retain(|name| search.is_due(name) && (!is_fresh(name) || unled_before.contains(name)));
+        if topics.is_empty() {
+            return;
         }
-        let cluster = self.client.cluster();
-        let unled = wanted.iter().filter(|partition| leader(&cluster, partition).is_none());
-        let mut complete = true;
-        for partition in unled {
-            self.client.mark_stale(&partition.topic);
-            complete = false;
+        let cluster = match self.client.refresh(&topics, self.config.allow_auto_create_topics).await {
+            Ok(cluster) => cluster,
+            Err(error) => return search.unanswered(&topics, &error),
+        };
+        self.partitions.wake_fetchers();
+        let code = |name: &Arc<str>| cluster.topic(name).map_or(ErrorCode::None, |topic| topic.error);
+        let unled = unled(&cluster);
+        let missing = topics.iter().filter(|name| unled.contains(*name));
+        let missing: Vec<_> = missing.map(|name| (name.clone(), code(name))).collect();
+        for (name, _) in &missing {
+            self.client.mark_stale(name);
         }
-        complete
+        search.answered(&topics, &missing);
     }
 
     async fn resolve(self: Arc<Self>, unresolved: Vec<Unresolved>) {

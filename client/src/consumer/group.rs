@@ -31,6 +31,13 @@ pub(super) enum Event {
     Lost(Vec<TopicPartition>),
 }
 
+impl Event {
+    pub(super) fn into_partitions(self) -> Vec<TopicPartition> {
+        let (Event::Assigned(partitions) | Event::Revoked(partitions) | Event::Lost(partitions)) = self;
+        partitions
+    }
+}
+
 /// What the task and the consumer's calls share.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -142,8 +149,13 @@ impl Group {
         self.state.lock().event.clone()
     }
 
-    pub(super) fn carried_out(&self) {
-        self.state.lock().event = None;
+    /// `event` was carried out. One that took its place meanwhile is not.
+    pub(super) fn carried_out(&self, event: &Event) {
+        let mut state = self.state.lock();
+        if state.event.as_ref() == Some(event) {
+            state.event = None;
+        }
+        drop(state);
         self.carried_out.notify_one();
     }
 

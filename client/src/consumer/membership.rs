@@ -58,6 +58,8 @@ enum Interrupted {
     Failed(ConsumerError),
     /// The consumer is being closed.
     Leaving,
+    /// The application did not poll for too long, and the group was left.
+    SteppedOut,
 }
 
 impl<E: Into<ConsumerError>> From<E> for Interrupted {
@@ -106,7 +108,7 @@ impl Member {
                 Err(interrupted) => Err(interrupted),
             };
             match outcome {
-                Ok(()) => {}
+                Ok(()) | Err(Interrupted::SteppedOut) => {}
                 Err(Interrupted::Leaving) => break,
                 Err(Interrupted::Failed(error)) => self.recover(error).await,
             }
@@ -421,6 +423,13 @@ impl Member {
             let _ = tokio::time::timeout_at(next, self.group.carried_out.notified()).await;
             if self.is_leaving() {
                 return Err(Interrupted::Leaving);
+            }
+            if self.generation >= 0 && self.is_overdue() {
+                // The others wait for what was to be given up.
+                let pending = self.group.event();
+                self.owned.extend(pending.map(Event::into_partitions).unwrap_or_default());
+                Box::pin(self.step_out()).await?;
+                return Err(Interrupted::SteppedOut);
             }
             if Instant::now() >= next && self.generation >= 0 {
                 next = Instant::now() + self.config.heartbeat_interval;

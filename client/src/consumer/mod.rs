@@ -17,6 +17,7 @@ mod offsets;
 mod partitions;
 mod protocol;
 mod rebalance;
+mod search;
 
 pub use batch::FetchedBatch;
 pub use config::{ConsumerConfig, IsolationLevel, OffsetReset};
@@ -252,8 +253,8 @@ impl Consumer {
             if let Some(group) = &group {
                 group.polled();
                 while let Some(event) = group.event() {
-                    self.carry_out(event, listener).await;
-                    group.carried_out();
+                    self.carry_out(&event, listener).await;
+                    group.carried_out(&event);
                 }
                 if let Some(error) = group.take_error() {
                     return Err(error);
@@ -272,23 +273,28 @@ impl Consumer {
         }
     }
 
-    async fn carry_out(&self, event: Event, listener: &mut dyn RebalanceListener) {
+    async fn carry_out(&self, event: &Event, listener: &mut dyn RebalanceListener) {
         match event {
             Event::Assigned(added) => {
-                self.partitions.add(&added, Start::Committed, true);
-                listener.assigned(self, &added).await;
+                self.partitions.add(added, Start::Committed, true);
+                listener.assigned(self, added).await;
                 self.partitions.release();
             }
             Event::Revoked(revoked) => {
                 if let Err(error) = self.auto_commit().await {
                     tracing::warn!(%error, "positions were not committed before partitions were given up");
                 }
-                listener.revoked(self, &revoked).await;
+                listener.revoked(self, revoked).await;
                 self.partitions.retain(|partition| !revoked.contains(partition));
             }
             Event::Lost(lost) => {
-                listener.lost(self, &lost).await;
-                self.partitions.retain(|partition| !lost.contains(partition));
+                // Without what was given up, or not taken yet, when the membership ended.
+                let held = self.assignment().into_iter();
+                let lost: Vec<_> = held.filter(|partition| lost.contains(partition)).collect();
+                if !lost.is_empty() {
+                    listener.lost(self, &lost).await;
+                    self.partitions.retain(|partition| !lost.contains(partition));
+                }
             }
         }
     }

@@ -31,6 +31,7 @@ over_both_transports! {
     custom_assignor_gets_user_data_and_metadata_survives_a_move
     member_that_does_not_poll_is_dropped_and_comes_back
     members_that_start_together_settle_before_a_heartbeat_is_due
+    member_that_does_not_poll_gives_up_what_others_wait_for
     member_that_waits_in_a_poll_stays
     static_member_keeps_its_partitions_through_a_restart
     commit_after_a_rebalance_is_refused
@@ -229,6 +230,25 @@ async fn member_that_does_not_poll_is_dropped_and_comes_back(_: &Cluster, client
     let noted: Vec<_> = notes.0.lock().unwrap().iter().map(|(what, _)| *what).collect();
     assert_eq!(noted, ["assigned", "lost", "assigned"]);
     consumer.close().await.unwrap();
+}
+
+async fn member_that_does_not_poll_gives_up_what_others_wait_for(_: &Cluster, client: &Client) {
+    let partitions = topic(client, "held", 4).await;
+    let new = |max_poll_interval| {
+        let config = config(CooperativeStickyAssignor::default()).max_poll_interval(max_poll_interval);
+        Consumer::new(client, config).unwrap()
+    };
+    let (idle, busy) = (new(Duration::from_secs(2)), new(PATIENCE));
+    let notes = Notes::default();
+    idle.subscribe_with(["held"], notes.clone()).unwrap();
+    poll_until(&[&idle], || idle.assignment() == partitions).await;
+    busy.subscribe(["held"]).unwrap();
+    poll_until(&[&busy], || busy.assignment() == partitions).await;
+    poll_until(&[&idle, &busy], || sizes(&[&idle, &busy]) == [2, 2]).await;
+    let notes = notes.0.lock().unwrap().clone();
+    assert_eq!(notes[..2], [("assigned", vec![0, 1, 2, 3]), ("lost", vec![0, 1, 2, 3])]);
+    idle.close().await.unwrap();
+    busy.close().await.unwrap();
 }
 
 async fn member_that_waits_in_a_poll_stays(_: &Cluster, client: &Client) {

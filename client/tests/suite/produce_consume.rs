@@ -2,8 +2,9 @@
 
 use crate::support::{Cluster, PATIENCE, consume, fill, over_both_transports, producer, reader};
 use kappa_client::{
-    Acks, Client, Compression, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig,
+    Acks, Admin, Client, Compression, Consumer, ConsumerConfig, OffsetReset, Producer, ProducerConfig,
     ProducerRecord, TopicPartition,
+    admin::NewTopic,
     producer::{DeliveryError, SendError},
 };
 use kappa_protocol::{ApiKey, Context, ErrorCode, Reply, Request, Response, Service};
@@ -318,6 +319,46 @@ async fn unknown_topic_and_closed_producer_are_told(_: &Cluster, client: &Client
     producer.close().await.unwrap();
     producer.close().await.unwrap();
     assert!(matches!(producer.send(record).await, Err(SendError::Closed)));
+}
+
+/// Counts the requests for metadata.
+struct CountsMetadata {
+    broker: Arc<dyn Service>,
+    asked: AtomicUsize,
+}
+
+impl Service for CountsMetadata {
+    fn call(&self, cx: &Context, request: Request) -> Reply {
+        self.asked.fetch_add(usize::from(request.api_key() == ApiKey::Metadata), Ordering::SeqCst);
+        self.broker.call(cx, request)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topic_deleted_under_its_reader_is_asked_for_now_and_then_until_it_is_back() {
+    let cluster = Cluster::start().await;
+    let plain = cluster.client(crate::support::Transport::InProcess).await;
+    let service = Arc::new(CountsMetadata { broker: cluster.broker.lane(), asked: AtomicUsize::new(0) });
+    let client = Client::in_process(service.clone());
+    let admin = Admin::new(&plain);
+    admin.create_topic(&NewTopic::new("gone", 1)).await.unwrap();
+    let partition = TopicPartition::new("gone", 0);
+    let config = ConsumerConfig::default().offset_reset(OffsetReset::Earliest);
+    let consumer = Consumer::new(&client, config.allow_auto_create_topics(false)).unwrap();
+    consumer.assign([partition.clone()]).unwrap();
+    fill(&plain, &partition, 1).await;
+    consume(&consumer, 1).await;
+    admin.delete_topics(&["gone"]).await.unwrap();
+    let before = service.asked.load(Ordering::SeqCst);
+    consumer.poll(Duration::from_secs(2)).await.unwrap();
+    let asked = service.asked.load(Ordering::SeqCst) - before;
+    assert!((2..40).contains(&asked), "{asked} requests in 2 s");
+    admin.create_topic(&NewTopic::new("gone", 1)).await.unwrap();
+    fill(&plain, &partition, 2).await;
+    assert_eq!(consume(&consumer, 1).await[&partition], [(1, "v1".to_owned())]);
+    consumer.close().await.unwrap();
+    client.close().await;
+    cluster.broker.stop().await.unwrap();
 }
 
 /// Answers the third produce request with a refusal, and does not pass it on.

@@ -157,7 +157,7 @@ impl Produce {
         }
         counter.finish();
         match flushed {
-            Some(Ok(())) => sent,
+            Some(Ok(())) => sent.map_err(|failure| report.before(failure)),
             Some(Err(error)) => Err(report.failure(&error)),
             None => {
                 let records = producer.backlog().map_or(0, |backlog| backlog.records);
@@ -194,6 +194,20 @@ struct Report {
 }
 
 impl Report {
+    /// The failure of a line that was not sent, with how many before it are in the topic.
+    fn before(&self, failure: Failure) -> Failure {
+        if failure.is_quiet() {
+            return failure;
+        }
+        let mut ledger = locked(&self.ledger);
+        ledger.settle_all();
+        match ledger.delivered() {
+            0 => failure,
+            1 => failure.and("the record before it was delivered"),
+            delivered => failure.and(&format!("the {delivered} records before it were delivered")),
+        }
+    }
+
     /// The failure of a delivery, with the line to go on from.
     fn failure(&self, error: &DeliveryError) -> Failure {
         let failure = session::delivery_error(&self.topic, error);
