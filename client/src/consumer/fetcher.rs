@@ -102,7 +102,10 @@ impl Fetcher {
         };
         let unled_before = unled(&cluster);
         let is_fresh = |name: &Arc<str>| cluster.topic(name).is_some_and(|topic| topic.is_fresh(age_max));
-        topics.retain(|name| search.is_due(name) && (!is_fresh(name) || unled_before.contains(name)));
+        let is_found = |name: &Arc<str>| is_fresh(name) && !unled_before.contains(name);
+        // Others ask as well, and what they have found is due no more.
+        topics.iter().filter(|name| is_found(name)).for_each(|name| search.found(name));
+        topics.retain(|name| search.is_due(name) && !is_found(name));
         if topics.is_empty() {
             return;
         }

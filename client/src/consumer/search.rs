@@ -46,6 +46,13 @@ impl Search {
         self.missing.values().map(|missing| missing.due).min()
     }
 
+    /// The topic has all of its leaders, whoever has asked for it.
+    pub(super) fn found(&mut self, topic: &Arc<str>) {
+        if self.missing.remove(topic).is_some_and(|missing| missing.is_told) {
+            tracing::warn!(topic = &**topic, "the topic is there again");
+        }
+    }
+
     /// Nobody answered the question for these topics.
     pub(super) fn unanswered(&mut self, topics: &[Arc<str>], error: &RequestError) {
         // A client that was closed asks nobody.
@@ -64,11 +71,7 @@ impl Search {
             tracing::warn!("a broker answers again");
         }
         let names: HashSet<_> = missing.iter().map(|(name, _)| name).collect();
-        for topic in asked.iter().filter(|topic| !names.contains(topic)) {
-            if self.missing.remove(topic).is_some_and(|missing| missing.is_told) {
-                tracing::warn!(topic = &**topic, "the topic is there again");
-            }
-        }
+        asked.iter().filter(|topic| !names.contains(topic)).for_each(|topic| self.found(topic));
         if missing.is_empty() {
             if self.missing.is_empty() {
                 self.backoff.reset();
@@ -111,6 +114,14 @@ mod tests {
         tokio::time::sleep_until(search.next().unwrap()).await;
         assert!(search.is_due(&a));
         search.answered(&[a.clone(), b.clone()], &[]);
+        assert!(search.is_due(&a) && search.next().is_none());
+    }
+
+    #[tokio::test]
+    async fn topic_that_somebody_else_has_found_is_not_waited_for() {
+        let (mut search, a, _) = search();
+        search.answered(std::slice::from_ref(&a), &[(a.clone(), ErrorCode::LeaderNotAvailable)]);
+        search.found(&a);
         assert!(search.is_due(&a) && search.next().is_none());
     }
 
