@@ -85,6 +85,8 @@ pub(super) struct World {
     restless: bool,
     /// One in so many chances brings a message before it is due.
     slowness: u64,
+    /// Whether answers to offsets get lost, which hides what follows from them.
+    loses_answers: bool,
     /// So many times as many records come, in the same time.
     abundance: i64,
     /// What has been seen that must not be.
@@ -145,6 +147,7 @@ impl World {
             rough,
             restless,
             slowness,
+            loses_answers: seed.is_multiple_of(4),
             abundance,
             wrong: None,
             handed_over: BTreeMap::new(),
@@ -469,7 +472,7 @@ impl World {
                 }
                 let outcome = match taken {
                     // The answer is lost, the offsets are not.
-                    _ if self.random.one_in(20) => Outcome::Again,
+                    _ if self.loses_answers && self.random.one_in(20) => Outcome::Again,
                     true => Outcome::Done,
                     false => Outcome::Refused,
                 };
